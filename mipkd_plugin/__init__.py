@@ -1,0 +1,22 @@
+"""Knowledge distillation for image super-resolution, as a plug-in for BasicSR.
+
+Importing this package repairs the toolbox where a current PyTorch needs it (``compat``) and registers
+architectures, losses and models by the named imports below.
+"""
+
+from mipkd_plugin import compat
+
+compat.apply_early()
+
+from mipkd_plugin import archs, losses
+from mipkd_plugin.losses import DistillationLoss, LogitsKDLoss, MiPKDLoss, bind
+
+from mipkd_plugin.step import NetPass, Step
+from mipkd_plugin.taps import TappedNet
+from mipkd_plugin.trunk import TapError
+from mipkd_plugin.version import __version__
+
+compat.apply()
+
+__all__ = ['DistillationLoss', 'LogitsKDLoss', 'MiPKDLoss', 'NetPass', 'Step',
+           'TapError', 'TappedNet', '__version__', 'archs', 'bind', 'losses']

@@ -1,0 +1,6 @@
+"""Networks that only training uses, in ARCH_REGISTRY. Importing this package registers them."""
+
+from mipkd_plugin.archs.block_mixer_arch import BlockPriorMixer
+from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
+
+__all__ = ['BlockPriorMixer', 'FeaturePriorMixer']

@@ -1,0 +1,142 @@
+"""Feature prior mixer of MiPKD (arXiv 2404.02573, ICLR 2025, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from mipkd_plugin.registration import register
+
+MASK_TYPES = ('3d', 'channel', 'pixel')
+ENCODERS = ('separate', 'shared')
+FEATURE_SCALES = ('running', 'none')
+
+
+def _convolutions(in_channels: int, hidden: int, out_channels: int, num_layers: int, kernel_size: int) -> nn.Sequential:
+    """``num_layers`` convolutions with a ReLU between them; the size H×W stays."""
+    widths = [in_channels] + [hidden] * (num_layers - 1) + [out_channels]
+    layers: list[nn.Module] = []
+    for i in range(num_layers):
+        layers.append(nn.Conv2d(widths[i], widths[i + 1], kernel_size, padding=kernel_size // 2))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers[:-1])
+
+
+@register(ARCH_REGISTRY)
+class FeaturePriorMixer(nn.Module):
+    """Mixes a student's and a teacher's feature in one latent space, by a random mask (one mixer a tap pair).
+
+    z = I ⊙ E_S(F_S) + (1 − I) ⊙ E_T(F_T), I ~ Bernoulli(ρ); decoders D_T and D_S lead back to the widths of the two
+    networks. Separate encoders, convolutions and a random 3-D mask are the paper's best choices; the layers (two
+    3×3 convolutions with a ReLU between), the latent width, ρ, the second decoder and the feature scale are our choice.
+
+    Args:
+        student_channels: Width of the student's feature.
+        teacher_channels: Width of the teacher's feature.
+        latent_channels: Width Z of the latent space.
+        mask_ratio: ρ, the probability that an element of the mask takes the student's side, in [0, 1].
+        mask_type: ``3d``: one draw per element of (N, Z, H, W); ``channel``: per (N, Z); ``pixel``: per (N, H, W).
+        encoders: ``separate`` (paper's best) or ``shared``: 1×1 convolutions to the latent width, then one
+            encoder for both.
+        feature_scale: ``running``: features are divided by a running mean of |F_T|, a buffer saved with the mixer;
+            ``none``: raw features.
+        num_layers: Convolutions per encoder and decoder.
+        kernel_size: Odd size of their kernels; 1 gives an MLP per pixel.
+        momentum: Weight of the newest mean in the running mean.
+
+    Raises:
+        ValueError: An option is out of range; the message names it.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, latent_channels: int = 64,
+                 mask_ratio: float = 0.5, mask_type: str = '3d', encoders: str = 'separate',
+                 feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
+                 momentum: float = 0.01) -> None:
+        super().__init__()
+        _check_options(latent_channels, mask_ratio, mask_type, encoders, feature_scale, num_layers, kernel_size)
+        z = latent_channels
+        if encoders == 'shared':
+            shared = _convolutions(z, z, z, num_layers, kernel_size)
+            self.encoder_s: nn.Module = nn.Sequential(nn.Conv2d(student_channels, z, 1), shared)
+            self.encoder_t: nn.Module = nn.Sequential(nn.Conv2d(teacher_channels, z, 1), shared)
+        else:
+            self.encoder_s = _convolutions(student_channels, z, z, num_layers, kernel_size)
+            self.encoder_t = _convolutions(teacher_channels, z, z, num_layers, kernel_size)
+        self.decoder_s = _convolutions(z, z, student_channels, num_layers, kernel_size)
+        self.decoder_t = _convolutions(z, z, teacher_channels, num_layers, kernel_size)
+        self.mask_ratio = mask_ratio
+        self.mask_type = mask_type
+        self.feature_scale = feature_scale
+        self.momentum = momentum
+        self.scale: Tensor
+        self.register_buffer('scale', torch.zeros(()) if feature_scale == 'running' else torch.ones(()))
+
+    @torch.no_grad()
+    def update_scale(self, teacher_feature: Tensor) -> None:
+        """Take the mean of |F_T| of this batch (N, C, H, W) into the running mean; the first batch sets it."""
+        if self.feature_scale == 'none' or not self.training:
+            return
+        mean = teacher_feature.abs().mean().clamp_min(1e-12)
+        self.scale.copy_(torch.where(self.scale > 0, self.scale + self.momentum * (mean - self.scale), mean))
+
+    def draw_mask(self, feature: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw I for a feature (N, C, H, W): 0 or 1 in a shape that broadcasts to (N, Z, H, W).
+
+        Args:
+            feature: Tells N, H, W, dtype and device.
+            generator: On the device of ``feature``.
+        """
+        n, _, h, w = feature.shape
+        z = self.decoder_t[0].in_channels
+        shape = {'3d': (n, z, h, w), 'channel': (n, z, 1, 1), 'pixel': (n, 1, h, w)}[self.mask_type]
+        drawn = torch.rand(shape, generator=generator, device=feature.device) < self.mask_ratio
+        return drawn.to(feature.dtype)
+
+    def encode(self, feature: Tensor, of_student: bool) -> Tensor:
+        """E(F / scale): (N, C, H, W) of one of the networks → (N, Z, H, W)."""
+        return (self.encoder_s if of_student else self.encoder_t)(feature / self.scale)
+
+    def decode(self, latent: Tensor, for_student: bool) -> Tensor:
+        """D(z) · scale: (N, Z, H, W) → a feature (N, C, H, W) that can enter the chosen network."""
+        return (self.decoder_s if for_student else self.decoder_t)(latent) * self.scale
+
+    def mix(self, student_latent: Tensor, teacher_latent: Tensor, mask: Tensor) -> Tensor:
+        """z = I ⊙ z_S + (1 − I) ⊙ z_T, all (N, Z, H, W)."""
+        return mask * student_latent + (1 - mask) * teacher_latent
+
+    def teacher_error(self, latent: Tensor, teacher_feature: Tensor) -> Tensor:
+        """|D_T(latent) − F_T|, a scalar, in units of the feature scale: L_feat of z, L_ae of E_T(F_T).
+
+        Dividing by the scale makes the weight of the loss mean the same for every architecture (our choice).
+        """
+        return (self.decode(latent, for_student=False) - teacher_feature).abs().mean() / self.scale
+
+    def forward(self, student_feature: Tensor, teacher_feature: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix two features.
+
+        Args:
+            student_feature: F_S (N, C_S, H, W).
+            teacher_feature: F_T (N, C_T, H, W).
+            mask: I, from :meth:`draw_mask`.
+
+        Returns:
+            z and E_T(F_T), both (N, Z, H, W).
+        """
+        teacher_latent = self.encode(teacher_feature, of_student=False)
+        return self.mix(self.encode(student_feature, of_student=True), teacher_latent, mask), teacher_latent
+
+
+def _check_options(latent_channels: int, mask_ratio: float, mask_type: str, encoders: str, feature_scale: str,
+                   num_layers: int, kernel_size: int) -> None:
+    for name, value, choices in (('mask_type', mask_type, MASK_TYPES), ('encoders', encoders, ENCODERS),
+                                 ('feature_scale', feature_scale, FEATURE_SCALES)):
+        if value not in choices:
+            raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
+    for name, number in (('latent_channels', latent_channels), ('num_layers', num_layers)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f'{name} must be a whole number of at least 1, got {number!r}')
+    if not isinstance(mask_ratio, (int, float)) or not 0 <= mask_ratio <= 1:
+        raise ValueError(f'mask_ratio must lie between 0 and 1, got {mask_ratio!r}')
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f'kernel_size must be odd and positive, got {kernel_size!r}')

@@ -1,0 +1,200 @@
+"""The work behind ``mipkd prepare``: read, shrink as MATLAB does, cut, write as PNG or LMDB."""
+
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from basicsr.utils.lmdb_util import LmdbMaker
+from basicsr.utils.matlab_functions import calculate_weights_indices
+from PIL import Image
+from tqdm import tqdm
+
+IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each must have something to do
+Tile = tuple[str, int, int, int, int]  # name, top, left, height, width
+
+
+class PrepareError(ValueError):
+    """The data cannot be prepared as asked; the message says what is wrong, where, and how to mend it."""
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """Let the toolbox's ``calculate_weights_indices`` compute in double precision, as MATLAB does."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@lru_cache(maxsize=64)
+def _weights(length: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and zero-based source rows, both (length / scale, taps); rows beyond the border are mirrored."""
+    with _float64():
+        weights, rows, before, _ = calculate_weights_indices(length, length // scale, 1 / scale, 'cubic', 4, True)
+    wrapped = (rows.numpy().astype(np.int64) - before) % (2 * length)
+    return weights.numpy(), np.where(wrapped < length, wrapped, 2 * length - 1 - wrapped)
+
+
+def _shrink_rows(image: np.ndarray, scale: int) -> np.ndarray:
+    weights, rows = _weights(image.shape[0], scale)
+    shape = (-1, ) + (1, ) * (image.ndim - 1)
+    total = np.zeros((weights.shape[0], *image.shape[1:]))
+    for tap in range(weights.shape[1]):
+        total += weights[:, tap].reshape(shape) * image[rows[:, tap]]
+    return np.floor(np.clip(total, 0, 255) + 0.5).astype(np.uint8)  # MATLAB rounds halves up
+
+
+def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
+    """Shrink an image exactly as MATLAB's ``imresize(image, 1 / scale, 'bicubic')`` does with uint8.
+
+    The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns, and the values are rounded to
+    uint8 after each pass. The toolbox's own float ``imresize`` does not round and differs by 1-2 levels.
+
+    Args:
+        image: uint8, (H, W) or (H, W, 3). It is first cropped top-left to a multiple of ``scale``.
+        scale: Whole-number factor.
+
+    Returns:
+        uint8, (H // scale, W // scale) or (H // scale, W // scale, 3).
+
+    Raises:
+        TypeError: The image is not uint8.
+        ValueError: The image is not (H, W) or (H, W, C), or is smaller than ``scale``.
+    """
+    if image.dtype != np.uint8:
+        raise TypeError(f'bicubic_downsample works on uint8 images; got {image.dtype}.')
+    if image.ndim not in (2, 3) or min(image.shape[:2]) < scale:
+        raise ValueError(f'an image of shape {image.shape} cannot be shrunk by {scale}.')
+    height, width = (side // scale * scale for side in image.shape[:2])
+    rows_done = _shrink_rows(image[:height, :width], scale)
+    return np.ascontiguousarray(_shrink_rows(rows_done.swapaxes(0, 1), scale).swapaxes(0, 1))
+
+
+def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
+    """Width and height from the header; everything that cannot become an 8-bit RGB pair is refused here.
+
+    Raises:
+        PrepareError: Names the file, what it is, and the remedy.
+    """
+    try:
+        with Image.open(path) as image, open(path, 'rb') as file:
+            png_depth = file.read(25)[-1] if image.format == 'PNG' else 8
+            mode, size, transparent = image.mode, image.size, 'transparency' in image.info
+    except (OSError, Image.DecompressionBombError) as error:
+        raise PrepareError(f'{path}: cannot be read as an image ({error}); mend or remove the file.') from error
+    if mode.startswith('I') or png_depth == 16:
+        raise PrepareError(f'{path}: has 16 bits a channel; convert it to 8 bits first.')
+    if mode in ('RGBA', 'LA', 'PA') or transparent:
+        raise PrepareError(f'{path}: has an alpha channel; remove it first.')
+    if mode not in ('1', 'L', 'P', 'RGB'):
+        raise PrepareError(f'{path}: is stored as {mode}; convert it to 8-bit RGB first.')
+    if min(size) < scale:
+        raise PrepareError(f'{path}: {size[0]}x{size[1]} pixels are too few to shrink by {scale}; remove the file.')
+    if lmdb and ('.' in path.stem or not path.stem.isascii()):
+        raise PrepareError(f'{path}: the toolbox cannot find LMDB keys with a "." or non-ASCII letters in the name; '
+                           'rename the file, or leave out --lmdb.')
+    return size
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source image and its tiles; the unit of work of a worker. A folder of None is already finished."""
+
+    source: Path
+    scale: int
+    tiles: list[Tile]
+    hr: Path | None
+    lr: Path | None
+    compression: int
+
+    def missing(self) -> bool:
+        """Whether any file is still to be written."""
+        return not all((folder / f'{tile[0]}.png').exists()
+                       for folder in (self.hr, self.lr) if folder for tile in self.tiles)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write so that an interruption leaves either the whole file or none."""
+    part = path.with_name(f'.part_{path.name}')
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def _write_png(path: Path, image: np.ndarray, compression: int) -> None:
+    _, data = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    write_bytes(path, data.tobytes())
+
+
+def _do(job: Job) -> None:
+    try:
+        with Image.open(job.source) as opened:
+            image = np.asarray(opened.convert('RGB'))
+            plain_png = opened.format == 'PNG' and opened.mode == 'RGB'
+    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG chunk as SyntaxError
+        raise PrepareError(f'{job.source}: cannot be decoded ({error}); mend or remove the file.') from error
+    small = bicubic_downsample(image, job.scale) if job.lr else image
+    for name, top, left, height, width in job.tiles:
+        if job.lr and not (job.lr / f'{name}.png').exists():
+            y, x, h, w = (value // job.scale for value in (top, left, height, width))
+            _write_png(job.lr / f'{name}.png', small[y:y + h, x:x + w], job.compression)
+        if job.hr and not (job.hr / f'{name}.png').exists():
+            if plain_png and (height, width) == image.shape[:2]:
+                write_bytes(job.hr / f'{name}.png', job.source.read_bytes())
+            else:
+                _write_png(job.hr / f'{name}.png', image[top:top + height, left:left + width], job.compression)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the parent
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def do_all(jobs: list[Job], workers: int | None) -> None:
+    """Carry out the jobs with a progress bar, in this process or in several.
+
+    Raises:
+        PrepareError: An image cannot be decoded.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    count = workers or min(cores, math.ceil(len(jobs) / IMAGES_PER_WORKER))
+    if count <= 1:
+        for job in tqdm(jobs, 'prepare', unit='image'):
+            _do(job)
+        return
+    with ProcessPoolExecutor(count, multiprocessing.get_context('spawn'), _start_worker) as pool:
+        try:
+            for done in tqdm(as_completed([pool.submit(_do, job) for job in jobs]), 'prepare', len(jobs), unit='image'):
+                done.result()
+        except BaseException:  # Ctrl-C too: do not first work through the queue
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write_lmdb(images: Path, lmdb: Path, compression: int) -> None:
+    """Turn a folder of PNGs into an LMDB as the toolbox reads it. It gets its name only when it is complete."""
+    part = lmdb.with_name(f'.part_{lmdb.name}')
+    shutil.rmtree(part, ignore_errors=True)  # of an interrupted run; LmdbMaker would end the process at the sight of it
+    files = sorted(images.glob('*.png'))
+    pages = sum(path.stat().st_size // 4096 + 3 for path in files)
+    maker = LmdbMaker(str(part), map_size=2 * 4096 * pages + 2**24, batch=500, compress_level=compression)
+    for path in tqdm(files, f'write {lmdb.name}', unit='image'):
+        with Image.open(path) as image:
+            width, height = image.size
+        maker.put(path.read_bytes(), path.stem, (height, width, 3))
+    maker.close()
+    os.replace(part, lmdb)
+    shutil.rmtree(images)

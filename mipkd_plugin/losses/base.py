@@ -1,0 +1,158 @@
+"""What every distillation loss has in common, and how losses are bound to a student and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mipkd_plugin.features import TapInfo
+from mipkd_plugin.step import Step
+from mipkd_plugin.taps import TappedNet
+from mipkd_plugin.trunk import TapError, resolve_taps
+
+
+@dataclass(frozen=True)
+class TapPair:
+    """Two taps whose features have the same H×W.
+
+    Attributes:
+        student: What the probe run saw in the student.
+        teacher: What it saw in the teacher.
+    """
+
+    student: TapInfo
+    teacher: TapInfo
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        """(student module path, teacher module path)."""
+        return self.student.path, self.teacher.path
+
+
+class DistillationLoss(nn.Module):
+    """A distillation method: a Step in, weighted scalar terms named ``l_*`` out.
+
+    A subclass sets ``self.taps`` (what :func:`~mipkd_plugin.trunk.resolve_taps` takes), builds its mixers or
+    projections in :meth:`build` and computes its terms in :meth:`forward`, where each weight is applied, once.
+
+    Args:
+        taps: Number of taps, list of [student path, teacher path], or None for a loss without features.
+    """
+
+    reenters: bool = False
+    """Whether features re-enter the networks at the taps; the taps must then be blocks of one trunk, in order."""
+
+    def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
+        super().__init__()
+        self.taps = taps
+        self.pairs: list[tuple[str, str]] = []
+
+    def build(self, pairs: Sequence[TapPair]) -> None:
+        """Build what the loss trains, in the sizes that the probe run saw. Nothing by default."""
+
+    def seed(self, seed: int) -> None:
+        """Start the loss's own random numbers anew. Nothing by default: most losses draw none."""
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Compute the weighted terms.
+
+        Args:
+            step: The iteration.
+
+        Returns:
+            Name ``l_*`` → scalar. Their sum is what the method adds to the pixel loss.
+        """
+        raise TypeError(f'{type(self).__name__} computes no terms: it must define forward(step)')
+
+
+def logits_distance(step: Step) -> Tensor:
+    """|S(x) − T(x)|, the mean absolute error between the two output images: a scalar."""
+    return (step.student.output - step.teacher.output).abs().mean()
+
+
+def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Module, probe: Tensor,
+         runner: Callable[[Tensor], Tensor] | None = None) -> tuple[TappedNet, TappedNet]:
+    """Tap both networks wherever the losses want it, check the taps in a probe run and size the losses by it.
+
+    Freezes the teacher. The probe runs in eval mode without gradient and leaves modes and random numbers alone;
+    the parameters of the losses are drawn from torch's global random numbers, as those of any module.
+
+    Args:
+        losses: Losses that have not been bound yet.
+        student: The student, unwrapped.
+        teacher: The teacher.
+        probe: Images (N, C, H, W) of the size of a training patch.
+        runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
+
+    Returns:
+        Tapped student, tapped teacher (frozen).
+
+    Raises:
+        TapError: With all problems at once: taps that do not exist, change in place or differ in H×W, a teacher of
+            another scale.
+    """
+    problems: list[str] = []
+    pairs: list[list[tuple[str, str]]] = []
+    for loss in losses:
+        try:
+            pairs.append(resolve_taps(loss.taps, student, teacher))
+        except TapError as error:
+            problems += error.problems
+    if problems:
+        raise TapError(problems)
+    flat = [pair for per_loss in pairs for pair in per_loss]
+    student_net = TappedNet(student, list(dict.fromkeys(s for s, _ in flat)), runner=runner)
+    teacher_net = TappedNet(teacher, list(dict.fromkeys(t for _, t in flat)), frozen=True)
+    try:
+        problems = _probe_problems(student_net, teacher_net, losses, pairs, probe)
+        if problems:
+            raise TapError(problems)
+    except BaseException:
+        student_net.close()
+        teacher_net.close()
+        raise
+    for loss, per_loss in zip(losses, pairs):
+        loss.pairs = per_loss
+        loss.build([TapPair(student_net.infos[s], teacher_net.infos[t]) for s, t in per_loss])
+        loss.to(probe.device)
+    return student_net, teacher_net
+
+
+def _probe_problems(student_net: TappedNet, teacher_net: TappedNet, losses: Sequence[DistillationLoss],
+                    pairs: Sequence[Sequence[tuple[str, str]]], probe: Tensor) -> list[str]:
+    problems: list[str] = []
+    outputs = {}
+    for role, net in (('student', student_net), ('teacher', teacher_net)):
+        infos, output = net.probe(probe)
+        outputs[role] = tuple(output.shape[1:])
+        problems += [f'tap {info.path!r} of the {role} {type(net.net).__name__}: {info.problem}'
+                     for info in infos.values() if info.problem]
+    if outputs['student'] != outputs['teacher']:
+        problems.append(
+            'student and teacher make images of different (channels, height, width) from the same input: '
+            f'{outputs["student"]} and {outputs["teacher"]}; use a teacher of the same scale')
+    for loss, per_loss in zip(losses, pairs):
+        for s, t in per_loss:
+            a, b = student_net.infos[s], teacher_net.infos[t]
+            if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
+                problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
+                                f'{b.height}×{b.width}; choose modules whose features have the same height and width')
+        if loss.reenters:
+            problems += _reentry_problems(type(loss).__name__, student_net, [s for s, _ in per_loss], 'student')
+            problems += _reentry_problems(type(loss).__name__, teacher_net, [t for _, t in per_loss], 'teacher')
+    return problems
+
+
+def _reentry_problems(name: str, net: TappedNet, paths: Sequence[str], role: str) -> list[str]:
+    blocks = net.blocks
+    outside = [path for path in paths if path not in blocks]
+    if outside:
+        return [f'tap {path!r} of the {role} is no block of its trunk, and {name} lets features re-enter there; '
+                f'choose among {blocks[0]} … {blocks[-1]}' if blocks else f'the {role} has no trunk to re-enter'
+                for path in outside]
+    order = [blocks.index(path) for path in paths]
+    if order != sorted(order):
+        return [f'taps of the {role} are not shallow to deep: {", ".join(paths)}; {name} follows them in this order']
+    return []

@@ -1,0 +1,112 @@
+"""MiPKD: multi-granularity mixture of priors knowledge distillation (arXiv 2404.02573, ICLR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from mipkd_plugin.archs.block_mixer_arch import BlockPriorMixer
+from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
+from mipkd_plugin.losses.base import DistillationLoss, TapPair, logits_distance
+from mipkd_plugin.registration import register
+from mipkd_plugin.step import Step
+
+
+@register(LOSS_REGISTRY)
+class MiPKDLoss(DistillationLoss):
+    """λ_kd |S(x) − T(x)| + λ_feat L_feat + λ_ae L_ae + λ_block L_block.
+
+    L_feat and L_ae come from a feature prior mixer at each tap pair (mean over the taps), L_block = |O − T(x)| from
+    the block prior mixer's image O. λ_feat = 1 and λ_block = 0.1 are the paper's best (table 10); λ_kd = λ_ae = 1 is
+    our choice, as are all other defaults that :class:`FeaturePriorMixer` and :class:`BlockPriorMixer` call so.
+    A term whose weight is 0 is not computed.
+
+    Masks and routes come from a generator of their own, saved with the loss: neither the student's dropout nor the
+    data order depends on them.
+
+    Args:
+        taps: Number of taps K, evenly spaced over both trunks, or a list of [student block, teacher block].
+        latent_channels: Width Z of the latent space.
+        mask_ratio: ρ, share of the student in the mixed feature.
+        mask_type: ``3d``, ``channel`` or ``pixel``.
+        encoders: ``separate`` or ``shared``.
+        route_probability: P(R_k = 1), the probability that a stretch runs through the student's blocks.
+        remix: Whether the chain is mixed again at each tap.
+        feature_scale: ``running`` or ``none``.
+        num_layers: Convolutions per encoder and decoder.
+        kernel_size: Size of their kernels.
+        loss_weight: Common factor on all terms.
+        kd_weight: λ_kd of ``l_logits``.
+        feat_weight: λ_feat of ``l_feat``.
+        ae_weight: λ_ae of ``l_ae``.
+        block_weight: λ_block of ``l_block``.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    reenters = True
+
+    def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int = 64, mask_ratio: float = 0.5,
+                 mask_type: str = '3d', encoders: str = 'separate', route_probability: float = 0.5,
+                 remix: bool = True, feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
+                 loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
+                 ae_weight: float = 1.0, block_weight: float = 0.1) -> None:
+        super().__init__(taps)
+        self.mixer_options = {
+            'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
+            'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size}
+        FeaturePriorMixer(1, 1, **self.mixer_options)  # refuses options out of range now, not at the first probe
+        self.block_mixer = BlockPriorMixer(route_probability, remix)
+        self.mixers = nn.ModuleList()
+        self.weights = {name: loss_weight * weight for name, weight in (
+            ('l_logits', kd_weight), ('l_feat', feat_weight), ('l_ae', ae_weight), ('l_block', block_weight))}
+        if not any(self.weights.values()):
+            raise ValueError('all weights of MiPKDLoss are 0: nothing would be distilled')
+        self._generator = torch.Generator()
+        self.seed(0)
+
+    def build(self, pairs: Sequence[TapPair]) -> None:
+        self.mixers = nn.ModuleList(
+            build_network({'type': 'FeaturePriorMixer', 'student_channels': pair.student.channels,
+                           'teacher_channels': pair.teacher.channels, **self.mixer_options}) for pair in pairs)
+
+    def seed(self, seed: int) -> None:
+        self._generator.manual_seed(seed)
+
+    def get_extra_state(self) -> Tensor:
+        """State of the masks' and routes' generator: part of the loss's ``state_dict``."""
+        return self._generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._generator.set_state(state.cpu())
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        masks = self._draw_masks(step)
+        route = self.block_mixer.draw_route(len(self.pairs), self._generator)
+        latents, terms = [], {name: [] for name in ('l_feat', 'l_ae')}
+        for mixer, (s, t), mask in zip(self.mixers, self.pairs, masks):
+            teacher_feature = step.teacher.features[t]
+            mixer.update_scale(teacher_feature)
+            latent, teacher_latent = mixer(step.student.features[s], teacher_feature, mask)
+            latents.append(latent)
+            if self.weights['l_feat']:
+                terms['l_feat'].append(mixer.teacher_error(latent, teacher_feature))
+            if self.weights['l_ae']:
+                terms['l_ae'].append(mixer.teacher_error(teacher_latent, teacher_feature))
+        if self.weights['l_logits']:
+            terms['l_logits'] = [logits_distance(step)]
+        if self.weights['l_block']:
+            image = self.block_mixer(step, self.pairs, self.mixers, latents[0], masks, route)
+            terms['l_block'] = [(image - step.teacher.output).abs().mean()]
+        return {name: self.weights[name] * torch.stack(values).mean() for name, values in terms.items() if values}
+
+    def _draw_masks(self, step: Step) -> list[Tensor]:
+        """One mask a tap. A seed drawn on the CPU starts a generator on the features' device: no mask crosses over."""
+        on_device = torch.Generator(step.lq.device)
+        on_device.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
+        return [mixer.draw_mask(step.student.features[s], on_device) for mixer, (s, _) in zip(self.mixers, self.pairs)]

@@ -1,0 +1,77 @@
+"""What distillation needs to resume: the losses' weights, buffers and random numbers, and which teacher it was."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+RandomState = dict[str, Any]
+
+
+def _random_state(losses: nn.ModuleList) -> RandomState:
+    return {key: value for key, value in losses.state_dict().items() if key.endswith('_extra_state')}
+
+
+def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[RandomState]:
+    """The random states of the losses on every rank, in the order of the ranks; to be called by all of them."""
+    own = _random_state(losses)
+    if not distributed:
+        return [own]
+    states: list[RandomState] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(states, own)
+    return states
+
+
+def save_state(path: str, losses: nn.ModuleList, fingerprint: str, random_states: list[RandomState]) -> None:
+    """Write the distillation state in one go: a file that was interrupted never stands under its final name.
+
+    Args:
+        path: ``…/models/distill_<iter>.pth``.
+        losses: The losses.
+        fingerprint: Hash of the teacher's weights.
+        random_states: From :func:`gather_random_states`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    state = {'teacher': fingerprint, 'types': [type(loss).__name__ for loss in losses],
+             'losses': losses.state_dict(), 'random': random_states}
+    temporary = f'{path}.part'
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_state(path: str, losses: nn.ModuleList, fingerprint: str, rank: int) -> None:
+    """Restore what :func:`save_state` wrote.
+
+    Args:
+        path: ``…/models/distill_<iter>.pth``.
+        losses: The losses, built from the same options.
+        fingerprint: Hash of the teacher's weights now.
+        rank: Which rank's random numbers to take; a rank that was not there before keeps its own.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It belongs to another teacher or to other losses.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{path} is missing: without the state of the distillation losses training cannot '
+                                'resume; restore the file, or start anew without --auto_resume')
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    if state['teacher'] != fingerprint:
+        raise ValueError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
+                         f'{fingerprint[:12]}…); set teacher.weights to the old one, or start anew under another name')
+    types = [type(loss).__name__ for loss in losses]
+    if state['types'] != types:
+        raise ValueError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
+                         'resume with the option file the run was started with')
+    weights = dict(state['losses'])
+    weights.update(state['random'][rank] if rank < len(state['random']) else _random_state(losses))
+    try:
+        losses.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f'{path} does not fit train.distill_opt: {error}; resume with the option file the run '
+                         'was started with') from error

@@ -1,0 +1,246 @@
+"""``mipkd prepare``: folders or LMDBs of HR and LR images for BasicSR's ``PairedImageDataset``."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mipkd_plugin.downsample import (
+    Job,
+    PrepareError,
+    Tile,
+    bicubic_downsample,
+    do_all,
+    image_size,
+    write_bytes,
+    write_lmdb,
+)
+
+__all__ = ['PrepareError', 'Settings', 'Summary', 'add_arguments', 'bicubic_downsample', 'prepare', 'run']
+
+SCALES = (2, 3, 4, 8)
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
+MANIFEST = 'prepare.json'
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for; checked on construction."""
+
+    scale: int
+    lmdb: bool = False
+    crop: int | None = None
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise PrepareError(f'--scale {self.scale}: the scale must be one of {", ".join(map(str, SCALES))}.')
+        if (self.crop is None) != (self.step is None):
+            raise PrepareError('--crop and --step belong together; give both, e.g. --crop 480 --step 240.')
+        for flag, value in (('--crop', self.crop), ('--step', self.step)):
+            if value is not None and (value <= 0 or value % self.scale):
+                raise PrepareError(f'{flag} {value}: must be a positive multiple of the scale, {self.scale}; '
+                                   'otherwise LR and HR tiles would not lie on each other.')
+
+    def tiles(self, stem: str, width: int, height: int) -> list[Tile]:
+        """What is cut from one HR image: tiles, or all of it, trimmed to a multiple of the scale."""
+        height, width = height // self.scale * self.scale, width // self.scale * self.scale
+        if self.crop is None or self.step is None or min(height, width) < self.crop:
+            return [(stem, 0, 0, height, width)]
+        crop, step = self.crop, self.step
+        tops, lefts = (sorted({*range(0, side - crop + 1, step), side - crop}) for side in (height, width))
+        corners = [(top, left) for top in tops for left in lefts]
+        return [(f'{stem}_s{number:03d}', top, left, crop, crop) for number, (top, left) in enumerate(corners, 1)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What ``prepare`` did.
+
+    Attributes:
+        hr: Folder or LMDB of the HR images.
+        lr: Folder or LMDB of the LR images.
+        images: Number of source images.
+        pairs: Number of HR-LR pairs made of them.
+        written: Number of source images worked on in this run; 0 if all was there already.
+        whole: Names of images too small for ``crop``, which were kept whole.
+    """
+
+    hr: Path
+    lr: Path
+    images: int
+    pairs: int
+    written: int
+    whole: list[str]
+
+    def __str__(self) -> str:
+        done = f'{self.written} of {self.images} images done in this run' if self.written else 'nothing to do'
+        lines = [f'{self.pairs} pairs from {self.images} images: {done}.']
+        if self.whole:
+            lines.append(f'Smaller than --crop and kept whole: {", ".join(self.whole)}')
+        backend = 'lmdb' if self.hr.suffix == '.lmdb' else 'disk'
+        lines += ['For the dataset in an option file:', f'    dataroot_gt: {self.hr}', f'    dataroot_lq: {self.lr}',
+                  f'    io_backend: {{type: {backend}}}']
+        return '\n'.join(lines)
+
+
+def _sources(folders: Sequence[Path], out: Path) -> list[Path]:
+    """The image files of all folders, which must exist, hold images, and not contain ``out``."""
+    files: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise PrepareError(f'--hr {folder}: there is no such folder (looked in {Path.cwd()}).')
+        if folder.resolve() in (out.resolve(), *out.resolve().parents):
+            raise PrepareError(f'--out {out}: lies in the HR folder {folder}; name a folder outside it.')
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
+        if not found:
+            raise PrepareError(f'--hr {folder}: holds no images ({", ".join(SUFFIXES)}); subfolders are not searched.')
+        for path in found:
+            if path.stem in files:
+                raise PrepareError(f'{files[path.stem]} and {path} would both become {path.stem}.png; rename one.')
+            files[path.stem] = path
+    return list(files.values())
+
+
+class _Manifest:
+    """``prepare.json``: what an output folder holds, so that a later run can continue it, or refuse to mix."""
+
+    def __init__(self, out: Path, settings: Settings, sources: list[Path], tiles: list[list[Tile]]) -> None:
+        self.out, self.settings, self.path = out, settings, out / MANIFEST
+        stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources]
+        self.content: dict[str, Any] = {'crop': settings.crop, 'step': settings.step, 'sources': stamps, 'sets': {}}
+        self.digest = hashlib.sha256(json.dumps(tiles).encode()).hexdigest()
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            self._join()
+        ending = '.lmdb' if settings.lmdb else ''
+        self.lr = f'LRbicx{settings.scale}{ending}'
+        self.hr = self._hr_name(ending)
+
+    def _hr_name(self, ending: str) -> str:
+        """Scales share one HR set as long as they trim the images alike; otherwise the later ones get their own."""
+        sets = self.content['sets']
+        for name in (f'HR{ending}', f'HR_x{self.settings.scale}{ending}'):
+            if name not in sets or sets[name]['tiles'] == self.digest:
+                return name
+        raise PrepareError(f'--out {self.out}: its {self.path.name} does not fit; name another folder, or delete this one.')
+
+    def _join(self) -> None:
+        """Take over the manifest of an earlier run.
+
+        Raises:
+            PrepareError: There is none, or it was made from other images or with other tiles.
+        """
+        if not self.path.is_file():
+            raise PrepareError(f'--out {self.out}: is not empty and was not made by mipkd prepare; name a new folder.')
+        try:
+            before = json.loads(self.path.read_text(encoding='utf-8'))
+            different = [what for what, key in (('HR files', 'sources'), ('--crop', 'crop'), ('--step', 'step'))
+                         if before[key] != self.content[key]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PrepareError(f'{self.path}: is damaged ({error!r}); delete the folder and run again.') from error
+        if different:
+            raise PrepareError(f'--out {self.out}: was made with other {" and other ".join(different)} '
+                               f'(see {self.path}); name another folder, or delete this one.')
+        self.content = before
+
+    def finished(self, name: str) -> bool:
+        """LMDBs get their name only when complete; folders are entered as finished."""
+        entry = self.content['sets'].get(name)
+        return entry is not None and (self.out / name).is_dir() and (name.endswith('.lmdb') or entry['finished'])
+
+    def folder(self, name: str) -> Path:
+        """Where the images of a set are written (an LMDB is made from them afterwards)."""
+        return self.out / (f'.images_{name}' if self.settings.lmdb else name)
+
+    def save(self, finished: bool) -> None:
+        for name in (self.hr, self.lr):
+            self.content['sets'][name] = {'tiles': self.digest, 'finished': finished or self.finished(name)}
+        write_bytes(self.path, json.dumps(self.content, indent=1).encode())
+
+
+def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False, crop: int | None = None,
+            step: int | None = None, workers: int | None = None) -> Summary:
+    """Make the HR and LR images of a BasicSR ``PairedImageDataset``: ``out/HR`` and ``out/LRbicx<scale>``.
+
+    HR is trimmed at the right and bottom to a multiple of ``scale``, which BasicSR demands in training. LR is made of
+    the whole trimmed image; tiles are cut afterwards, from both at the same place. Run it again to continue an
+    interrupted run, or with another scale to add that scale: it shares HR if it trims every image alike (as with
+    DIV2K), and gets an ``out/HR_x<scale>`` of its own if not. Gray images become three equal channels.
+
+    Args:
+        hr: Folder, or several, of 8-bit gray or RGB images: png, jpg, bmp.
+        scale: 2, 3, 4 or 8.
+        out: Folder to fill. It must be new, empty, or made by an earlier run from the same files.
+        lmdb: Write ``HR.lmdb`` and ``LRbicx<scale>.lmdb`` with equal keys in place of folders.
+        crop: Side of the HR tiles; None keeps whole images. Smaller images stay whole.
+        step: Distance of the HR tiles; the last ones end at the border.
+        workers: Processes; None takes all cores if there is enough to do.
+
+    Returns:
+        Where the two sets lie, and what was written.
+
+    Raises:
+        PrepareError: The request or an image is not as it must be. All but damaged image data is found before
+            anything is written.
+    """
+    settings = Settings(scale, lmdb, crop, step)
+    if workers is not None and workers < 1:
+        raise PrepareError(f'--workers {workers}: must be at least 1.')
+    out = Path(out)
+    sources = _sources([Path(hr)] if isinstance(hr, (str, Path)) else [Path(folder) for folder in hr], out)
+    tiles = [settings.tiles(path.stem, *image_size(path, scale, lmdb)) for path in sources]
+    names = [tile[0] for cut in tiles for tile in cut]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PrepareError(f'two tiles would both become {twice}.png; rename the source image {twice}.')
+    manifest = _Manifest(out, settings, sources, tiles)
+    written = 0
+    if not (manifest.finished(manifest.hr) and manifest.finished(manifest.lr)):
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.save(finished=False)
+        written = _make(manifest, sources, tiles, workers)
+        manifest.save(finished=True)
+    whole = [path.name for path, cut in zip(sources, tiles) if crop and cut[0][0] == path.stem]
+    return Summary(out / manifest.hr, out / manifest.lr, len(sources), len(names), written, whole)
+
+
+def _make(manifest: _Manifest, sources: list[Path], tiles: list[list[Tile]], workers: int | None) -> int:
+    """Write what is missing; returns the number of source images this took."""
+    compression = 1 if manifest.settings.lmdb else 3  # an LMDB is read again and again: fast rather than small
+    folders = {name: manifest.folder(name) for name in (manifest.hr, manifest.lr) if not manifest.finished(name)}
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    hr, lr = folders.get(manifest.hr), folders.get(manifest.lr)
+    jobs = [Job(path, manifest.settings.scale, cut, hr, lr, compression) for path, cut in zip(sources, tiles)]
+    jobs = [job for job in jobs if job.missing()]
+    do_all(jobs, workers)
+    for name, folder in folders.items():
+        if manifest.settings.lmdb:
+            write_lmdb(folder, manifest.out / name, compression)
+    return len(jobs)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``mipkd prepare``."""
+    parser.add_argument('--hr', type=Path, nargs='+', required=True, metavar='DIR', help='folder(s) of HR images')
+    parser.add_argument('--scale', type=int, required=True, help='2, 3, 4 or 8')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to fill: HR and LRbicx<scale>')
+    parser.add_argument('--lmdb', action='store_true', help='write HR.lmdb and LRbicx<scale>.lmdb instead of folders')
+    parser.add_argument('--crop', type=int, help='cut HR into tiles of this side, a multiple of the scale')
+    parser.add_argument('--step', type=int, help='distance of the tiles, a multiple of the scale')
+    parser.add_argument('--workers', type=int, help='processes (default: all cores)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``mipkd prepare``; returns the exit code: 0, or 2 if the request was refused."""
+    try:
+        summary = prepare(args.hr, args.scale, args.out, args.lmdb, args.crop, args.step, args.workers)
+    except (PrepareError, OSError) as error:
+        sys.stderr.write(f'mipkd prepare: {error}\n')
+        return 2
+    sys.stdout.write(f'{summary}\n')
+    return 0

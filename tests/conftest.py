@@ -1,0 +1,115 @@
+"""Tiny networks, tiny data and seeds for all tests."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mipkd_plugin  # noqa: F401  (repairs the toolbox before basicsr is imported)
+from basicsr.archs import build_network
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
+
+SWINIR = {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'mlp_ratio': 2, 'upscale': 2,
+          'upsampler': 'pixelshuffledirect'}
+STUDENTS: dict[str, dict[str, Any]] = {
+    'EDSR': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 3, 'upscale': 2},
+    'RCAN': {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 3, 'num_block': 1,
+             'squeeze_factor': 4, 'upscale': 2},
+    'SwinIR': {**SWINIR, 'embed_dim': 8, 'depths': [1, 1, 1], 'num_heads': [2, 2, 2]},
+    'RRDBNet': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 4, 'num_feat': 8, 'num_block': 3,
+                'num_grow_ch': 4},
+}
+TEACHERS: dict[str, dict[str, Any]] = {
+    'EDSR': {**STUDENTS['EDSR'], 'num_feat': 12, 'num_block': 5},
+    'RCAN': {**STUDENTS['RCAN'], 'num_feat': 12, 'num_group': 4},
+    'SwinIR': {**SWINIR, 'embed_dim': 12, 'depths': [2, 1, 1, 1], 'num_heads': [2, 2, 2, 2]},
+    'RRDBNet': {**STUDENTS['RRDBNet'], 'num_feat': 12, 'num_block': 4},
+}
+ARCHITECTURES = tuple(STUDENTS)
+
+
+@pytest.fixture(autouse=True)
+def seed_everything() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f'real images and weights are not at {SHARED} (set MIPKD_SHARED)')
+    return SHARED
+
+
+def make_pair(arch: str) -> tuple[nn.Module, nn.Module]:
+    """Student and teacher of one architecture, in training mode."""
+    torch.manual_seed(0)
+    return build_network(STUDENTS[arch]), build_network(TEACHERS[arch])
+
+
+def batch(arch: str, size: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """LR and HR images (2, 3, size, size) and (2, 3, s·size, s·size)."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 4 if arch == 'RRDBNet' else 2
+    return (torch.rand(2, 3, size, size, generator=generator),
+            torch.rand(2, 3, size * scale, size * scale, generator=generator))
+
+
+@pytest.fixture
+def image_pairs(tmp_path: Path) -> Path:
+    """Folders HR (48×48) and LRbicx2 (24×24) with four smooth random images."""
+    rng = np.random.default_rng(0)
+    for name, size in (('HR', 48), ('LRbicx2', 24)):
+        (tmp_path / name).mkdir()
+    for index in range(4):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        high = cv2.resize(coarse, (48, 48), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(tmp_path / 'HR' / f'{index}.png'), high)
+        cv2.imwrite(str(tmp_path / 'LRbicx2' / f'{index}.png'), cv2.resize(high, (24, 24),
+                                                                           interpolation=cv2.INTER_AREA))
+    return tmp_path
+
+
+@pytest.fixture
+def train_options(image_pairs: Path) -> Callable[..., dict[str, Any]]:
+    """Options of a tiny training run (EDSR x2) with its teacher's weights on disk, as the YAML would hold them."""
+    def make(**changes: Any) -> dict[str, Any]:
+        weights = image_pairs / 'teacher.pth'
+        if not weights.exists():
+            torch.manual_seed(1)
+            torch.save({'params': build_network(TEACHERS['EDSR']).state_dict()}, weights)
+        images = {'type': 'PairedImageDataset', 'dataroot_gt': str(image_pairs / 'HR'),
+                  'dataroot_lq': str(image_pairs / 'LRbicx2'), 'io_backend': {'type': 'disk'}}
+        opt: dict[str, Any] = {
+            'name': 'tiny', 'model_type': 'DistillModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
+            'datasets': {
+                'train': {**images, 'name': 'train', 'gt_size': 16, 'use_hflip': True, 'use_rot': True,
+                          'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4},
+                'val': {**images, 'name': 'val'}},
+            'network_g': dict(STUDENTS['EDSR']),
+            'teacher': {'network': dict(TEACHERS['EDSR']), 'weights': str(weights), 'param_key': 'params'},
+            'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
+            'train': {'ema_decay': 0.9, 'total_iter': 4, 'warmup_iter': -1,
+                      'optim_g': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
+                      'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+                      'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
+                      'distill_opt': {'type': 'MiPKDLoss', 'taps': 3, 'latent_channels': 8}},
+            'val': {'val_freq': 4, 'save_img': False,
+                    'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}},
+            'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True}}
+        opt.update(changes)
+        return opt
+
+    return make
