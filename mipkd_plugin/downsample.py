@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from basicsr.utils.matlab_functions import calculate_weights_indices
 from PIL import Image
 from tqdm import tqdm
 
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each must have something to do
 Tile = tuple[str, int, int, int, int]  # name, top, left, height, width
 
@@ -41,9 +42,10 @@ def _float64() -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def _weights(length: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and zero-based source rows, both (length / scale, taps); rows beyond the border are mirrored."""
+    """Weights and zero-based source rows, both (length / scale, taps); beyond the border rows are mirrored."""
     with _float64():
-        weights, rows, before, _ = calculate_weights_indices(length, length // scale, 1 / scale, 'cubic', 4, True)
+        weights, rows, before, _ = calculate_weights_indices(
+            length, length // scale, 1 / scale, 'cubic', kernel_width=4, antialiasing=True)
     wrapped = (rows.numpy().astype(np.int64) - before) % (2 * length)
     return weights.numpy(), np.where(wrapped < length, wrapped, 2 * length - 1 - wrapped)
 
@@ -60,8 +62,8 @@ def _shrink_rows(image: np.ndarray, scale: int) -> np.ndarray:
 def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
     """Shrink an image exactly as MATLAB's ``imresize(image, 1 / scale, 'bicubic')`` does with uint8.
 
-    The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns, and the values are rounded to
-    uint8 after each pass. The toolbox's own float ``imresize`` does not round and differs by 1-2 levels.
+    The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns, and the values are rounded
+    to uint8 after each pass. The toolbox's own float ``imresize`` does not round and differs by 1-2 levels.
 
     Args:
         image: uint8, (H, W) or (H, W, 3). It is first cropped top-left to a multiple of ``scale``.
@@ -83,6 +85,28 @@ def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
     return np.ascontiguousarray(_shrink_rows(rows_done.swapaxes(0, 1), scale).swapaxes(0, 1))
 
 
+def find_images(folders: Sequence[Path]) -> list[Path]:
+    """The image files of all folders.
+
+    Raises:
+        PrepareError: A folder is missing or holds no images, or two files have the same name but for the ending.
+    """
+    files: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise PrepareError(f'--hr {folder}: there is no such folder (looked in {Path.cwd()}).')
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        found = [path for path in found if path.is_file() and not path.name.startswith('.')]
+        if not found:
+            raise PrepareError(f'--hr {folder}: holds no images ({", ".join(SUFFIXES)}); '
+                               'subfolders are not searched.')
+        for path in found:
+            if path.stem in files:
+                raise PrepareError(f'{files[path.stem]} and {path} would become the same file; rename one.')
+            files[path.stem] = path
+    return list(files.values())
+
+
 def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
     """Width and height from the header; everything that cannot become an 8-bit RGB pair is refused here.
 
@@ -94,7 +118,7 @@ def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
             png_depth = file.read(25)[-1] if image.format == 'PNG' else 8
             mode, size, transparent = image.mode, image.size, 'transparency' in image.info
     except (OSError, Image.DecompressionBombError) as error:
-        raise PrepareError(f'{path}: cannot be read as an image ({error}); mend or remove the file.') from error
+        raise PrepareError(f'{path}: cannot be read ({error}); mend or remove the file.') from error
     if mode.startswith('I') or png_depth == 16:
         raise PrepareError(f'{path}: has 16 bits a channel; convert it to 8 bits first.')
     if mode in ('RGBA', 'LA', 'PA') or transparent:
@@ -102,9 +126,9 @@ def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
     if mode not in ('1', 'L', 'P', 'RGB'):
         raise PrepareError(f'{path}: is stored as {mode}; convert it to 8-bit RGB first.')
     if min(size) < scale:
-        raise PrepareError(f'{path}: {size[0]}x{size[1]} pixels are too few to shrink by {scale}; remove the file.')
+        raise PrepareError(f'{path}: {size[0]}x{size[1]} pixels are too few for x{scale}; remove the file.')
     if lmdb and ('.' in path.stem or not path.stem.isascii()):
-        raise PrepareError(f'{path}: the toolbox cannot find LMDB keys with a "." or non-ASCII letters in the name; '
+        raise PrepareError(f'{path}: an LMDB key must be ASCII and have no "." (the toolbox cuts the name at it); '
                            'rename the file, or leave out --lmdb.')
     return size
 
@@ -134,7 +158,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _write_png(path: Path, image: np.ndarray, compression: int) -> None:
-    _, data = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
     write_bytes(path, data.tobytes())
 
 
@@ -154,7 +179,8 @@ def _do(job: Job) -> None:
             if plain_png and (height, width) == image.shape[:2]:
                 write_bytes(job.hr / f'{name}.png', job.source.read_bytes())
             else:
-                _write_png(job.hr / f'{name}.png', image[top:top + height, left:left + width], job.compression)
+                tile = image[top:top + height, left:left + width]
+                _write_png(job.hr / f'{name}.png', tile, job.compression)
 
 
 def _start_worker() -> None:
@@ -177,7 +203,8 @@ def do_all(jobs: list[Job], workers: int | None) -> None:
         return
     with ProcessPoolExecutor(count, multiprocessing.get_context('spawn'), _start_worker) as pool:
         try:
-            for done in tqdm(as_completed([pool.submit(_do, job) for job in jobs]), 'prepare', len(jobs), unit='image'):
+            running = [pool.submit(_do, job) for job in jobs]
+            for done in tqdm(as_completed(running), 'prepare', len(jobs), unit='image'):
                 done.result()
         except BaseException:  # Ctrl-C too: do not first work through the queue
             pool.shutdown(wait=False, cancel_futures=True)
@@ -185,9 +212,9 @@ def do_all(jobs: list[Job], workers: int | None) -> None:
 
 
 def write_lmdb(images: Path, lmdb: Path, compression: int) -> None:
-    """Turn a folder of PNGs into an LMDB as the toolbox reads it. It gets its name only when it is complete."""
+    """Turn a folder of PNGs into an LMDB as the toolbox reads it. It gets its name only when complete."""
     part = lmdb.with_name(f'.part_{lmdb.name}')
-    shutil.rmtree(part, ignore_errors=True)  # of an interrupted run; LmdbMaker would end the process at the sight of it
+    shutil.rmtree(part, ignore_errors=True)  # of an interrupted run; LmdbMaker would exit if it were there
     files = sorted(images.glob('*.png'))
     pages = sum(path.stat().st_size // 4096 + 3 for path in files)
     maker = LmdbMaker(str(part), map_size=2 * 4096 * pages + 2**24, batch=500, compress_level=compression)

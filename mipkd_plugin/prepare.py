@@ -15,6 +15,7 @@ from mipkd_plugin.downsample import (
     Tile,
     bicubic_downsample,
     do_all,
+    find_images,
     image_size,
     write_bytes,
     write_lmdb,
@@ -23,7 +24,6 @@ from mipkd_plugin.downsample import (
 __all__ = ['PrepareError', 'Settings', 'Summary', 'add_arguments', 'bicubic_downsample', 'prepare', 'run']
 
 SCALES = (2, 3, 4, 8)
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 MANIFEST = 'prepare.json'
 
 
@@ -38,7 +38,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
-            raise PrepareError(f'--scale {self.scale}: the scale must be one of {", ".join(map(str, SCALES))}.')
+            raise PrepareError(f'--scale {self.scale}: must be one of {", ".join(map(str, SCALES))}.')
         if (self.crop is None) != (self.step is None):
             raise PrepareError('--crop and --step belong together; give both, e.g. --crop 480 --step 240.')
         for flag, value in (('--crop', self.crop), ('--step', self.step)):
@@ -54,7 +54,7 @@ class Settings:
         crop, step = self.crop, self.step
         tops, lefts = (sorted({*range(0, side - crop + 1, step), side - crop}) for side in (height, width))
         corners = [(top, left) for top in tops for left in lefts]
-        return [(f'{stem}_s{number:03d}', top, left, crop, crop) for number, (top, left) in enumerate(corners, 1)]
+        return [(f'{stem}_s{number:03d}', *corner, crop, crop) for number, corner in enumerate(corners, 1)]
 
 
 @dataclass(frozen=True)
@@ -83,36 +83,19 @@ class Summary:
         if self.whole:
             lines.append(f'Smaller than --crop and kept whole: {", ".join(self.whole)}')
         backend = 'lmdb' if self.hr.suffix == '.lmdb' else 'disk'
-        lines += ['For the dataset in an option file:', f'    dataroot_gt: {self.hr}', f'    dataroot_lq: {self.lr}',
-                  f'    io_backend: {{type: {backend}}}']
+        lines += ['For the dataset in an option file:', f'    dataroot_gt: {self.hr}',
+                  f'    dataroot_lq: {self.lr}', f'    io_backend: {{type: {backend}}}']
         return '\n'.join(lines)
 
 
-def _sources(folders: Sequence[Path], out: Path) -> list[Path]:
-    """The image files of all folders, which must exist, hold images, and not contain ``out``."""
-    files: dict[str, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise PrepareError(f'--hr {folder}: there is no such folder (looked in {Path.cwd()}).')
-        if folder.resolve() in (out.resolve(), *out.resolve().parents):
-            raise PrepareError(f'--out {out}: lies in the HR folder {folder}; name a folder outside it.')
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-        if not found:
-            raise PrepareError(f'--hr {folder}: holds no images ({", ".join(SUFFIXES)}); subfolders are not searched.')
-        for path in found:
-            if path.stem in files:
-                raise PrepareError(f'{files[path.stem]} and {path} would both become {path.stem}.png; rename one.')
-            files[path.stem] = path
-    return list(files.values())
-
-
 class _Manifest:
-    """``prepare.json``: what an output folder holds, so that a later run can continue it, or refuse to mix."""
+    """``prepare.json``: what an output folder holds, so that a later run can continue it or refuse to mix."""
 
     def __init__(self, out: Path, settings: Settings, sources: list[Path], tiles: list[list[Tile]]) -> None:
         self.out, self.settings, self.path = out, settings, out / MANIFEST
         stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources]
-        self.content: dict[str, Any] = {'crop': settings.crop, 'step': settings.step, 'sources': stamps, 'sets': {}}
+        self.content: dict[str, Any] = {
+            'crop': settings.crop, 'step': settings.step, 'sources': stamps, 'sets': {}}
         self.digest = hashlib.sha256(json.dumps(tiles).encode()).hexdigest()
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             self._join()
@@ -121,12 +104,12 @@ class _Manifest:
         self.hr = self._hr_name(ending)
 
     def _hr_name(self, ending: str) -> str:
-        """Scales share one HR set as long as they trim the images alike; otherwise the later ones get their own."""
+        """Scales share one HR set as long as they trim the images alike; otherwise later ones get their own."""
         sets = self.content['sets']
         for name in (f'HR{ending}', f'HR_x{self.settings.scale}{ending}'):
             if name not in sets or sets[name]['tiles'] == self.digest:
                 return name
-        raise PrepareError(f'--out {self.out}: its {self.path.name} does not fit; name another folder, or delete this one.')
+        raise PrepareError(f'{self.path}: does not fit the images; name another --out, or delete this one.')
 
     def _join(self) -> None:
         """Take over the manifest of an earlier run.
@@ -135,22 +118,25 @@ class _Manifest:
             PrepareError: There is none, or it was made from other images or with other tiles.
         """
         if not self.path.is_file():
-            raise PrepareError(f'--out {self.out}: is not empty and was not made by mipkd prepare; name a new folder.')
+            raise PrepareError(f'--out {self.out}: is not empty and was not made by mipkd prepare; '
+                               'name a new folder.')
         try:
             before = json.loads(self.path.read_text(encoding='utf-8'))
-            different = [what for what, key in (('HR files', 'sources'), ('--crop', 'crop'), ('--step', 'step'))
-                         if before[key] != self.content[key]]
+            keys = {'sources': 'HR files', 'crop': '--crop', 'step': '--step'}
+            different = [what for key, what in keys.items() if before[key] != self.content[key]]
+            self.content['sets'] = before['sets']
         except (ValueError, KeyError, TypeError) as error:
-            raise PrepareError(f'{self.path}: is damaged ({error!r}); delete the folder and run again.') from error
+            raise PrepareError(f'{self.path}: is damaged ({error!r}); delete the folder, run again.') from error
         if different:
             raise PrepareError(f'--out {self.out}: was made with other {" and other ".join(different)} '
                                f'(see {self.path}); name another folder, or delete this one.')
-        self.content = before
 
     def finished(self, name: str) -> bool:
         """LMDBs get their name only when complete; folders are entered as finished."""
         entry = self.content['sets'].get(name)
-        return entry is not None and (self.out / name).is_dir() and (name.endswith('.lmdb') or entry['finished'])
+        if entry is None or not (self.out / name).is_dir():
+            return False
+        return name.endswith('.lmdb') or entry['finished']
 
     def folder(self, name: str) -> Path:
         """Where the images of a set are written (an LMDB is made from them afterwards)."""
@@ -166,10 +152,10 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
             step: int | None = None, workers: int | None = None) -> Summary:
     """Make the HR and LR images of a BasicSR ``PairedImageDataset``: ``out/HR`` and ``out/LRbicx<scale>``.
 
-    HR is trimmed at the right and bottom to a multiple of ``scale``, which BasicSR demands in training. LR is made of
-    the whole trimmed image; tiles are cut afterwards, from both at the same place. Run it again to continue an
-    interrupted run, or with another scale to add that scale: it shares HR if it trims every image alike (as with
-    DIV2K), and gets an ``out/HR_x<scale>`` of its own if not. Gray images become three equal channels.
+    HR is trimmed at the right and bottom to a multiple of ``scale``, which BasicSR demands in training. LR is
+    made of the whole trimmed image; tiles are cut afterwards, from both at the same place. Run it again to continue
+    an interrupted run, or with another scale to add that scale: it shares HR if it trims every image alike (as
+    with DIV2K), and gets an ``out/HR_x<scale>`` of its own if not. Gray images become three equal channels.
 
     Args:
         hr: Folder, or several, of 8-bit gray or RGB images: png, jpg, bmp.
@@ -190,8 +176,11 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
     settings = Settings(scale, lmdb, crop, step)
     if workers is not None and workers < 1:
         raise PrepareError(f'--workers {workers}: must be at least 1.')
-    out = Path(out)
-    sources = _sources([Path(hr)] if isinstance(hr, (str, Path)) else [Path(folder) for folder in hr], out)
+    out, folders = Path(out), [Path(hr)] if isinstance(hr, (str, Path)) else [Path(folder) for folder in hr]
+    sources = find_images(folders)
+    for folder in folders:
+        if folder.resolve() in (out.resolve(), *out.resolve().parents):
+            raise PrepareError(f'--out {out}: lies in the HR folder {folder}; name a folder outside it.')
     tiles = [settings.tiles(path.stem, *image_size(path, scale, lmdb)) for path in sources]
     names = [tile[0] for cut in tiles for tile in cut]
     if len(set(names)) < len(names):
@@ -204,18 +193,20 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
         manifest.save(finished=False)
         written = _make(manifest, sources, tiles, workers)
         manifest.save(finished=True)
-    whole = [path.name for path, cut in zip(sources, tiles) if crop and cut[0][0] == path.stem]
+    whole = [path.name for path, cut in zip(sources, tiles, strict=True) if crop and cut[0][0] == path.stem]
     return Summary(out / manifest.hr, out / manifest.lr, len(sources), len(names), written, whole)
 
 
 def _make(manifest: _Manifest, sources: list[Path], tiles: list[list[Tile]], workers: int | None) -> int:
     """Write what is missing; returns the number of source images this took."""
-    compression = 1 if manifest.settings.lmdb else 3  # an LMDB is read again and again: fast rather than small
-    folders = {name: manifest.folder(name) for name in (manifest.hr, manifest.lr) if not manifest.finished(name)}
+    compression = 1 if manifest.settings.lmdb else 3  # an LMDB is read again and again: fast, not small
+    todo = [name for name in (manifest.hr, manifest.lr) if not manifest.finished(name)]
+    folders = {name: manifest.folder(name) for name in todo}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     hr, lr = folders.get(manifest.hr), folders.get(manifest.lr)
-    jobs = [Job(path, manifest.settings.scale, cut, hr, lr, compression) for path, cut in zip(sources, tiles)]
+    jobs = [Job(path, manifest.settings.scale, cut, hr, lr, compression)
+            for path, cut in zip(sources, tiles, strict=True)]
     jobs = [job for job in jobs if job.missing()]
     do_all(jobs, workers)
     for name, folder in folders.items():
@@ -226,13 +217,14 @@ def _make(manifest: _Manifest, sources: list[Path], tiles: list[list[Tile]], wor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd prepare``."""
-    parser.add_argument('--hr', type=Path, nargs='+', required=True, metavar='DIR', help='folder(s) of HR images')
-    parser.add_argument('--scale', type=int, required=True, help='2, 3, 4 or 8')
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to fill: HR and LRbicx<scale>')
-    parser.add_argument('--lmdb', action='store_true', help='write HR.lmdb and LRbicx<scale>.lmdb instead of folders')
-    parser.add_argument('--crop', type=int, help='cut HR into tiles of this side, a multiple of the scale')
-    parser.add_argument('--step', type=int, help='distance of the tiles, a multiple of the scale')
-    parser.add_argument('--workers', type=int, help='processes (default: all cores)')
+    add = parser.add_argument
+    add('--hr', type=Path, nargs='+', required=True, metavar='DIR', help='folder(s) of HR images')
+    add('--scale', type=int, required=True, help='2, 3, 4 or 8')
+    add('--out', type=Path, required=True, metavar='DIR', help='folder to fill: HR and LRbicx<scale>')
+    add('--lmdb', action='store_true', help='write HR.lmdb and LRbicx<scale>.lmdb instead of folders')
+    add('--crop', type=int, help='cut HR into tiles of this side, a multiple of the scale')
+    add('--step', type=int, help='distance of the tiles, a multiple of the scale')
+    add('--workers', type=int, help='processes (default: all cores)')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -70,7 +70,9 @@ class FeaturePriorMixer(nn.Module):
         self.feature_scale = feature_scale
         self.momentum = momentum
         self.scale: Tensor
-        self.register_buffer('scale', torch.zeros(()) if feature_scale == 'running' else torch.ones(()))
+        self.num_batches: Tensor
+        self.register_buffer('scale', torch.ones(()))
+        self.register_buffer('num_batches', torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def update_scale(self, teacher_feature: Tensor) -> None:
@@ -78,7 +80,8 @@ class FeaturePriorMixer(nn.Module):
         if self.feature_scale == 'none' or not self.training:
             return
         mean = teacher_feature.abs().mean().clamp_min(1e-12)
-        self.scale.copy_(torch.where(self.scale > 0, self.scale + self.momentum * (mean - self.scale), mean))
+        self.scale.copy_(torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean))
+        self.num_batches += 1
 
     def draw_mask(self, feature: Tensor, generator: torch.Generator) -> Tensor:
         """Draw I for a feature (N, C, H, W): 0 or 1 in a shape that broadcasts to (N, Z, H, W).
