@@ -23,14 +23,14 @@ setup(
         'opencv-python',
         'lmdb',
         'pyyaml',
-        'tensorboard',
+        # tensorboard comes with basicsr, as tb-nightly: a second copy would share its folder
         'tqdm',
         'matplotlib',
         'scikit-image',
         # basicsr imports distutils, which Python 3.12 took out and setuptools still supplies
         'setuptools',
     ],
-    extras_require={'dev': ['pytest', 'pytest-timeout', 'ruff', 'mypy']},
+    extras_require={'dev': ['pytest', 'pytest-timeout', 'ruff', 'mypy', 'types-PyYAML']},
     entry_points={
         'console_scripts': ['basicsr = mipkd_plugin.cli:basicsr_main', 'mipkd = mipkd_plugin.cli:mipkd_main'],
         'basicsr.plugins': ['mipkd = mipkd_plugin'],

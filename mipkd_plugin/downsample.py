@@ -42,7 +42,7 @@ def _float64() -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def _weights(length: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and zero-based source rows, both (length / scale, taps); beyond the border rows are mirrored."""
+    """Weights and zero-based source rows, both (length / scale, taps); mirrored beyond the border."""
     with _float64():
         weights, rows, before, _ = calculate_weights_indices(
             length, length // scale, 1 / scale, 'cubic', kernel_width=4, antialiasing=True)
@@ -89,7 +89,7 @@ def find_images(folders: Sequence[Path]) -> list[Path]:
     """The image files of all folders.
 
     Raises:
-        PrepareError: A folder is missing or holds no images, or two files have the same name but for the ending.
+        PrepareError: A folder is missing or holds no images, or two files differ only in their ending.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -128,7 +128,7 @@ def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
     if min(size) < scale:
         raise PrepareError(f'{path}: {size[0]}x{size[1]} pixels are too few for x{scale}; remove the file.')
     if lmdb and ('.' in path.stem or not path.stem.isascii()):
-        raise PrepareError(f'{path}: an LMDB key must be ASCII and have no "." (the toolbox cuts the name at it); '
+        raise PrepareError(f'{path}: an LMDB key must be ASCII without "." (the toolbox cuts at it); '
                            'rename the file, or leave out --lmdb.')
     return size
 

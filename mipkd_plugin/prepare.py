@@ -104,7 +104,7 @@ class _Manifest:
         self.hr = self._hr_name(ending)
 
     def _hr_name(self, ending: str) -> str:
-        """Scales share one HR set as long as they trim the images alike; otherwise later ones get their own."""
+        """Scales share one HR set if they trim the images alike; otherwise later ones get their own."""
         sets = self.content['sets']
         for name in (f'HR{ending}', f'HR_x{self.settings.scale}{ending}'):
             if name not in sets or sets[name]['tiles'] == self.digest:
@@ -126,7 +126,7 @@ class _Manifest:
             different = [what for key, what in keys.items() if before[key] != self.content[key]]
             self.content['sets'] = before['sets']
         except (ValueError, KeyError, TypeError) as error:
-            raise PrepareError(f'{self.path}: is damaged ({error!r}); delete the folder, run again.') from error
+            raise PrepareError(f'{self.path}: is damaged ({error!r}); delete the folder.') from error
         if different:
             raise PrepareError(f'--out {self.out}: was made with other {" and other ".join(different)} '
                                f'(see {self.path}); name another folder, or delete this one.')
@@ -153,9 +153,10 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
     """Make the HR and LR images of a BasicSR ``PairedImageDataset``: ``out/HR`` and ``out/LRbicx<scale>``.
 
     HR is trimmed at the right and bottom to a multiple of ``scale``, which BasicSR demands in training. LR is
-    made of the whole trimmed image; tiles are cut afterwards, from both at the same place. Run it again to continue
-    an interrupted run, or with another scale to add that scale: it shares HR if it trims every image alike (as
-    with DIV2K), and gets an ``out/HR_x<scale>`` of its own if not. Gray images become three equal channels.
+    made of the whole trimmed image; tiles are cut afterwards, from both at the same place. Run it again to
+    continue an interrupted run, or with another scale to add that scale: it shares HR if it trims every image
+    alike (as with DIV2K), and gets an ``out/HR_x<scale>`` of its own if not. Gray images become three equal
+    channels.
 
     Args:
         hr: Folder, or several, of 8-bit gray or RGB images: png, jpg, bmp.

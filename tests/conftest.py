@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Callable
@@ -115,3 +116,18 @@ def train_options(image_pairs: Path) -> Callable[..., dict[str, Any]]:
         return opt
 
     return make
+
+
+def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+    """What the toolbox's ``parse_options`` and ``make_exp_dirs`` would make of options for a training run."""
+    opt = copy.deepcopy(opt)
+    folder = root / 'experiments' / opt['name']
+    opt.update(is_train=True, dist=world_size > 1, rank=rank, world_size=world_size, auto_resume=False,
+               root_path=str(root))
+    opt['path'].update(experiments_root=str(folder), models=str(folder / 'models'), log=str(folder),
+                       training_states=str(folder / 'training_states'), visualization=str(folder / 'visualization'))
+    for name in ('models', 'training_states'):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for phase, dataset in opt['datasets'].items():
+        dataset.update(phase=phase, scale=opt['scale'])
+    return opt

@@ -12,11 +12,20 @@ RandomState = dict[str, Any]
 
 
 def _random_state(losses: nn.ModuleList) -> RandomState:
-    return {key: value for key, value in losses.state_dict().items() if key.endswith('_extra_state')}
+    """The losses' own generators, and torch's global one (drop-path and dropout of the student draw from it)."""
+    return {'losses': {key: value for key, value in losses.state_dict().items() if key.endswith('_extra_state')},
+            'cpu': torch.get_rng_state(),
+            'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+
+
+def _restore_global_random(state: RandomState) -> None:
+    torch.set_rng_state(state['cpu'])
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
 
 
 def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[RandomState]:
-    """The random states of the losses on every rank, in the order of the ranks; to be called by all of them."""
+    """The random states on every rank, in the order of the ranks; to be called by all of them."""
     own = _random_state(losses)
     if not distributed:
         return [own]
@@ -69,9 +78,11 @@ def load_state(path: str, losses: nn.ModuleList, fingerprint: str, rank: int) ->
         raise ValueError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
     weights = dict(state['losses'])
-    weights.update(state['random'][rank] if rank < len(state['random']) else _random_state(losses))
+    random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)
+    weights.update(random_state['losses'])
     try:
         losses.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f'{path} does not fit train.distill_opt: {error}; resume with the option file the run '
                          'was started with') from error
+    _restore_global_random(random_state)

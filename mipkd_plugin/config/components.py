@@ -1,0 +1,226 @@
+"""Checks of everything that is built by name: networks, losses, metrics, data sets, optimizer, schedulers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
+
+from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, suggestion
+from mipkd_plugin.losses.base import DistillationLoss
+
+_KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
+
+
+def lookup(registry: Registry, name: Any) -> Any:
+    """The class or function registered as ``name`` (or as upstream's ``name_basicsr``), or None."""
+    entries = dict(registry)
+    return entries.get(name, entries.get(f'{name}_basicsr')) if isinstance(name, str) else None
+
+
+def find_model(ctx: Context) -> None:
+    """Look up ``model_type``."""
+    import basicsr.models  # noqa: F401  (registers the toolbox's models)
+
+    if isinstance(ctx.opt.get('model_type'), str):
+        ctx.model_class = lookup(MODEL_REGISTRY, ctx.opt['model_type'])
+        if ctx.model_class is None:
+            _add_unknown_type(ctx, 'model_type', ctx.opt['model_type'], MODEL_REGISTRY)
+
+
+def check_components(ctx: Context) -> None:
+    """Check types and arguments of all networks, losses, metrics, the optimizer and the scheduler."""
+    for key, options in ctx.opt.items():
+        if str(key).startswith('network_') and isinstance(options, Mapping):
+            check_component(ctx, key, options, ARCH_REGISTRY)
+    _check_window_is_named(ctx)
+    for name, options in ctx.section('val', 'metrics').items():
+        check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), also=('better', ))
+    if not ctx.is_train:
+        return
+    if ctx.distills:
+        check_teacher_network(ctx)
+        check_distillation_losses(ctx)
+    train = ctx.section('train')
+    for key in ('pixel_opt', 'perceptual_opt'):
+        if isinstance(train.get(key), Mapping):
+            check_component(ctx, f'train.{key}', train[key], LOSS_REGISTRY)
+    if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and _inherits(ctx, 'SRModel'):
+        ctx.add('train.pixel_opt', 'is missing: the toolbox needs pixel_opt or perceptual_opt',
+                'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
+    _check_optimizers(ctx, train)
+    _check_scheduler(ctx, train.get('scheduler'))
+
+
+def check_teacher_network(ctx: Context) -> None:
+    """Check type and arguments of ``teacher.network``."""
+    network = ctx.section('teacher').get('network')
+    if isinstance(network, Mapping):
+        check_component(ctx, 'teacher.network', network, ARCH_REGISTRY)
+
+
+def check_distillation_losses(ctx: Context) -> None:
+    """Check types and arguments of ``train.distill_opt``."""
+    for where, options in distillation_entries(ctx.opt):
+        if check_component(ctx, where, options, LOSS_REGISTRY):
+            found = lookup(LOSS_REGISTRY, options['type'])
+            if not (isinstance(found, type) and issubclass(found, DistillationLoss)):
+                names = [n for n, c in LOSS_REGISTRY if isinstance(c, type) and issubclass(c, DistillationLoss)]
+                ctx.add(f'{where}.type', f'{options["type"]} is no distillation loss', f'valid here: {", ".join(names)}')
+
+
+def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(YAML path, options) of each entry of ``train.distill_opt``, which is one loss or a list of them."""
+    train = opt.get('train')
+    found = train.get('distill_opt') if isinstance(train, Mapping) else None
+    if isinstance(found, list):
+        return [(f'train.distill_opt[{index}]', entry) for index, entry in enumerate(found)]
+    return [('train.distill_opt', found)] if isinstance(found, Mapping) else []
+
+
+def check_component(ctx: Context, where: str, options: Any, registry: Registry, given: Iterable[str] = (),
+                    also: Iterable[str] = ()) -> bool:
+    """Check that ``options['type']`` is registered and takes the other options as arguments.
+
+    Args:
+        ctx: Where problems go.
+        where: YAML path.
+        options: What stands there.
+        registry: Where ``type`` must be.
+        given: Arguments that the toolbox passes itself.
+        also: Keys to allow although the signature does not name them.
+
+    Returns:
+        Whether all is well.
+    """
+    kind = _KINDS[registry._name]
+    if not isinstance(options, Mapping) or not isinstance(options.get('type'), str):
+        ctx.add(f'{where}.type' if isinstance(options, Mapping) else where, f'names no {kind}',
+                f'write type: NAME of a {kind}, then its arguments')
+        return False
+    found = lookup(registry, options['type'])
+    if found is None:
+        _add_unknown_type(ctx, f'{where}.type', options['type'], registry)
+        return False
+    arguments = {key: value for key, value in options.items() if key != 'type'}
+    return check_arguments(ctx, where, options['type'], found, arguments, given, also)
+
+
+def check_arguments(ctx: Context, where: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any],
+                    given: Iterable[str] = (), also: Iterable[str] = ()) -> bool:
+    """Check arguments against a signature. A ``**kwargs`` beside named parameters accepts nothing more."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
+    names = [p.name for p in named]
+    if not names and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return True
+    unknown = [key for key in arguments if key not in names and key not in also]
+    for key in unknown:
+        ctx.add(f'{where}.{key}', f'{name} has no argument {key!r}', suggestion(key, names))
+    missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
+    for key in missing:
+        ctx.add(f'{where}.{key}', f'is missing, and {name} needs it', f'{name} takes: {", ".join(names)}')
+    return not unknown and not missing
+
+
+def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:
+    """Build a checked component without touching the options or torch's random numbers; None if it refuses.
+
+    Not by ``build_network``: that would start the toolbox's logger before its log file exists.
+    """
+    arguments = {key: value for key, value in options.items() if key != 'type'}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return lookup(registry, options['type'])(**arguments)
+    except FOREIGN_ERRORS as error:
+        ctx.add(where, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
+                'mend the argument that it speaks of')
+        return None
+
+
+def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> Any:
+    """The class of a data set, or None with a problem noted."""
+    import basicsr.data  # noqa: F401  (registers the toolbox's data sets)
+
+    found = lookup(DATASET_REGISTRY, options.get('type'))
+    if found is None and isinstance(options.get('type'), str):
+        _add_unknown_type(ctx, f'{where}.type', options['type'], DATASET_REGISTRY)
+    return found
+
+
+def _add_unknown_type(ctx: Context, where: str, name: str, registry: Registry) -> None:
+    names = [entry.removesuffix('_basicsr') for entry in registry.keys()]
+    ctx.add(where, f'there is no {_KINDS[registry._name]} {name!r}', suggestion(name, names))
+
+
+def _inherits(ctx: Context, name: str) -> bool:
+    return ctx.model_class is not None and any(c.__name__ == name for c in ctx.model_class.__mro__)
+
+
+def _check_window_is_named(ctx: Context) -> None:
+    """SwinIRModel looks the window size up in the option file, whatever the network's default is."""
+    network = ctx.section('network_g')
+    if _inherits(ctx, 'SwinIRModel') and network and 'window_size' not in network:
+        ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to it',
+                'write window_size: 8, or use model_type SRModel or DistillModel for a network without windows')
+
+
+def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
+    from basicsr.models.base_model import BaseModel
+
+    if getattr(ctx.model_class, 'get_optimizer', None) is not BaseModel.get_optimizer:
+        return
+    for key, options in train.items():
+        if not str(key).startswith('optim_') or not isinstance(options, Mapping):
+            continue
+        if options.get('type') != 'Adam':
+            ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by the toolbox', 'write type: Adam')
+            continue
+        arguments = {k: v for k, v in options.items() if k != 'type'}
+        check_arguments(ctx, f'train.{key}', 'Adam', torch.optim.Adam, arguments, given=('params', ))
+        if 'lr' not in arguments:
+            ctx.add(f'train.{key}.lr', 'is missing', 'write lr: !!float 1e-4')
+        elif ctx.clean(f'train.{key}'):
+            weight = torch.nn.Parameter(torch.zeros(1))
+            try:
+                torch.optim.Adam([weight], **arguments)
+            except FOREIGN_ERRORS as error:
+                ctx.add(f'train.{key}', f'Adam refuses it: {error}', 'mend the argument that it speaks of')
+
+
+def _check_scheduler(ctx: Context, options: Any) -> None:
+    from basicsr.models import lr_scheduler
+    from basicsr.models.base_model import BaseModel
+
+    if (getattr(ctx.model_class, 'setup_schedulers', None) is not BaseModel.setup_schedulers
+            or not isinstance(options, Mapping)):
+        return
+    steps, cosine = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
+    classes = {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
+    name = options.get('type')
+    if name not in classes:
+        ctx.add('train.scheduler.type', f'there is no scheduler {name!r}', suggestion(str(name), classes))
+        return
+    arguments = {key: value for key, value in options.items() if key != 'type'}
+    if not check_arguments(ctx, 'train.scheduler', name, classes[name], arguments, given=('optimizer', )):
+        return
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    try:
+        classes[name](optimizer, **arguments)
+    except FOREIGN_ERRORS as error:
+        ctx.add('train.scheduler', f'{name} refuses it: {error}', 'mend the argument that it speaks of')
+        return
+    total = ctx.section('train').get('total_iter')
+    if name == 'CosineAnnealingRestartLR' and isinstance(total, int) and sum(options['periods']) < total:
+        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, total_iter is {total}',
+                'let the periods add up to total_iter or more')

@@ -1,0 +1,119 @@
+"""The keys of an option file: the toolbox's own and ours, what may stand there, and which are needed.
+
+As of BasicSR 1.4.2: everything that ``SRModel``, ``SwinIRModel``, their base class, the pipelines, the loggers, the
+data loaders and ``PairedImageDataset`` look up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+def is_number(value: Any) -> bool:
+    """Whether a finite number (``true`` is none)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a whole number, possibly written as ``!!float 5e3``."""
+    return is_number(value) and float(value).is_integer()
+
+
+class Kind(NamedTuple):
+    """What may stand at a key."""
+
+    name: str
+    fits: Callable[[Any], bool]
+
+
+def optional(kind: Kind) -> Kind:
+    """The same, or ``~``."""
+    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value))
+
+
+TEXT = Kind('a text', lambda v: isinstance(v, str) and v != '')
+FLAG = Kind('true or false', lambda v: isinstance(v, bool))
+MAPPING = Kind('a block of keys', lambda v: isinstance(v, Mapping))
+LIST = Kind('a list', lambda v: isinstance(v, list))
+WHOLE = Kind('a whole number', is_whole)
+COUNT = Kind('a whole number, 0 or more', lambda v: is_whole(v) and v >= 0)
+INTEGER = Kind('a whole number, 1 or more', lambda v: is_whole(v) and isinstance(v, int) and v >= 1)
+ITERATIONS = Kind('a whole number, 1 or more', lambda v: is_whole(v) and v >= 1)
+POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0)
+FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1)
+GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0)
+ANYTHING = Kind('anything', lambda v: True)
+PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
+NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
+COLOR = Kind("'y' or another text", lambda v: v is None or isinstance(v, str))
+LOSSES = Kind('one loss (a block with type) or a list of them', lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
+
+
+class Key(NamedTuple):
+    """A key of a section.
+
+    Attributes:
+        kind: What may stand there.
+        needed: ``''``, ``always``, ``train`` or ``test``.
+    """
+
+    kind: Kind
+    needed: str = ''
+
+
+TOP = {
+    'name': Key(TEXT, 'always'), 'model_type': Key(TEXT, 'always'), 'scale': Key(INTEGER, 'always'),
+    'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(WHOLE)), 'find_unused_parameters': Key(FLAG),
+    'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
+    'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
+    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING),
+}
+SECTIONS: dict[str, dict[str, Key]] = {
+    'path': {
+        'pretrain_network_g': Key(optional(TEXT)), 'param_key_g': Key(optional(TEXT)), 'strict_load_g': Key(FLAG),
+        'resume_state': Key(optional(TEXT)), 'ignore_resume_networks': Key(optional(LIST)),
+    },
+    'train': {
+        'ema_decay': Key(FRACTION), 'optim_g': Key(MAPPING, 'train'), 'scheduler': Key(MAPPING, 'train'),
+        'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE), 'pixel_opt': Key(optional(MAPPING)),
+        'perceptual_opt': Key(optional(MAPPING)), 'distill_opt': Key(LOSSES),
+    },
+    'val': {
+        'val_freq': Key(ITERATIONS, 'train'), 'save_img': Key(FLAG, 'always'), 'suffix': Key(optional(TEXT)),
+        'pbar': Key(FLAG), 'metrics': Key(optional(MAPPING)),
+    },
+    'logger': {
+        'print_freq': Key(ITERATIONS, 'train'), 'save_checkpoint_freq': Key(ITERATIONS, 'train'),
+        'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)),
+    },
+    'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
+    'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},
+}
+TEACHER = {'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT))}
+DATASET = {  # of any type; the rest is the dataset's own
+    'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
+    'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
+    'prefetch_mode': Key(PREFETCH), 'num_prefetch_queue': Key(INTEGER), 'pin_memory': Key(FLAG),
+    'persistent_workers': Key(FLAG), 'scale': Key(INTEGER), 'phase': Key(TEXT),
+    'use_shuffle': Key(FLAG),  # in all of upstream's option files, although nothing reads it
+}
+PAIRED_IMAGES = {
+    **DATASET, 'dataroot_gt': Key(TEXT, 'always'), 'dataroot_lq': Key(TEXT, 'always'),
+    'io_backend': Key(MAPPING, 'always'), 'meta_info_file': Key(optional(TEXT)), 'filename_tmpl': Key(TEXT),
+    'gt_size': Key(INTEGER, 'train'), 'use_hflip': Key(FLAG, 'train'), 'use_rot': Key(FLAG, 'train'),
+    'mean': Key(optional(NUMBERS)), 'std': Key(optional(NUMBERS)), 'color': Key(COLOR),
+}
+IO_BACKENDS = {
+    'disk': {'type': Key(TEXT, 'always')},
+    'lmdb': {'type': Key(TEXT, 'always'), 'readonly': Key(FLAG), 'lock': Key(FLAG), 'readahead': Key(FLAG),
+             'db_paths': Key(ANYTHING), 'client_keys': Key(ANYTHING)},
+    'memcached': {'type': Key(TEXT, 'always'), 'server_list_cfg': Key(TEXT, 'always'),
+                  'client_cfg': Key(TEXT, 'always'), 'sys_path': Key(optional(TEXT))},
+}
+PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'object')
+"""Model classes that look up no other key than those above."""
+
+TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')
+"""Keys at which a text may look like a number."""

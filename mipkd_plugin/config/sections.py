@@ -1,0 +1,158 @@
+"""Checks of keys: unknown, missing, of the wrong type; numbers that are texts; how many GPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mipkd_plugin.config.keys import PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
+from mipkd_plugin.config.problems import Context, Options, Problem, nearest, suggestion
+
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
+
+
+def check_sections(ctx: Context) -> None:
+    """Check the top level and all sections that every option file has."""
+    strict = knows_all_keys(ctx)
+    top = dict(TOP)
+    networks = [key for key in ctx.opt if str(key).startswith('network_')]
+    if not strict:
+        top.update({key: Key(TOP['network_g'].kind) for key in networks})
+    misplaced = {'network_t', 'network_teacher'} & set(networks) if ctx.distills else set()
+    for key in sorted(misplaced):
+        ctx.add(key, 'the teacher has a block of its own; the toolbox re-points networks at this level on resume',
+                'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
+    check_keys(ctx, '', {k: v for k, v in ctx.opt.items() if k not in misplaced}, top, strict)
+    for path, keys in _with_networks(networks).items():
+        section = ctx.section(*path.split('.'))
+        if not section and path not in ('train', 'path', 'val', 'logger'):
+            continue
+        if path in ('train', 'val', 'logger') and not isinstance(ctx.opt.get(path), Mapping):
+            continue
+        check_keys(ctx, path, _without_teacher(ctx, path, section), keys, strict)
+    val = ctx.section('val')
+    if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
+        ctx.add('val.suffix', 'is missing, and the toolbox asks for it when it saves images', 'write suffix: ~')
+    if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
+        check_keys(ctx, 'teacher', ctx.opt['teacher'], TEACHER, strict=True)
+    _check_which_model_distills(ctx, strict)
+
+
+def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mapping[str, Key], strict: bool) -> None:
+    """Check one section against its table.
+
+    Args:
+        ctx: Where problems go.
+        path: YAML path of the section.
+        section: What stands there.
+        keys: The keys it may have.
+        strict: Whether to refuse every unknown key, or only one that is nearly a known one.
+    """
+    prefix = f'{path}.' if path else ''
+    for key, value in section.items():
+        where = f'{prefix}{key}'
+        if key not in keys:
+            if strict or nearest(key, keys, cutoff=0.8):
+                ctx.add(where, 'unknown key, nothing would read it', suggestion(key, keys))
+        elif not keys[key].kind.fits(value) and not looks_like_number(value):
+            ctx.add(where, f'must be {keys[key].kind.name}, not {value!r}')
+    when = ('always', 'train' if ctx.is_train else 'test')
+    if path.startswith('datasets.') and not path.startswith('datasets.train'):
+        when = ('always', )
+    for key, entry in keys.items():
+        if entry.needed in when and key not in section:
+            ctx.add(f'{prefix}{key}', 'is missing', f'write {key}: {entry.kind.name}')
+
+
+def knows_all_keys(ctx: Context) -> bool:
+    """Whether every key that the model class looks up is in our tables."""
+    return ctx.model_class is not None and all(c.__name__ in PARTS for c in ctx.model_class.__mro__)
+
+
+def looks_like_number(value: Any) -> bool:
+    """Whether a text that was probably meant as a number."""
+    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
+
+
+def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
+    """Refuse texts such as ``1e-4``, which YAML and ``--force_yml`` do not take for numbers (trap 10)."""
+    value = ctx.opt if not path else value
+    if isinstance(value, (Mapping, list)):
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, child in entries:
+            inner = f'{path}[{key}]' if isinstance(value, list) else f'{path}.{key}' if path else str(key)
+            if key not in TEXTS and not str(key).startswith(('param_key', 'dataroot')):
+                check_numbers(ctx, child, inner)
+    elif looks_like_number(value):
+        if isinstance(ctx.opt, Options) and path in ctx.opt.forced:
+            remedy = f'write --force_yml {path.replace(".", ":")}=!!float{value}'
+        else:
+            remedy = f'write !!float {value}'
+        ctx.add(path, f'{value!r} is a text, not a number', remedy)
+
+
+def check_gpus(ctx: Context) -> None:
+    """Check ``num_gpu`` against the machine and the launcher (trap 6)."""
+    gpus, visible = ctx.opt.get('num_gpu'), torch.cuda.device_count()
+    if ctx.launcher == 'pytorch' and 'RANK' not in os.environ:
+        ctx.add('--launcher pytorch', 'was given, but torchrun did not start this process',
+                f'type: {torchrun_line(ctx.opt, max(visible, 2))}')
+    if not isinstance(gpus, int) and gpus != 'auto':
+        return
+    if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:
+        problem = launcher_problem(ctx.opt)
+        ctx.add(problem.where, problem.what, problem.remedy)
+    if gpus != 'auto' and gpus > 0 and visible == 0:
+        ctx.add('num_gpu', f'is {gpus}, but this machine shows no CUDA device', 'write num_gpu: 0, or auto')
+
+
+def launcher_problem(opt: Mapping[str, Any]) -> Problem:
+    """The refusal of ``nn.DataParallel``."""
+    gpus = torch.cuda.device_count() if opt.get('num_gpu') == 'auto' else opt.get('num_gpu')
+    return Problem('num_gpu', f'{gpus} GPUs without a launcher would use nn.DataParallel, whose threads race the '
+                   'hooks that read the features', f'type: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1')
+
+
+def torchrun_line(opt: Mapping[str, Any], processes: int) -> str:
+    """The command that trains with one process per GPU."""
+    source = getattr(opt, 'source', None) or 'FILE.yml'
+    return f'torchrun --nproc_per_node={processes} -m mipkd_plugin train -opt {source} --launcher pytorch'
+
+
+def _with_networks(networks: list[str]) -> dict[str, dict[str, Key]]:
+    """The tables, with the keys that go with further networks (``network_d`` of a GAN, say)."""
+    sections = {path: dict(keys) for path, keys in SECTIONS.items()}
+    for label in (network.removeprefix('network_') for network in networks):
+        for key in ('pretrain_network', 'param_key', 'strict_load'):
+            sections['path'][f'{key}_{label}'] = SECTIONS['path'][f'{key}_g']
+        sections['train'][f'optim_{label}'] = Key(SECTIONS['train']['optim_g'].kind)
+    sections['train']['optim_g'] = SECTIONS['train']['optim_g']
+    return sections
+
+
+def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[str, Any]:
+    """The section ``path`` without keys for a teacher, which are refused with a word on where they belong."""
+    if path != 'path' or not ctx.distills:
+        return section
+    for key in sorted(key for key in section if str(key).endswith(('network_t', 'param_key_t', 'load_t'))):
+        ctx.add(f'path.{key}', "the teacher's weights belong into its own block; the toolbox re-points networks "
+                'here on resume', 'write them as teacher: {weights: ….pth, param_key: params}')
+        del section[key]
+    return section
+
+
+def _check_which_model_distills(ctx: Context, strict: bool) -> None:
+    if ctx.distills and ctx.is_train:
+        for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
+            if where.rpartition('.')[2] not in section:
+                ctx.add(where, f'is missing, and {ctx.opt["model_type"]} needs it', 'see options/train_MiPKD_*.yml')
+    elif strict and not ctx.distills and ctx.is_train:
+        name = 'SwinIRDistillModel' if 'SwinIR' in str(ctx.opt['model_type']) else 'DistillModel'
+        for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
+            if where.rpartition('.')[2] in section:
+                ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
+                        f'write model_type: {name}, or take it out')

@@ -1,0 +1,72 @@
+"""Each repair does its job, and does nothing where it is not needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mipkd_plugin import compat
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+
+
+def test_functional_tensor_is_supplied_once() -> None:
+    result = python('import mipkd_plugin.compat as c; import torchvision.transforms.functional_tensor as t, torch;'
+                    'assert t.rgb_to_grayscale(torch.rand(3, 4, 4)).shape == (1, 4, 4);'
+                    'assert c.provide_functional_tensor() is False')
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='repairs for machines without a GPU')
+def test_repairs_are_made_once() -> None:
+    assert compat.resume_without_gpu() is False
+    assert compat.distributed_without_gpu() is False
+
+
+def test_nothing_is_repaired_on_a_machine_with_a_gpu() -> None:
+    result = python('import torch; torch.cuda.is_available = lambda: True\n'
+                    'import mipkd_plugin, basicsr.train\n'
+                    'from basicsr.models.base_model import BaseModel\n'
+                    'assert basicsr.train.load_resume_state.__module__ == "basicsr.train"\n'
+                    'assert BaseModel.model_to_device.__module__ == "basicsr.models.base_model"')
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_old_torchvision_keeps_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, 'torchvision.transforms.functional_tensor', own)
+    assert compat.provide_functional_tensor() is False
+    assert sys.modules['torchvision.transforms.functional_tensor'] is own
+
+
+@pytest.mark.parametrize(('given', 'expected'), [
+    (['train', '--local-rank=3', '-opt', 'a.yml'], ['train', '--local_rank=3', '-opt', 'a.yml']),
+    (['--local-rank', '3'], ['--local_rank', '3']),
+    (['--local_rank=3', '-opt', '--local-ranking'], ['--local_rank=3', '-opt', '--local-ranking'])])
+def test_dashed_local_rank(given: list[str], expected: list[str]) -> None:
+    assert compat.accept_dashed_local_rank(given) == expected
+
+
+def test_importing_twice_does_not_raise() -> None:
+    result = python('import sys, mipkd_plugin\n'
+                    'for name in [n for n in sys.modules if n.startswith("mipkd_plugin")]: del sys.modules[name]\n'
+                    'import mipkd_plugin\n'
+                    'from basicsr.utils.registry import LOSS_REGISTRY\n'
+                    'assert LOSS_REGISTRY.get("MiPKDLoss") is mipkd_plugin.MiPKDLoss')
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_name_of_another_plugin_is_not_taken() -> None:
+    from basicsr.utils.registry import Registry
+
+    from mipkd_plugin.registration import register
+    registry = Registry('test')
+    register(registry)(type('Loss', (), {'__module__': 'theirs'}))
+    with pytest.raises(ValueError, match="the name 'Loss' in the registry 'test' is taken by theirs"):
+        register(registry)(type('Loss', (), {'__module__': 'ours'}))

@@ -1,0 +1,54 @@
+"""Two gloo processes: equal gradients, and the whole command under torchrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from conftest import REPO
+
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
+
+
+def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
+
+
+def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [opt['train']['distill_opt'], {'type': 'LogitsKDLoss'}]
+    (tmp_path / 'opt.json').write_text(json.dumps(opt))
+    result = run([*TORCHRUN, str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
+                 REPO)
+    assert result.returncode == 0, result.stderr
+    first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
+    assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss', 'EDSR']
+    assert not torch.equal(first['random'], second['random']), 'both ranks draw the same masks and routes'
+    for part in ('student', 'losses', 'weights'):
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), f'{part} {name} differs between the ranks'
+        assert any(value.abs().sum() > 0 for value in first[part].values())
+    saved = torch.load(tmp_path / 'experiments/tiny/models/distill_2.pth')
+    assert [torch.equal(state['losses']['0._extra_state'], rank['random'])
+            for state, rank in zip(saved['random'], (first, second))] == [True, True]
+
+
+def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    opt = train_options()
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    command = [*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch']
+    result = run(command, tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    states = tmp_path / 'experiments/tiny/training_states'
+    assert sorted(p.name for p in states.iterdir()) == ['2.state', '4.state']
+    (states / '4.state').unlink()
+    result = run([*command, '--auto_resume'], tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'Resuming training from epoch' in result.stdout + result.stderr
+    assert (states / '4.state').exists()
