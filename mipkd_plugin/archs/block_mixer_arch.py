@@ -1,4 +1,4 @@
-"""Block prior mixer of MiPKD (arXiv 2404.02573, ICLR 2025, section 3.3)."""
+"""Block prior mixer of MiPKD (arXiv 2404.02573, ICLR 2025)."""
 
 from __future__ import annotations
 

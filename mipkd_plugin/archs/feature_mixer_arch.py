@@ -1,4 +1,4 @@
-"""Feature prior mixer of MiPKD (arXiv 2404.02573, ICLR 2025, section 3.2)."""
+"""Feature prior mixer of MiPKD (arXiv 2404.02573, ICLR 2025)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from basicsr.utils.registry import (
     Registry,
 )
 
-from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, suggestion
+from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, nearest, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
 
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
@@ -24,7 +24,7 @@ _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model
 
 def lookup(registry: Registry, name: Any) -> Any:
     """The class or function registered as ``name`` (or as upstream's ``name_basicsr``), or None."""
-    entries = dict(registry)
+    entries = dict(iter(registry))
     return entries.get(name, entries.get(f'{name}_basicsr')) if isinstance(name, str) else None
 
 
@@ -35,7 +35,7 @@ def find_model(ctx: Context) -> None:
     if isinstance(ctx.opt.get('model_type'), str):
         ctx.model_class = lookup(MODEL_REGISTRY, ctx.opt['model_type'])
         if ctx.model_class is None:
-            _add_unknown_type(ctx, 'model_type', ctx.opt['model_type'], MODEL_REGISTRY)
+            ctx.model_class = _meant(ctx, 'model_type', ctx.opt['model_type'], MODEL_REGISTRY)
 
 
 def check_components(ctx: Context) -> None:
@@ -108,12 +108,14 @@ def check_component(ctx: Context, where: str, options: Any, registry: Registry, 
         ctx.add(f'{where}.type' if isinstance(options, Mapping) else where, f'names no {kind}',
                 f'write type: NAME of a {kind}, then its arguments')
         return False
-    found = lookup(registry, options['type'])
-    if found is None:
-        _add_unknown_type(ctx, f'{where}.type', options['type'], registry)
-        return False
-    arguments = {key: value for key, value in options.items() if key != 'type'}
-    return check_arguments(ctx, where, options['type'], found, arguments, given, also)
+    name, arguments = options['type'], {key: value for key, value in options.items() if key != 'type'}
+    found = lookup(registry, name)
+    if found is not None:
+        return check_arguments(ctx, where, name, found, arguments, given, also)
+    meant = _meant(ctx, f'{where}.type', name, registry)
+    if meant is not None:
+        check_arguments(ctx, where, meant.__name__, meant, arguments, given, also)
+    return False
 
 
 def check_arguments(ctx: Context, where: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any],
@@ -149,18 +151,20 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
 
 
 def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> Any:
-    """The class of a data set, or None with a problem noted."""
+    """The class of a data set, or with a problem noted the one that is probably meant, or None."""
     import basicsr.data  # noqa: F401  (registers the toolbox's data sets)
 
     found = lookup(DATASET_REGISTRY, options.get('type'))
     if found is None and isinstance(options.get('type'), str):
-        _add_unknown_type(ctx, f'{where}.type', options['type'], DATASET_REGISTRY)
+        return _meant(ctx, f'{where}.type', options['type'], DATASET_REGISTRY)
     return found
 
 
-def _add_unknown_type(ctx: Context, where: str, name: str, registry: Registry) -> None:
-    names = [entry.removesuffix('_basicsr') for entry in registry.keys()]
+def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
+    """Note that there is no such class; return the one that is probably meant, to look for further problems."""
+    names = [entry.removesuffix('_basicsr') for entry in dict(registry)]
     ctx.add(where, f'there is no {_KINDS[registry._name]} {name!r}', suggestion(name, names))
+    return lookup(registry, nearest(name, names))
 
 
 def _inherits(ctx: Context, name: str) -> bool:
@@ -213,6 +217,8 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
         return
     arguments = {key: value for key, value in options.items() if key != 'type'}
     if not check_arguments(ctx, 'train.scheduler', name, classes[name], arguments, given=('optimizer', )):
+        return
+    if not ctx.clean('train.scheduler'):
         return
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     try:

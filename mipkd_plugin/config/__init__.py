@@ -1,0 +1,29 @@
+"""Option files: reading, checking, and building what they describe. No other module knows our YAML keys."""
+
+from mipkd_plugin.config.checks import (
+    Report,
+    build_for_taps,
+    check_distillation,
+    check_options,
+    is_training,
+    require_valid_distillation,
+    run_checks,
+)
+from mipkd_plugin.config.distillation import (
+    build_losses,
+    build_teacher,
+    distill_options,
+    probe_shape,
+    teacher_options,
+)
+from mipkd_plugin.config.problems import OptionError, Options, Problem
+from mipkd_plugin.config.sections import launcher_problem
+from mipkd_plugin.config.weights import teacher_fingerprint
+from mipkd_plugin.config.yaml_io import load_options, read_options
+
+__all__ = [
+    'OptionError', 'Options', 'Problem', 'Report', 'build_for_taps', 'build_losses', 'build_teacher',
+    'check_distillation', 'check_options', 'distill_options', 'is_training', 'launcher_problem', 'load_options',
+    'probe_shape', 'read_options', 'require_valid_distillation', 'run_checks', 'teacher_fingerprint',
+    'teacher_options',
+]

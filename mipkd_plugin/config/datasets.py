@@ -1,0 +1,146 @@
+"""Checks of the ``datasets`` section: its keys, patch and batch sizes, and that training will reach its end."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mipkd_plugin.config.components import check_dataset_type
+from mipkd_plugin.config.image_pairs import check_image_pairs
+from mipkd_plugin.config.keys import DATASET, IO_BACKENDS, MAPPING, PAIRED_IMAGES, Key
+from mipkd_plugin.config.problems import Context, suggestion
+from mipkd_plugin.config.sections import check_keys
+
+
+def check_datasets(ctx: Context) -> dict[str, int]:
+    """Check all data sets.
+
+    Returns:
+        YAML path → number of images, for those that could be counted.
+    """
+    counts: dict[str, int] = {}
+    phases = ctx.section('datasets')
+    if ctx.is_train and 'datasets' in ctx.opt and 'train' not in phases:
+        ctx.add('datasets.train', 'is missing', 'name the training images: see options/train_*.yml')
+    for name, options in phases.items():
+        where = f'datasets.{name}'
+        kind = str(name).split('_')[0]
+        allowed = ('train', 'val') if ctx.is_train else ('test', 'val')
+        if kind not in allowed or kind == 'train' and name != 'train':
+            ctx.add(where, f'the toolbox takes no data set {name!r} for {"training" if ctx.is_train else "testing"}',
+                    'valid here: train, val, val_1, val_2, …' if ctx.is_train else 'valid here: test, test_1, test_2, …')
+        elif not isinstance(options, Mapping):
+            ctx.add(where, f'must be a block of keys, not {options!r}')
+        else:
+            count = _check_dataset(ctx, where, options)
+            if count is not None:
+                counts[where] = count
+                if kind == 'train' and ctx.clean(where):
+                    _check_reaches_end(ctx, where, options, count)
+    return counts
+
+
+def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[str, str] | None:
+    """Why a network cannot take a training patch: (what, remedy), or None.
+
+    Args:
+        gt_size: Side of the HR patch.
+        scale: Scale factor.
+        window: Window size of the network, or None.
+        network: Where the network stands, for the text.
+    """
+    if not all(isinstance(number, int) and number > 0 for number in (gt_size, scale)):
+        return None
+    if gt_size % scale:
+        return (f'{gt_size} is not a multiple of the scale, {scale}',
+                f'write gt_size: {max(gt_size // scale, 1) * scale}')
+    if isinstance(window, int) and window > 0 and gt_size // scale % window:
+        return (f'gt_size / scale = {gt_size // scale} is not a multiple of the window size {window} of {network}',
+                f'write gt_size: {max(gt_size // scale // window, 1) * window * scale}')
+    return None
+
+
+def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
+    found = check_dataset_type(ctx, where, options)
+    if getattr(found, '__name__', '') != 'PairedImageDataset':
+        check_keys(ctx, where, options, DATASET if found is None else _needed_of_any(options), strict=False)
+        if ctx.files:
+            _check_roots_exist(ctx, where, options)
+        return None
+    check_keys(ctx, where, options, PAIRED_IMAGES, strict=True)
+    _check_backend(ctx, where, options.get('io_backend'))
+    _check_loader(ctx, where, options)
+    if where == 'datasets.train' and ctx.clean(f'{where}.gt_size'):
+        problem = patch_problem(options.get('gt_size'), ctx.scale, None, '')
+        if problem:
+            ctx.add(f'{where}.gt_size', *problem)
+    template = options.get('filename_tmpl', '{}')
+    try:
+        usable = isinstance(template, str) and template.format('x') != template
+    except (LookupError, ValueError):
+        usable = False
+    if not usable:
+        ctx.add(f'{where}.filename_tmpl', f'{template!r} has no single {{}} for the name of the HR image',
+                "write '{}', or '{}x4' for 0001x4.png")
+    if ctx.files and ctx.scale and usable and all(
+            ctx.clean(f'{where}.{key}') and options.get(key) for key in ('dataroot_gt', 'dataroot_lq', 'io_backend')):
+        return check_image_pairs(ctx, where, options)
+    return None
+
+
+def _needed_of_any(options: Mapping[str, Any]) -> dict[str, Key]:
+    """The table for a data set of somebody else's class, which may have any further keys."""
+    return {**{key: Key(PAIRED_IMAGES['gt_size'].kind._replace(fits=lambda v: True)) for key in options}, **DATASET}
+
+
+def _check_backend(ctx: Context, where: str, backend: Any) -> None:
+    if not MAPPING.fits(backend):
+        return
+    kind = backend.get('type')
+    if kind not in IO_BACKENDS:
+        ctx.add(f'{where}.io_backend.type', f'there is no backend {kind!r}', suggestion(str(kind), IO_BACKENDS))
+    else:
+        check_keys(ctx, f'{where}.io_backend', backend, IO_BACKENDS[kind], strict=True)
+
+
+def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
+    workers = options.get('num_worker_per_gpu') if where == 'datasets.train' else 0
+    if options.get('persistent_workers') is True and workers == 0:
+        ctx.add(f'{where}.persistent_workers', 'there are no workers that could persist', 'write false')
+    if where != 'datasets.train' or options.get('prefetch_mode') != 'cuda':
+        return
+    if options.get('pin_memory') is not True:
+        ctx.add(f'{where}.pin_memory', 'prefetch_mode: cuda needs it', 'write pin_memory: true')
+    if ctx.opt.get('num_gpu') == 0:
+        ctx.add(f'{where}.prefetch_mode', 'cuda needs a GPU, and num_gpu is 0', 'write prefetch_mode: ~')
+
+
+def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if str(key).startswith('dataroot') and isinstance(value, str) and not ctx.path(value).exists():
+            ctx.add(f'{where}.{key}', f'{value} does not exist; looked for {ctx.path(value)}', 'mend the path')
+
+
+def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], images: int) -> None:
+    """The toolbox drops the last, smaller batch of an epoch but counts it: training may stop short of total_iter."""
+    batch, ratio = options.get('batch_size_per_gpu'), options.get('dataset_enlarge_ratio', 1)
+    total = ctx.section('train').get('total_iter')
+    if not isinstance(batch, int) or not isinstance(total, (int, float)):
+        return
+    world = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
+    gpus = ctx.opt.get('num_gpu')
+    loaded = batch * (gpus if world == 1 and isinstance(gpus, int) and gpus > 1 else 1)
+
+    def reached(ratio: float) -> int:
+        per_epoch = math.ceil(images * ratio / world) // loaded
+        return (math.ceil(int(total) / math.ceil(images * ratio / (batch * world))) + 1) * per_epoch
+
+    if reached(ratio) >= total:
+        return
+    enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), 10 ** 8)
+    ctx.add(f'{where}.dataset_enlarge_ratio',
+            f'{images} images × {ratio} in batches of {loaded * world} end after {reached(ratio)} of {int(total)} '
+            'iterations: the toolbox counts the last, incomplete batch of an epoch but leaves it out',
+            f'write dataset_enlarge_ratio: {enough}')

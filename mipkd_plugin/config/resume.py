@@ -1,0 +1,70 @@
+"""Checks before a resume: that all files of the checkpoint are there and belong to these options (trap 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mipkd_plugin.config.distillation import Built
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.weights import misfit, read_file, select_state, teacher_fingerprint
+
+
+def find_resume_state(ctx: Context) -> Path | None:
+    """The training state that the toolbox would resume from, as ``basicsr.train.load_resume_state`` picks it."""
+    if not ctx.is_train or not isinstance(ctx.opt.get('name'), str):
+        return None
+    if not ctx.auto_resume:
+        text = ctx.section('path').get('resume_state')
+        return ctx.path(text) if isinstance(text, str) and text else None
+    folder = ctx.root / 'experiments' / ctx.opt['name'] / 'training_states'
+    names = [path.name.split('.state')[0] for path in folder.glob('*.state')] if folder.is_dir() else []
+    numbers = [int(name) for name in names if name.isdigit()]
+    return folder / f'{max(numbers)}.state' if numbers else None
+
+
+def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
+    """Check the checkpoint that belongs to a training state.
+
+    Args:
+        ctx: Options, and where problems go.
+        state_path: The training state.
+        built: Student, teacher and losses of these options.
+    """
+    where = '--auto_resume' if ctx.auto_resume else 'path.resume_state'
+    state = read_file(ctx, where, state_path, 'mend the path, or write ~ to start anew')
+    if state is None:
+        return
+    if not isinstance(state, Mapping) or not {'iter', 'epoch', 'optimizers', 'schedulers'} <= set(state):
+        ctx.add(where, f'{state_path} is no training state of the toolbox', 'name a file of training_states/')
+        return
+    models = ctx.root / 'experiments' / ctx.opt['name'] / 'models'
+    path = models / f'net_g_{state["iter"]}.pth'
+    content = read_file(ctx, where, path, f'without it {state_path} cannot be resumed; restore it, or start anew')
+    weights = None if content is None else select_state(ctx, where, where, path, content, 'params')
+    problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
+    if problem:
+        ctx.add(where, f'{path} {problem[0]}', 'resume with the option file the run was started with')
+    if ctx.distills:
+        _check_distillation_state(ctx, where, models / f'distill_{state["iter"]}.pth', built)
+
+
+def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built) -> None:
+    saved = read_file(ctx, where, path, 'without the state of the distillation losses training cannot resume; '
+                      'restore it, or start anew')
+    if saved is None:
+        return
+    if not isinstance(saved, Mapping) or not {'teacher', 'losses', 'types'} <= set(saved):
+        ctx.add(where, f'{path} holds no distillation state', 'restore the file, or start anew')
+        return
+    weights = ctx.section('teacher').get('weights')
+    if built.teacher is not None and ctx.clean('teacher'):
+        now = teacher_fingerprint(built.teacher)
+        if saved['teacher'] != now:
+            ctx.add('teacher.weights', f'{weights} (sha256 {now[:12]}…) is not the teacher that {path} was trained '
+                    f'with (sha256 {saved["teacher"][:12]}…)',
+                    'name the old teacher, or start anew under another name')
+    types = [type(loss).__name__ for loss in built.losses.values()]
+    if ctx.clean('train.distill_opt') and saved['types'] != types:
+        ctx.add('train.distill_opt', f'asks for {types}, but {path} holds {list(saved["types"])}',
+                'resume with the option file the run was started with')
