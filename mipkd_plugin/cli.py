@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mipkd_plugin.config import Options, Report
 
 PLUGIN_GROUP = 'basicsr.plugins'
-_IMPORT_ERRORS = (ImportError, SyntaxError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError,
-                  OSError, RuntimeError, TypeError, ValueError)
+_IMPORT_ERRORS = (ImportError, SyntaxError, ArithmeticError, AssertionError, AttributeError, LookupError,
+                  NameError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class UsageError(ValueError):
@@ -68,13 +68,13 @@ def _guarded(command: Callable[[], int]) -> int:
 
 def _basicsr_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='basicsr', description='Train or test with BasicSR, after checking the option file. Results go to '
-        'experiments/ or results/ of the working directory.')
+        prog='basicsr', description='Train or test with BasicSR, after checking the option file. Results go '
+        'to experiments/ or results/ of the working directory.')
     parser.add_argument('--version', action='version', version=_versions())
     commands = parser.add_subparsers(dest='command', metavar='train|test', required=True)
     for name in ('train', 'test'):
         command = commands.add_parser(name, help=f"the toolbox's own {name} pipeline",
-                                      description=f"Check the option file, then run the toolbox's {name} pipeline.")
+                                      description=f'Check the option file, then {name} with the toolbox.')
         _add_option_file(command)
         command.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none',
                              help='job launcher; pytorch under torchrun')
@@ -94,15 +94,16 @@ def _add_option_file(parser: argparse.ArgumentParser) -> None:
 def _mipkd_parser() -> argparse.ArgumentParser:
     from mipkd_plugin import prepare
 
-    parser = argparse.ArgumentParser(prog='mipkd', description='Tools for distilling super-resolution networks.')
+    parser = argparse.ArgumentParser(prog='mipkd', description='Tools for distilling SR networks.')
     parser.add_argument('--version', action='version', version=_versions())
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
 
     check = commands.add_parser('check', help='check an option file and show what it describes')
     _add_option_file(check)
     mode = check.add_mutually_exclusive_group()
-    mode.add_argument('--train', dest='mode', action='store_const', const='train', help='check it for training')
-    mode.add_argument('--test', dest='mode', action='store_const', const='test', help='check it for testing')
+    for name in ('train', 'test'):
+        mode.add_argument(f'--{name}', dest='mode', action='store_const', const=name,
+                          help=f'for basicsr {name}, whatever the file looks like')
     check.set_defaults(run=_check)
 
     taps = commands.add_parser('taps', help='list the modules whose features can be distilled')

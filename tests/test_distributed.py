@@ -32,8 +32,9 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
     assert not torch.equal(first['random'], second['random']), 'both ranks draw the same masks and routes'
     for part in ('student', 'losses', 'weights'):
         for name, value in first[part].items():
-            assert torch.equal(value, second[part][name]), f'{part} {name} differs between the ranks'
-        assert any(value.abs().sum() > 0 for value in first[part].values())
+            other = second[part][name]  # both None: the decoder of a network that no route entered
+            assert (value is None and other is None) or torch.equal(value, other), f'{part} {name} differs'
+        assert any(value is not None and value.abs().sum() > 0 for value in first[part].values())
     saved = torch.load(tmp_path / 'experiments/tiny/models/distill_2.pth')
     assert [torch.equal(state['losses']['0._extra_state'], rank['random'])
             for state, rank in zip(saved['random'], (first, second))] == [True, True]

@@ -46,20 +46,21 @@ class BlockPriorMixer(nn.Module):
         return (torch.rand(num_taps, generator=generator) < self.route_probability).tolist()
 
     def forward(self, step: Step, pairs: Sequence[tuple[str, str]], mixers: Sequence[FeaturePriorMixer],
-                latent: Tensor, masks: Sequence[Tensor], route: Sequence[bool]) -> Tensor:
+                latents: Sequence[tuple[Tensor, Tensor]], masks: Sequence[Tensor], route: Sequence[bool]) -> Tensor:
         """Run the chain.
 
         Args:
             step: The iteration.
             pairs: K pairs (student block, teacher block), shallow to deep.
             mixers: K feature prior mixers.
-            latent: z¹ (N, Z, H, W).
+            latents: K pairs E_S(F_S), E_T(F_T), both (N, Z, H, W).
             masks: K masks I^k; the one of a tap serves its feature loss and the chain alike (our choice).
             route: R_1..R_K.
 
         Returns:
             The image O (N, C, sH, sW).
         """
+        latent = mixers[0].mix(*latents[0], masks[0])
         last = len(pairs) - 1
         for k, through_student in enumerate(route):
             net = step.student_net if through_student else step.teacher_net
@@ -70,8 +71,7 @@ class BlockPriorMixer(nn.Module):
             feature = net.segment(feature, own[k], own[k + 1])
             latent = mixers[k + 1].encode(feature, of_student=through_student)
             if self.remix:
-                other_pass, other = (step.teacher, pairs[k + 1][1]) if through_student else (step.student, pairs[k + 1][0])
-                other_latent = mixers[k + 1].encode(other_pass.features[other], of_student=not through_student)
-                both = (latent, other_latent) if through_student else (other_latent, latent)
+                of_student, of_teacher = latents[k + 1]
+                both = (latent, of_teacher) if through_student else (of_student, latent)
                 latent = mixers[k + 1].mix(*both, masks[k + 1])
         raise ValueError('the block prior mixer needs at least one tap, got none')

@@ -65,6 +65,7 @@ class FeaturePriorMixer(nn.Module):
             self.encoder_t = _convolutions(teacher_channels, z, z, num_layers, kernel_size)
         self.decoder_s = _convolutions(z, z, student_channels, num_layers, kernel_size)
         self.decoder_t = _convolutions(z, z, teacher_channels, num_layers, kernel_size)
+        self.latent_channels = latent_channels
         self.mask_ratio = mask_ratio
         self.mask_type = mask_type
         self.feature_scale = feature_scale
@@ -91,7 +92,7 @@ class FeaturePriorMixer(nn.Module):
             generator: On the device of ``feature``.
         """
         n, _, h, w = feature.shape
-        z = self.decoder_t[0].in_channels
+        z = self.latent_channels
         shape = {'3d': (n, z, h, w), 'channel': (n, z, 1, 1), 'pixel': (n, 1, h, w)}[self.mask_type]
         drawn = torch.rand(shape, generator=generator, device=feature.device) < self.mask_ratio
         return drawn.to(feature.dtype)
@@ -115,19 +116,9 @@ class FeaturePriorMixer(nn.Module):
         """
         return (self.decode(latent, for_student=False) - teacher_feature).abs().mean() / self.scale
 
-    def forward(self, student_feature: Tensor, teacher_feature: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix two features.
-
-        Args:
-            student_feature: F_S (N, C_S, H, W).
-            teacher_feature: F_T (N, C_T, H, W).
-            mask: I, from :meth:`draw_mask`.
-
-        Returns:
-            z and E_T(F_T), both (N, Z, H, W).
-        """
-        teacher_latent = self.encode(teacher_feature, of_student=False)
-        return self.mix(self.encode(student_feature, of_student=True), teacher_latent, mask), teacher_latent
+    def forward(self, student_feature: Tensor, teacher_feature: Tensor) -> tuple[Tensor, Tensor]:
+        """E_S(F_S) and E_T(F_T), both (N, Z, H, W), from F_S (N, C_S, H, W) and F_T (N, C_T, H, W)."""
+        return self.encode(student_feature, of_student=True), self.encode(teacher_feature, of_student=False)
 
 
 def _check_options(latent_channels: int, mask_ratio: float, mask_type: str, encoders: str, feature_scale: str,

@@ -44,8 +44,9 @@ class Report:
     built: Built = field(default_factory=Built)
 
 
-def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
-                  root: Path | None = None, files: bool = True, probe: bool = True) -> list[Problem]:
+def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none',
+                  auto_resume: bool = False, root: Path | None = None, files: bool = True,
+                  probe: bool = True) -> list[Problem]:
     """Find everything that is wrong with an option file. Nothing is written, and ``opt`` is left as it is.
 
     Args:
@@ -60,8 +61,8 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
     Returns:
         All problems, in the order of the file.
     """
-    return run_checks(opt, is_train=is_train, launcher=launcher, auto_resume=auto_resume, root=root, files=files,
-                      probe=probe).problems
+    return run_checks(opt, is_train=is_train, launcher=launcher, auto_resume=auto_resume, root=root,
+                      files=files, probe=probe).problems
 
 
 def run_checks(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
@@ -93,7 +94,7 @@ def _run(ctx: Context, probe: bool) -> tuple[dict[str, int], Built]:
 
 @contextmanager
 def _logger_left_alone() -> Iterator[None]:
-    """Building a network starts the toolbox's logger, which then would never write the log file of the run."""
+    """Building a network starts the toolbox's logger, which would then never write the run's log file."""
     name, log = 'basicsr', logging.getLogger('basicsr')
     started, handlers, propagate = name in initialized_logger, list(log.handlers), log.propagate
     try:
@@ -106,7 +107,7 @@ def _logger_left_alone() -> Iterator[None]:
 
 
 def check_distillation(opt: Mapping[str, Any]) -> list[Problem]:
-    """Check ``teacher`` and ``train.distill_opt`` alone, for a model that somebody's own training script builds.
+    """Check ``teacher`` and ``train.distill_opt`` alone, for a model that one's own training script builds.
 
     The taps are left to :func:`mipkd_plugin.losses.bind`, which the model calls next.
     """
@@ -142,7 +143,7 @@ def is_training(opt: Mapping[str, Any]) -> bool:
 
 
 def build_for_taps(opt: Mapping[str, Any]) -> tuple[nn.Module, nn.Module | None, tuple[int, int, int]]:
-    """Student, teacher (without its weights) and the shape of a training patch, whatever else is wrong in the file.
+    """Student, teacher (without its weights) and shape of a training patch, whatever else is wrong.
 
     Raises:
         OptionError: One of the networks cannot be built.

@@ -45,7 +45,7 @@ def check_components(ctx: Context) -> None:
             check_component(ctx, key, options, ARCH_REGISTRY)
     _check_window_is_named(ctx)
     for name, options in ctx.section('val', 'metrics').items():
-        check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), also=('better', ))
+        check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), ('better', ))
     if not ctx.is_train:
         return
     if ctx.distills:
@@ -75,8 +75,10 @@ def check_distillation_losses(ctx: Context) -> None:
         if check_component(ctx, where, options, LOSS_REGISTRY):
             found = lookup(LOSS_REGISTRY, options['type'])
             if not (isinstance(found, type) and issubclass(found, DistillationLoss)):
-                names = [n for n, c in LOSS_REGISTRY if isinstance(c, type) and issubclass(c, DistillationLoss)]
-                ctx.add(f'{where}.type', f'{options["type"]} is no distillation loss', f'valid here: {", ".join(names)}')
+                valid = [name for name, entry in LOSS_REGISTRY
+                         if isinstance(entry, type) and issubclass(entry, DistillationLoss)]
+                ctx.add(f'{where}.type', f'{options["type"]} is no distillation loss',
+                        f'valid here: {", ".join(valid)}')
 
 
 def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -118,11 +120,13 @@ def check_component(ctx: Context, where: str, options: Any, registry: Registry, 
     return False
 
 
-def check_arguments(ctx: Context, where: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any],
-                    given: Iterable[str] = (), also: Iterable[str] = ()) -> bool:
+def check_arguments(ctx: Context, where: str, name: str, function: Callable[..., Any],
+                    arguments: Mapping[str, Any], given: Iterable[str] = (),
+                    also: Iterable[str] = ()) -> bool:
     """Check arguments against a signature. A ``**kwargs`` beside named parameters accepts nothing more."""
     parameters = inspect.signature(function).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
+    named = [p for p in parameters
+             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
     names = [p.name for p in named]
     if not names and any(p.kind is p.VAR_KEYWORD for p in parameters):
         return True
@@ -161,8 +165,8 @@ def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> 
 
 
 def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
-    """Note that there is no such class; return the one that is probably meant, to look for further problems."""
-    names = [entry.removesuffix('_basicsr') for entry in dict(registry)]
+    """Note that there is no such class; return the one probably meant, to look for further problems."""
+    names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
     ctx.add(where, f'there is no {_KINDS[registry._name]} {name!r}', suggestion(name, names))
     return lookup(registry, nearest(name, names))
 
@@ -176,7 +180,7 @@ def _check_window_is_named(ctx: Context) -> None:
     network = ctx.section('network_g')
     if _inherits(ctx, 'SwinIRModel') and network and 'window_size' not in network:
         ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to it',
-                'write window_size: 8, or use model_type SRModel or DistillModel for a network without windows')
+                'write window_size: 8, or model_type: SRModel or DistillModel for a network without windows')
 
 
 def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
@@ -188,7 +192,8 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
         if not str(key).startswith('optim_') or not isinstance(options, Mapping):
             continue
         if options.get('type') != 'Adam':
-            ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by the toolbox', 'write type: Adam')
+            ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by the toolbox',
+                    'write type: Adam')
             continue
         arguments = {k: v for k, v in options.items() if k != 'type'}
         check_arguments(ctx, f'train.{key}', 'Adam', torch.optim.Adam, arguments, given=('params', ))
@@ -228,5 +233,5 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
         return
     total = ctx.section('train').get('total_iter')
     if name == 'CosineAnnealingRestartLR' and isinstance(total, int) and sum(options['periods']) < total:
-        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, total_iter is {total}',
-                'let the periods add up to total_iter or more')
+        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, total_iter is '
+                f'{total}', 'let the periods add up to total_iter or more')

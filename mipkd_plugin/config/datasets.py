@@ -1,4 +1,4 @@
-"""Checks of the ``datasets`` section: its keys, patch and batch sizes, and that training will reach its end."""
+"""Checks of the ``datasets`` section: keys, patch and batch sizes, and that training will reach its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from mipkd_plugin.config.components import check_dataset_type
 from mipkd_plugin.config.image_pairs import check_image_pairs
-from mipkd_plugin.config.keys import DATASET, IO_BACKENDS, MAPPING, PAIRED_IMAGES, Key
+from mipkd_plugin.config.keys import ANYTHING, DATASET, IO_BACKENDS, MAPPING, PAIRED_IMAGES, Key
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
 
@@ -29,8 +29,9 @@ def check_datasets(ctx: Context) -> dict[str, int]:
         kind = str(name).split('_')[0]
         allowed = ('train', 'val') if ctx.is_train else ('test', 'val')
         if kind not in allowed or kind == 'train' and name != 'train':
-            ctx.add(where, f'the toolbox takes no data set {name!r} for {"training" if ctx.is_train else "testing"}',
-                    'valid here: train, val, val_1, val_2, …' if ctx.is_train else 'valid here: test, test_1, test_2, …')
+            purpose, names = (('training', 'train, val, val_1, val_2, …') if ctx.is_train else
+                              ('testing', 'test, test_1, test_2, …'))
+            ctx.add(where, f'the toolbox takes no data set {name!r} for {purpose}', f'valid here: {names}')
         elif not isinstance(options, Mapping):
             ctx.add(where, f'must be a block of keys, not {options!r}')
         else:
@@ -57,8 +58,8 @@ def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[
         return (f'{gt_size} is not a multiple of the scale, {scale}',
                 f'write gt_size: {max(gt_size // scale, 1) * scale}')
     if isinstance(window, int) and window > 0 and gt_size // scale % window:
-        return (f'gt_size / scale = {gt_size // scale} is not a multiple of the window size {window} of {network}',
-                f'write gt_size: {max(gt_size // scale // window, 1) * window * scale}')
+        return (f'gt_size / scale = {gt_size // scale} is not a multiple of the window size {window} of '
+                f'{network}', f'write gt_size: {max(gt_size // scale // window, 1) * window * scale}')
     return None
 
 
@@ -84,15 +85,16 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     if not usable:
         ctx.add(f'{where}.filename_tmpl', f'{template!r} has no single {{}} for the name of the HR image',
                 "write '{}', or '{}x4' for 0001x4.png")
-    if ctx.files and ctx.scale and usable and all(
-            ctx.clean(f'{where}.{key}') and options.get(key) for key in ('dataroot_gt', 'dataroot_lq', 'io_backend')):
+    needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
+    readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
+    if ctx.files and ctx.scale and usable and readable:
         return check_image_pairs(ctx, where, options)
     return None
 
 
 def _needed_of_any(options: Mapping[str, Any]) -> dict[str, Key]:
     """The table for a data set of somebody else's class, which may have any further keys."""
-    return {**{key: Key(PAIRED_IMAGES['gt_size'].kind._replace(fits=lambda v: True)) for key in options}, **DATASET}
+    return {**{key: Key(ANYTHING) for key in options}, **DATASET}
 
 
 def _check_backend(ctx: Context, where: str, backend: Any) -> None:
@@ -100,7 +102,8 @@ def _check_backend(ctx: Context, where: str, backend: Any) -> None:
         return
     kind = backend.get('type')
     if kind not in IO_BACKENDS:
-        ctx.add(f'{where}.io_backend.type', f'there is no backend {kind!r}', suggestion(str(kind), IO_BACKENDS))
+        ctx.add(f'{where}.io_backend.type', f'there is no backend {kind!r}',
+                suggestion(str(kind), IO_BACKENDS))
     else:
         check_keys(ctx, f'{where}.io_backend', backend, IO_BACKENDS[kind], strict=True)
 
@@ -120,11 +123,12 @@ def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
 def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if str(key).startswith('dataroot') and isinstance(value, str) and not ctx.path(value).exists():
-            ctx.add(f'{where}.{key}', f'{value} does not exist; looked for {ctx.path(value)}', 'mend the path')
+            ctx.add(f'{where}.{key}', f'{value} does not exist; looked for {ctx.path(value)}',
+                    'mend the path')
 
 
 def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], images: int) -> None:
-    """The toolbox drops the last, smaller batch of an epoch but counts it: training may stop short of total_iter."""
+    """The toolbox counts the last, smaller batch of an epoch but drops it: training may stop too early."""
     batch, ratio = options.get('batch_size_per_gpu'), options.get('dataset_enlarge_ratio', 1)
     total = ctx.section('train').get('total_iter')
     if not isinstance(batch, int) or not isinstance(total, (int, float)):
@@ -141,6 +145,6 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
         return
     enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), 10 ** 8)
     ctx.add(f'{where}.dataset_enlarge_ratio',
-            f'{images} images × {ratio} in batches of {loaded * world} end after {reached(ratio)} of {int(total)} '
-            'iterations: the toolbox counts the last, incomplete batch of an epoch but leaves it out',
+            f'{images} images × {ratio} in batches of {loaded * world} end after {reached(ratio)} of '
+            f'{int(total)} iterations: the toolbox counts the last, smaller batch of an epoch but drops it',
             f'write dataset_enlarge_ratio: {enough}')

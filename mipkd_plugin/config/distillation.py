@@ -85,8 +85,8 @@ def load_teacher(ctx: Context) -> nn.Module | None:
     if not ctx.files or not isinstance(weights, str) or not (key is None or isinstance(key, str)):
         return net
     path = ctx.path(weights)
-    content = read_file(ctx, 'teacher.weights', path, 'mend the path, or put the teacher there; the first lines of '
-                        'options/train_MiPKD_*.yml and the toolbox\'s docs/ModelZoo.md say where it comes from')
+    content = read_file(ctx, 'teacher.weights', path, 'mend the path, or put the teacher there; the first '
+                        'lines of options/train_MiPKD_*.yml say where published ones come from')
     state = None if content is None else select_state(
         ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
     if net is not None and state is not None:
@@ -99,12 +99,13 @@ def load_teacher(ctx: Context) -> nn.Module | None:
 
 
 def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(C, H, W) of a low-resolution training patch; about 48×48 where ``datasets.train`` gives no usable size."""
+    """(C, H, W) of a low-resolution training patch; about 48×48 where ``datasets.train`` gives no size."""
     train = (opt.get('datasets') or {}).get('train') or {}
     channels = 1 if train.get('color') == 'y' else 3
     gt_size, scale = train.get('gt_size'), opt.get('scale')
     window = math.lcm(*_windows(opt).values())
-    if all(isinstance(size, int) and size > 0 for size in (gt_size, scale)) and gt_size % (scale * window) == 0:
+    given = all(isinstance(size, int) and size > 0 for size in (gt_size, scale))
+    if given and gt_size % (scale * window) == 0:
         return channels, gt_size // scale, gt_size // scale
     side = window * max(_DEFAULT_PATCH // window, 1)
     return channels, side, side
@@ -139,8 +140,10 @@ def build_and_fit(ctx: Context, probe: bool = True) -> Built:
 
 def _windows(opt: Mapping[str, Any]) -> dict[str, int]:
     """YAML path of a network → its window size, for those that have one."""
-    networks = {'network_g': opt.get('network_g'), 'teacher.network': (opt.get('teacher') or {}).get('network')}
-    found = {where: network.get('window_size') for where, network in networks.items() if isinstance(network, Mapping)}
+    teacher = opt.get('teacher') or {}
+    networks = {'network_g': opt.get('network_g'), 'teacher.network': teacher.get('network')}
+    found = {where: options.get('window_size') for where, options in networks.items()
+             if isinstance(options, Mapping)}
     return {where: size for where, size in found.items() if isinstance(size, int) and size > 0}
 
 
@@ -171,17 +174,19 @@ def _check_output(ctx: Context, net: nn.Module, where: str) -> bool:
             return True
         options = ctx.section(*where.split('.'))
         key = next((k for k in ('upscale', 'scale', 'upsampler') if k in options), 'type')
-        ctx.add(f'{where}.{key}', f'{options["type"]} makes (channels, height, width) = {shape} of {channels}×{side}×'
-                f'{side}; with scale {scale} it must be {(channels, side * scale, side * scale)}',
+        wanted = (channels, side * scale, side * scale)
+        ctx.add(f'{where}.{key}', f'{options["type"]} makes (channels, height, width) = {shape} of '
+                f'{channels}×{side}×{side}; with scale {scale} it must be {wanted}',
                 f'write {key}: {scale}' if key in ('upscale', 'scale') else 'use a network of this scale')
         return False
     if ctx.is_train:
-        ctx.add(where, f'cannot run on patches of {channels}×{patch}×{patch}: {failure}', 'mend its arguments')
+        ctx.add(where, f'cannot run on patches of {channels}×{patch}×{patch}: {failure}',
+                'mend its arguments')
     return False
 
 
 def _bind(ctx: Context, built: Built, sizes_fit: bool) -> None:
-    """Check the taps of all losses: by name, and, where both networks make images of one size, in a probe run."""
+    """Check the taps of all losses by name, and in a probe run if both networks make images of one size."""
     if built.student is None or built.teacher is None:
         return
     for where, loss in built.losses.items():
@@ -192,12 +197,14 @@ def _bind(ctx: Context, built: Built, sizes_fit: bool) -> None:
             with torch.random.fork_rng(devices=[]):
                 student_net, teacher_net = bind(
                     [loss], built.student, built.teacher, torch.rand(1, *probe_shape(ctx.opt)))
-            built.pairs[where] = [TapPair(student_net.infos[s], teacher_net.infos[t]) for s, t in loss.pairs]
+            infos = student_net.infos, teacher_net.infos
+            built.pairs[where] = [TapPair(infos[0][s], infos[1][t]) for s, t in loss.pairs]
             student_net.close()
             teacher_net.close()
         except TapError as error:
             for problem in error.problems:
-                ctx.add(f'{where}.taps', problem.removeprefix('taps: '), 'list the modules that can be tapped: '
-                        f'mipkd taps -opt {getattr(ctx.opt, "source", None) or "FILE.yml"}')
+                source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
+                ctx.add(f'{where}.taps', problem.removeprefix('taps: '),
+                        f'list the modules that can be tapped: mipkd taps -opt {source}')
         except FOREIGN_ERRORS as error:
             ctx.add(where, f'{type(loss).__name__}: {error}', 'mend the entry that it speaks of')

@@ -1,4 +1,4 @@
-"""Checks of the images on disk: that they are there, belong together and have the sizes that the scale asks for."""
+"""Checks of the images on disk: that they are there, belong together and have sizes that fit the scale."""
 
 from __future__ import annotations
 
@@ -56,24 +56,29 @@ def check_image_pairs(ctx: Context, where: str, options: Mapping[str, Any]) -> i
 def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool) -> bool:
     """Whether there is something to read at ``root``."""
     if as_lmdb and root.suffix != '.lmdb':
-        ctx.add(where, f'{text} does not end in .lmdb, but io_backend is lmdb', 'name an LMDB, or write type: disk')
+        ctx.add(where, f'{text} does not end in .lmdb, but io_backend is lmdb',
+                'name an LMDB, or write type: disk')
         return False
     if not as_lmdb and root.suffix == '.lmdb':
         ctx.add(where, f'{text} is an LMDB, but io_backend is disk', 'write io_backend: {type: lmdb}')
         return False
     if not root.is_dir():
         reason = 'is no folder' if root.exists() else 'does not exist'
-        flag = ' --lmdb' if as_lmdb else ''
         ctx.add(where, f'{text} {reason}; looked for {root}',
-                f'mend the path, or make it: mipkd prepare --hr DIR --scale {ctx.scale} --out {Path(text).parent}{flag}')
+                f'mend the path, or make it: {_prepare_line(ctx, text, as_lmdb)}')
         return False
     needed = ('data.mdb', 'meta_info.txt') if as_lmdb else ()
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
         ctx.add(where, f'{text} has no {" and no ".join(missing)}: it is no complete LMDB',
-                f'make it again: mipkd prepare --hr DIR --scale {ctx.scale} --out {Path(text).parent} --lmdb')
+                f'make it again: {_prepare_line(ctx, text, as_lmdb)}')
         return False
     return as_lmdb or _check_folder(ctx, where, text, root)
+
+
+def _prepare_line(ctx: Context, text: str, as_lmdb: bool) -> str:
+    flag = ' --lmdb' if as_lmdb else ''
+    return f'mipkd prepare --hr DIR --scale {ctx.scale} --out {Path(text).parent}{flag}'
 
 
 def _files(root: Path) -> list[str]:
@@ -110,20 +115,23 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
     else:
         hr_names = _files(hr_root)
         if len(hr_names) != len(lr_names):
-            ctx.add(where, f'{len(hr_names)} HR images in {hr_root}, but {len(lr_names)} LR images in {lr_root}',
-                    f'make both from the same images; without partner: {_unpaired(hr_names, lr_names, options)}')
+            alone = _unpaired(hr_names, lr_names, options)
+            ctx.add(where, f'{len(hr_names)} HR images in {hr_root}, but {len(lr_names)} LR images in '
+                    f'{lr_root}; without partner: {alone}', 'make both from the same images')
             return None
     wanted = [_lr_name(name, options) for name in hr_names]
     missing = sorted(set(wanted) - set(lr_names))
     if missing:
         template = options.get('filename_tmpl', '{}')
-        ctx.add(f'{where}.dataroot_lq', f'for filename_tmpl {template!r} the LR images {_some(missing)} are missing in '
-                f'{lr_root}, which holds {_some(lr_names)}', 'mend filename_tmpl, or rename the images')
+        ctx.add(f'{where}.dataroot_lq', f'for filename_tmpl {template!r} the LR images {_some(missing)} are '
+                f'missing in {lr_root}, which holds {_some(lr_names)}',
+                'mend filename_tmpl, or rename the images')
         return None
     few = range(min(len(hr_names), _MOST_READ))
     sizes = [(_image_size(hr_root / hr_names[i]), _image_size(lr_root / wanted[i])) for i in few]
     damaged = [str(root / names[i]) for i, pair in zip(few, sizes)
-               for root, names, size in ((hr_root, hr_names, pair[0]), (lr_root, wanted, pair[1])) if size is None]
+               for root, names, size in ((hr_root, hr_names, pair[0]), (lr_root, wanted, pair[1]))
+               if size is None]
     if damaged:
         ctx.add(where, f'cannot be read as images: {_some(damaged)}', 'mend or delete them')
     return [Pair(name, *(sizes[i] if i in few else (None, None))) for i, name in enumerate(hr_names)]
@@ -146,10 +154,10 @@ def _pairs_of_lmdb(ctx: Context, where: str, hr_root: Path, lr_root: Path) -> li
         lines = (root / 'meta_info.txt').read_text(encoding='utf-8').splitlines()
         matches = [_META_LINE.fullmatch(line) for line in lines]
         if not lines or not all(matches):
-            ctx.add(f'{where}.{key}', f'{root / "meta_info.txt"} does not list images as `name.png (h,w,c) level`',
-                    'make the LMDB again with mipkd prepare --lmdb')
+            ctx.add(f'{where}.{key}', f'{root / "meta_info.txt"} does not list images as `name.png (h,w,c) '
+                    'level`', 'make the LMDB again with mipkd prepare --lmdb')
             return None
-        entries = {m['name'].split('.')[0]: (int(m['height']), int(m['width'])) for m in matches if m is not None}
+        entries = {m['name'].split('.')[0]: (int(m['height']), int(m['width'])) for m in matches if m}
         stored = _lmdb_entries(root, next(iter(entries)))
         if stored != len(lines) or len(entries) != len(lines):
             ctx.add(f'{where}.{key}', f'{root} lists {len(lines)} images but holds {stored} (names must be '
@@ -158,8 +166,9 @@ def _pairs_of_lmdb(ctx: Context, where: str, hr_root: Path, lr_root: Path) -> li
         sizes.append(entries)
     alone = sorted(set(sizes[0]) ^ set(sizes[1]))
     if alone:
-        ctx.add(where, f'{len(sizes[0])} HR images in {hr_root}, {len(sizes[1])} LR images in {lr_root}; in only one '
-                f'of them: {_some(alone)}', 'make both from the same images with mipkd prepare --lmdb')
+        ctx.add(where, f'{len(sizes[0])} HR images in {hr_root}, {len(sizes[1])} LR images in {lr_root}; '
+                f'in only one of them: {_some(alone)}',
+                'make both from the same images with mipkd prepare --lmdb')
         return None
     return [Pair(name, size, sizes[1][name]) for name, size in sizes[0].items()]
 
@@ -179,7 +188,8 @@ def _check_sizes(ctx: Context, where: str, pairs: Sequence[Pair], gt_size: Any, 
     training = where == 'datasets.train'
     known = [(pair.name, pair.hr, pair.lr) for pair in pairs if pair.hr and pair.lr]
     wrong = [(name, hr, lr) for name, hr, lr in known
-             if (hr != (lr[0] * scale, lr[1] * scale) if training else lr != (hr[0] // scale, hr[1] // scale))]
+             if (hr != (lr[0] * scale, lr[1] * scale) if training else
+                 lr != (hr[0] // scale, hr[1] // scale))]
     if wrong:
         name, hr, lr = wrong[0]
         other = hr_root.with_name(f'{hr_root.stem}_x{scale}{hr_root.suffix}')

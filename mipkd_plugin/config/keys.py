@@ -1,7 +1,7 @@
 """The keys of an option file: the toolbox's own and ours, what may stand there, and which are needed.
 
-As of BasicSR 1.4.2: everything that ``SRModel``, ``SwinIRModel``, their base class, the pipelines, the loggers, the
-data loaders and ``PairedImageDataset`` look up.
+As of BasicSR 1.4.2: everything that ``SRModel``, ``SwinIRModel``, their base class, the pipelines, the
+loggers, the data loaders and ``PairedImageDataset`` look up.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ ANYTHING = Kind('anything', lambda v: True)
 PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
 NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
 COLOR = Kind("'y' or another text", lambda v: v is None or isinstance(v, str))
-LOSSES = Kind('one loss (a block with type) or a list of them', lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
+LOSSES = Kind('one loss (a block with type) or a list of them',
+              lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
 
 
 class Key(NamedTuple):
@@ -72,13 +73,15 @@ TOP = {
 }
 SECTIONS: dict[str, dict[str, Key]] = {
     'path': {
-        'pretrain_network_g': Key(optional(TEXT)), 'param_key_g': Key(optional(TEXT)), 'strict_load_g': Key(FLAG),
-        'resume_state': Key(optional(TEXT)), 'ignore_resume_networks': Key(optional(LIST)),
+        'pretrain_network_g': Key(optional(TEXT)), 'param_key_g': Key(optional(TEXT)),
+        'strict_load_g': Key(FLAG), 'resume_state': Key(optional(TEXT)),
+        'ignore_resume_networks': Key(optional(LIST)),
     },
     'train': {
         'ema_decay': Key(FRACTION), 'optim_g': Key(MAPPING, 'train'), 'scheduler': Key(MAPPING, 'train'),
-        'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE), 'pixel_opt': Key(optional(MAPPING)),
-        'perceptual_opt': Key(optional(MAPPING)), 'distill_opt': Key(LOSSES),
+        'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
+        'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
+        'distill_opt': Key(LOSSES),
     },
     'val': {
         'val_freq': Key(ITERATIONS, 'train'), 'save_img': Key(FLAG, 'always'), 'suffix': Key(optional(TEXT)),
@@ -91,7 +94,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
     'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},
 }
-TEACHER = {'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT))}
+TEACHER = {
+    'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
+}
 DATASET = {  # of any type; the rest is the dataset's own
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
@@ -112,7 +117,8 @@ IO_BACKENDS = {
     'memcached': {'type': Key(TEXT, 'always'), 'server_list_cfg': Key(TEXT, 'always'),
                   'client_cfg': Key(TEXT, 'always'), 'sys_path': Key(optional(TEXT))},
 }
-PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'object')
+PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel',
+         'object')
 """Model classes that look up no other key than those above."""
 
 TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, OSError, RuntimeError, TypeError,
-                  ValueError)
+FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, OSError, RuntimeError,
+                  TypeError, ValueError)
 """What other people's constructors and forward passes raise when an option has a value they cannot use."""
 
 
@@ -109,7 +109,8 @@ class Context:
 
     def clean(self, where: str) -> bool:
         """Whether nothing has been found wrong at this path or beneath it."""
-        return not any(p.where == where or p.where.startswith((f'{where}.', f'{where}[')) for p in self.problems)
+        return not any(problem.where == where or problem.where.startswith((f'{where}.', f'{where}['))
+                       for problem in self.problems)
 
     def path(self, text: str) -> Path:
         """A path of the option file as the toolbox will see it."""
@@ -118,7 +119,8 @@ class Context:
     @property
     def distills(self) -> bool:
         """Whether the model trains with a teacher. (``models`` lies above ``config``, hence by name.)"""
-        return self.model_class is not None and any(c.__name__ == 'DistillMixin' for c in self.model_class.__mro__)
+        classes = self.model_class.__mro__ if self.model_class is not None else ()
+        return any(c.__name__ == 'DistillMixin' for c in classes)
 
     @property
     def scale(self) -> int | None:
@@ -139,8 +141,10 @@ def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem
         path = problem.where
         while path and path not in opt.lines:
             path = path[:max(path.rfind('.'), path.rfind('['), 0)]
-        line = opt.lines.get(path)
-        found.append((line or 0, replace(problem, place=f'line {line}') if line and not problem.place else problem))
+        line = opt.lines.get(path, 0)
+        if line and not problem.place:
+            problem = replace(problem, place=f'line {line}')
+        found.append((line, problem))
     return list(dict.fromkeys(problem for _, problem in sorted(found, key=lambda pair: pair[0])))
 
 

@@ -11,7 +11,7 @@ from mipkd_plugin.config.weights import misfit, read_file, select_state, teacher
 
 
 def find_resume_state(ctx: Context) -> Path | None:
-    """The training state that the toolbox would resume from, as ``basicsr.train.load_resume_state`` picks it."""
+    """The training state to resume from, as ``basicsr.train.load_resume_state`` picks it."""
     if not ctx.is_train or not isinstance(ctx.opt.get('name'), str):
         return None
     if not ctx.auto_resume:
@@ -40,7 +40,8 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
         return
     models = ctx.root / 'experiments' / ctx.opt['name'] / 'models'
     path = models / f'net_g_{state["iter"]}.pth'
-    content = read_file(ctx, where, path, f'without it {state_path} cannot be resumed; restore it, or start anew')
+    content = read_file(ctx, where, path,
+                        f'without it {state_path} cannot be resumed; restore it, or start anew')
     weights = None if content is None else select_state(ctx, where, where, path, content, 'params')
     problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
     if problem:
@@ -50,8 +51,8 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
 
 
 def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built) -> None:
-    saved = read_file(ctx, where, path, 'without the state of the distillation losses training cannot resume; '
-                      'restore it, or start anew')
+    saved = read_file(ctx, where, path, 'without the state of the distillation losses training cannot '
+                      'resume; restore it, or start anew')
     if saved is None:
         return
     if not isinstance(saved, Mapping) or not {'teacher', 'losses', 'types'} <= set(saved):
@@ -61,8 +62,8 @@ def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built
     if built.teacher is not None and ctx.clean('teacher'):
         now = teacher_fingerprint(built.teacher)
         if saved['teacher'] != now:
-            ctx.add('teacher.weights', f'{weights} (sha256 {now[:12]}…) is not the teacher that {path} was trained '
-                    f'with (sha256 {saved["teacher"][:12]}…)',
+            ctx.add('teacher.weights', f'{weights} (sha256 {now[:12]}…) is not the teacher that {path} was '
+                    f'trained with (sha256 {str(saved["teacher"])[:12]}…)',
                     'name the old teacher, or start anew under another name')
     types = [type(loss).__name__ for loss in built.losses.values()]
     if ctx.clean('train.distill_opt') and saved['types'] != types:

@@ -24,8 +24,8 @@ def check_sections(ctx: Context) -> None:
         top.update({key: Key(TOP['network_g'].kind) for key in networks})
     misplaced = {'network_t', 'network_teacher'} & set(networks) if ctx.distills else set()
     for key in sorted(misplaced):
-        ctx.add(key, 'the teacher has a block of its own; the toolbox re-points networks at this level on resume',
-                'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
+        ctx.add(key, 'the teacher has a block of its own; the toolbox re-points networks at this level on '
+                'resume', 'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
     check_keys(ctx, '', {k: v for k, v in ctx.opt.items() if k not in misplaced}, top, strict)
     for path, keys in _with_networks(networks).items():
         section = ctx.section(*path.split('.'))
@@ -36,13 +36,15 @@ def check_sections(ctx: Context) -> None:
         check_keys(ctx, path, _without_teacher(ctx, path, section), keys, strict)
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
-        ctx.add('val.suffix', 'is missing, and the toolbox asks for it when it saves images', 'write suffix: ~')
+        ctx.add('val.suffix', 'is missing, and the toolbox asks for it when it saves images',
+                'write suffix: ~')
     if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
         check_keys(ctx, 'teacher', ctx.opt['teacher'], TEACHER, strict=True)
     _check_which_model_distills(ctx, strict)
 
 
-def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mapping[str, Key], strict: bool) -> None:
+def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mapping[str, Key],
+               strict: bool) -> None:
     """Check one section against its table.
 
     Args:
@@ -113,8 +115,9 @@ def check_gpus(ctx: Context) -> None:
 def launcher_problem(opt: Mapping[str, Any]) -> Problem:
     """The refusal of ``nn.DataParallel``."""
     gpus = torch.cuda.device_count() if opt.get('num_gpu') == 'auto' else opt.get('num_gpu')
-    return Problem('num_gpu', f'{gpus} GPUs without a launcher would use nn.DataParallel, whose threads race the '
-                   'hooks that read the features', f'type: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1')
+    return Problem('num_gpu', f'{gpus} GPUs without a launcher would use nn.DataParallel, whose threads race '
+                   'the hooks that read the features',
+                   f'type: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1')
 
 
 def torchrun_line(opt: Mapping[str, Any], processes: int) -> str:
@@ -139,8 +142,8 @@ def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[s
     if path != 'path' or not ctx.distills:
         return section
     for key in sorted(key for key in section if str(key).endswith(('network_t', 'param_key_t', 'load_t'))):
-        ctx.add(f'path.{key}', "the teacher's weights belong into its own block; the toolbox re-points networks "
-                'here on resume', 'write them as teacher: {weights: ….pth, param_key: params}')
+        ctx.add(f'path.{key}', "the teacher's weights belong into its own block; the toolbox re-points "
+                'networks here on resume', 'write them as teacher: {weights: ….pth, param_key: params}')
         del section[key]
     return section
 
@@ -149,7 +152,8 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
     if ctx.distills and ctx.is_train:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             if where.rpartition('.')[2] not in section:
-                ctx.add(where, f'is missing, and {ctx.opt["model_type"]} needs it', 'see options/train_MiPKD_*.yml')
+                ctx.add(where, f'is missing, and {ctx.opt["model_type"]} needs it',
+                        'see options/train_MiPKD_*.yml')
     elif strict and not ctx.distills and ctx.is_train:
         name = 'SwinIRDistillModel' if 'SwinIR' in str(ctx.opt['model_type']) else 'DistillModel'
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mipkd_plugin.config.problems import Context, nearest
 
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError,
-               OSError)
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
+               TypeError, OSError)
 
 
 def teacher_fingerprint(net: nn.Module) -> str:
@@ -47,8 +47,8 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [''])[0].rstrip('.')
-        ctx.add(where, f'{path} is no state dict: torch cannot read it ({type(error).__name__}: {reason[:160]})',
-                "give a file written by torch.save({'params': net.state_dict()}, …)")
+        ctx.add(where, f'{path} is no state dict: torch cannot read it ({type(error).__name__}: '
+                f'{reason[:160]})', "give a file written by torch.save({'params': net.state_dict()}, …)")
         return None
 
 
@@ -68,8 +68,9 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
         Name → tensor, without a leading ``module.``; None with a problem noted.
     """
     bare = _is_state(content)
-    holds = 'a bare state dict' if bare else (
-        f'the keys {", ".join(map(str, content))}' if isinstance(content, Mapping) else f'a {type(content).__name__}')
+    holds = f'a {type(content).__name__}'
+    if isinstance(content, Mapping):
+        holds = 'a bare state dict' if bare else f'the keys {", ".join(map(str, content))}'
     state = content
     if param_key is not None and isinstance(content, Mapping):
         if param_key not in content:
@@ -111,20 +112,22 @@ def misfit(net: nn.Module, state: Mapping[str, Tensor], where: str) -> tuple[str
 
 
 def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> None:
-    """Check ``path.pretrain_network_<label>`` as the toolbox will load it; ``net`` None leaves out the shapes."""
+    """Check ``path.pretrain_network_<label>`` as the toolbox will load it (into ``net``, if there is one)."""
     section, where = ctx.section('path'), f'path.pretrain_network_{label}'
     text = section.get(f'pretrain_network_{label}')
     if not isinstance(text, str):
         return
     path = ctx.path(text)
-    content = read_file(ctx, where, path, 'mend the path, put the file there, or write ~ to start from random weights')
-    if content is None:
+    content = read_file(ctx, where, path, 'mend the path, put the file there, or write ~ for random weights')
+    if not isinstance(content, Mapping):
+        if content is not None:
+            select_state(ctx, where, where, path, content, None)
         return
     keys = [section.get(f'param_key_{label}', 'params')]
     if ctx.is_train and (ctx.section('train').get('ema_decay') or 0) > 0:
         keys.append('params_ema')
     for key in keys:
-        if key == 'params_ema' and isinstance(content, Mapping) and key not in content and 'params' in content:
+        if key == 'params_ema' and key not in content and 'params' in content:
             key = 'params'  # as the toolbox does
         state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
         if state is None:

@@ -1,4 +1,4 @@
-"""Reading an option file exactly as the toolbox will, but safely and with everything it silently accepts refused."""
+"""Reading an option file exactly as the toolbox will, but safely, and refusing what it silently accepts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_options(path: str | Path, force_yml: Sequence[str] | None = None) -> Op
         The options, in the order of the file.
 
     Raises:
-        OptionError: File missing or not valid YAML, keys given twice, Python objects, wrong entries; all at once.
+        OptionError: File missing or not valid YAML, keys given twice, Python objects, wrong entries.
     """
     opt = read_options(path, force_yml)
     if opt.problems:
@@ -68,7 +68,8 @@ def _parse(path: Path) -> Options:
         mark = error.problem_mark
         place = f'line {mark.line + 1}, column {mark.column + 1}' if mark is not None else ''
         what = ', '.join(part for part in (error.context, error.problem) if part)
-        raise OptionError([Problem(str(path), f'not valid YAML: {what}', 'mend this line', place)], path) from error
+        problem = Problem(str(path), f'not valid YAML: {what}', 'mend this line', place)
+        raise OptionError([problem], path) from error
     except (yaml.YAMLError, ValueError) as error:
         raise OptionError([Problem(str(path), f'not valid YAML: {error}')], path) from error
     finally:
@@ -100,12 +101,12 @@ def _inspect(node: yaml.Node, path: str, opt: Options, above: tuple[yaml.Node, .
             key, line = str(key_node.value), key_node.start_mark.line + 1
             inner = f'{path}.{key}' if path else key
             if key_node.tag == _MERGE:
-                fatal.append(Problem(inner, 'the toolbox cannot read merge keys (<<)', 'write the entries out',
-                                     f'line {line}'))
+                fatal.append(Problem(inner, 'the toolbox cannot read merge keys (<<)',
+                                     'write the entries out', f'line {line}'))
                 continue
             if key in seen:
-                opt.problems.append(Problem(inner, f'given twice, first in line {seen[key]}; only the last would '
-                                            'count', 'keep one of them', f'line {line}'))
+                what = f'given twice, first in line {seen[key]}; only the last would count'
+                opt.problems.append(Problem(inner, what, 'keep one of them', f'line {line}'))
             seen[key] = line
             opt.lines[inner] = line
             fatal += _inspect(child, inner, opt, (*above, node))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from basicsr.archs import build_network
@@ -57,7 +58,7 @@ class MiPKDLoss(DistillationLoss):
                  loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
                  ae_weight: float = 1.0, block_weight: float = 0.1) -> None:
         super().__init__(taps)
-        self.mixer_options = {
+        self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size}
         FeaturePriorMixer(1, 1, **self.mixer_options)  # refuses options out of range now, not at the first probe
@@ -86,27 +87,28 @@ class MiPKDLoss(DistillationLoss):
         self._generator.set_state(state.cpu())
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        masks = self._draw_masks(step)
+        mixers = cast(list[FeaturePriorMixer], list(self.mixers))
+        masks = self._draw_masks(step, mixers)
         route = self.block_mixer.draw_route(len(self.pairs), self._generator)
-        latents, terms = [], {name: [] for name in ('l_feat', 'l_ae')}
-        for mixer, (s, t), mask in zip(self.mixers, self.pairs, masks):
+        latents: list[tuple[Tensor, Tensor]] = []
+        terms: dict[str, list[Tensor]] = {'l_feat': [], 'l_ae': []}
+        for mixer, (s, t), mask in zip(mixers, self.pairs, masks):
             teacher_feature = step.teacher.features[t]
             mixer.update_scale(teacher_feature)
-            latent, teacher_latent = mixer(step.student.features[s], teacher_feature, mask)
-            latents.append(latent)
+            latents.append(mixer(step.student.features[s], teacher_feature))
             if self.weights['l_feat']:
-                terms['l_feat'].append(mixer.teacher_error(latent, teacher_feature))
+                terms['l_feat'].append(mixer.teacher_error(mixer.mix(*latents[-1], mask), teacher_feature))
             if self.weights['l_ae']:
-                terms['l_ae'].append(mixer.teacher_error(teacher_latent, teacher_feature))
+                terms['l_ae'].append(mixer.teacher_error(latents[-1][1], teacher_feature))
         if self.weights['l_logits']:
             terms['l_logits'] = [logits_distance(step)]
         if self.weights['l_block']:
-            image = self.block_mixer(step, self.pairs, self.mixers, latents[0], masks, route)
+            image = self.block_mixer(step, self.pairs, mixers, latents, masks, route)
             terms['l_block'] = [(image - step.teacher.output).abs().mean()]
         return {name: self.weights[name] * torch.stack(values).mean() for name, values in terms.items() if values}
 
-    def _draw_masks(self, step: Step) -> list[Tensor]:
+    def _draw_masks(self, step: Step, mixers: Sequence[FeaturePriorMixer]) -> list[Tensor]:
         """One mask a tap. A seed drawn on the CPU starts a generator on the features' device: no mask crosses over."""
         on_device = torch.Generator(step.lq.device)
         on_device.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
-        return [mixer.draw_mask(step.student.features[s], on_device) for mixer, (s, _) in zip(self.mixers, self.pairs)]
+        return [mixer.draw_mask(step.student.features[s], on_device) for mixer, (s, _) in zip(mixers, self.pairs)]

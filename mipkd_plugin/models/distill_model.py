@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from basicsr.models.sr_model import SRModel
@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from mipkd_plugin import config
-from mipkd_plugin.losses.base import bind
+from mipkd_plugin.losses.base import DistillationLoss, bind
 from mipkd_plugin.models.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
 
+if TYPE_CHECKING:
+    from basicsr.models.sr_model import SRModel as Toolbox  # what the mixin expects of the class beside it
+else:
+    Toolbox = object
 
-class DistillMixin:
+
+class DistillMixin(Toolbox):
     """Adds distillation to any BasicSR model class that trains one network ``net_g``.
 
     ``class MyDistillModel(DistillMixin, MyModel)`` is all it takes; only ``optimize_parameters`` of the
@@ -46,17 +51,17 @@ class DistillMixin:
             seed = self.opt.get('manual_seed') or 0
             torch.manual_seed(seed)
             self.teacher = config.build_teacher(self.opt).to(self.device)
-            self.losses = nn.ModuleList(config.build_losses(self.opt))
+            losses = config.build_losses(self.opt)
             probe = torch.rand(1, *config.probe_shape(self.opt), device=self.device)
             runner = self.net_g if isinstance(self.net_g, DistributedDataParallel) else None
             self.student_net, self.teacher_net = bind(
-                list(self.losses), self.get_bare_model(self.net_g), self.teacher, probe, runner)
-        self.losses.train()
-        for index, loss in enumerate(self.losses):
+                losses, self.get_bare_model(self.net_g), self.teacher, probe, runner)
+        self.losses = nn.ModuleList(losses).train()
+        for index, loss in enumerate(losses):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
-        self._loss_runners = [self._distributed(loss) for loss in self.losses]
+        self._loss_runners = [self._distributed(loss) for loss in losses]
         self.teacher_fingerprint = config.teacher_fingerprint(self.teacher)
-        self._log_setup()
+        self._log_setup(losses)
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
@@ -126,12 +131,12 @@ class DistillMixin:
         device_ids = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
         return DistributedDataParallel(loss, device_ids=device_ids, find_unused_parameters=True)
 
-    def _log_setup(self) -> None:
+    def _log_setup(self, losses: list[DistillationLoss]) -> None:
         count = {name: sum(p.numel() for p in net.parameters())
                  for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
         lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
                  f'losses (training only) {count["losses"]:,d} parameters.']
-        for loss in self.losses:
+        for loss in losses:
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
             lines.append(f'\t{type(loss).__name__}: {pairs}')
         get_root_logger().info('\n'.join(lines))
