@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def mipkd_main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: Callable[[], int]) -> int:
     """Our own errors become one message and exit code 2; under torchrun rank 0 speaks for all."""
+    warnings.filterwarnings('ignore', 'torch.meshgrid')  # of the toolbox's SwinIR, at every start
     try:
         return command()
     except KeyboardInterrupt:
@@ -61,7 +63,7 @@ def _guarded(command: Callable[[], int]) -> int:
     except ValueError as error:
         if not type(error).__module__.startswith(__package__):
             raise
-        if os.environ.get('RANK', '0') == '0':
+        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             sys.stderr.write(f'{error}\n')
         return 2
 
@@ -186,7 +188,7 @@ def _run_pipeline(args: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    opt, is_train, report = _checked(args, None if args.mode is None else args.mode == 'train')
+    opt, is_train, report = _checked(args, None if args.mode is None else args.mode == 'train', probe='full')
     print(f'ok: {args.opt} can be used by basicsr {"train" if is_train else "test"}')
     for role, net in (('student', report.built.student), ('teacher', report.built.teacher)):
         if net is not None:

@@ -62,13 +62,18 @@ def resume_without_gpu() -> bool:
     return True
 
 
+class _NoDevice:
+    """Stands for ``torch.cuda``."""
+
+    @staticmethod
+    def current_device() -> None:
+        return None
+
+
 class _TorchOnCPU:
     """Stands for ``torch`` inside ``load_resume_state``: no current CUDA device, and loading maps to the CPU."""
 
-    class cuda:
-        @staticmethod
-        def current_device() -> None:
-            return None
+    cuda = _NoDevice
 
     @staticmethod
     def load(path: str, map_location: Any = None) -> Any:

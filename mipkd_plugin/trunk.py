@@ -118,7 +118,8 @@ def resolve_taps(taps: int | Sequence[Sequence[str]] | None, student: nn.Module,
         for path in paths:
             if path not in names:
                 problems.append(f'tap {path!r} does not exist in the {role} {type(net).__name__}{nearest(path, names)}')
-        problems += [f'tap {path!r} of the {role} is given twice' for path in sorted(set(paths)) if paths.count(path) > 1]
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        problems += [f'tap {path!r} of the {role} is given twice' for path in twice]
     if problems:
         raise TapError(problems)
     return [(pair[0], pair[1]) for pair in taps]

@@ -74,7 +74,7 @@ def batch(arch: str, size: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.
 def image_pairs(tmp_path: Path) -> Path:
     """Folders HR (48×48) and LRbicx2 (24×24) with four smooth random images."""
     rng = np.random.default_rng(0)
-    for name, size in (('HR', 48), ('LRbicx2', 24)):
+    for name in ('HR', 'LRbicx2'):
         (tmp_path / name).mkdir()
     for index in range(4):
         coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)

@@ -42,7 +42,8 @@ def test_problems_of_several_losses_are_joined() -> None:
 
 def test_taps_must_run_from_shallow_to_deep() -> None:
     found = problems([MiPKDLoss(taps=[['body.1', 'body.1'], ['body.0', 'body.3']])], *make_pair('EDSR'))
-    assert found == ['taps of the student are not shallow to deep: body.1, body.0; MiPKDLoss follows them in this order']
+    assert found == ['taps of the student are not shallow to deep: body.1, body.0; '
+                     'MiPKDLoss follows them in this order']
 
 
 def test_another_number_of_channels() -> None:

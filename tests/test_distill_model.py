@@ -143,6 +143,7 @@ def test_students_file_loads_in_a_plain_srmodel_without_this_package(train_optio
     model = model_of(opt, tmp_path)
     train(model, range(1, 2))
     model.save(0, 1)
+    weights = str(tmp_path / 'experiments/tiny/models/net_g_1.pth')
     code = f'''
 import sys, types
 from torchvision.transforms import functional
@@ -150,10 +151,10 @@ shim = types.ModuleType('functional_tensor'); shim.rgb_to_grayscale = functional
 sys.modules['torchvision.transforms.functional_tensor'] = shim
 from basicsr.models import build_model
 for key in ('params', 'params_ema'):
-    model = build_model({{'model_type': 'SRModel', 'num_gpu': 0, 'is_train': False, 'dist': False, 'scale': 2,
+    model = build_model({{
+        'model_type': 'SRModel', 'num_gpu': 0, 'is_train': False, 'dist': False, 'scale': 2,
         'network_g': {opt['network_g']!r},
-        'path': {{'pretrain_network_g': {str(tmp_path / 'experiments/tiny/models/net_g_1.pth')!r}, 'strict_load_g': True,
-                 'param_key_g': key}}}})
+        'path': {{'pretrain_network_g': {weights!r}, 'strict_load_g': True, 'param_key_g': key}}}})
 assert not any(name.startswith('mipkd') for name in sys.modules), 'the package was imported'
 print('loaded', sum(p.numel() for p in model.net_g.parameters()))
 '''

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
 from conftest import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_pair
-from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from mipkd_plugin import DistillationLoss, Step, bind

@@ -54,7 +54,8 @@ def test_golden_values() -> None:
 GOLDEN = {'l_feat': 1.00312, 'l_ae': 1.00352, 'l_logits': 0.06422, 'l_block': 0.00582}
 
 
-@pytest.mark.parametrize(('mask_type', 'shape'), [('3d', (2, 6, 4, 5)), ('channel', (2, 6, 1, 1)), ('pixel', (2, 1, 4, 5))])
+@pytest.mark.parametrize(('mask_type', 'shape'), [
+    ('3d', (2, 6, 4, 5)), ('channel', (2, 6, 1, 1)), ('pixel', (2, 1, 4, 5))])
 def test_masks_have_the_shape_of_their_type(mask_type: str, shape: tuple[int, ...]) -> None:
     mask = mixer(mask_type=mask_type).draw_mask(torch.zeros(2, 5, 4, 5), torch.Generator().manual_seed(0))
     assert mask.shape == shape

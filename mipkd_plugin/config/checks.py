@@ -23,7 +23,7 @@ from mipkd_plugin.config.components import (
 from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Built, build_and_fit, load_teacher, probe_shape
 from mipkd_plugin.config.keys import TEACHER
-from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
+from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, block, located
 from mipkd_plugin.config.resume import check_resume, find_resume_state
 from mipkd_plugin.config.sections import check_gpus, check_keys, check_numbers, check_sections
 from mipkd_plugin.config.weights import check_pretrained
@@ -46,7 +46,7 @@ class Report:
 
 def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none',
                   auto_resume: bool = False, root: Path | None = None, files: bool = True,
-                  probe: bool = True) -> list[Problem]:
+                  probe: str = 'small') -> list[Problem]:
     """Find everything that is wrong with an option file. Nothing is written, and ``opt`` is left as it is.
 
     Args:
@@ -56,7 +56,8 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
         auto_resume: Whether ``--auto_resume`` is given.
         root: What relative paths start from; the working directory by default.
         files: Whether to look at data, weights and checkpoints on disk.
-        probe: Whether to run the networks on one patch, which finds taps and scales that do not fit.
+        probe: Run the networks, which finds taps and scales that do not fit, on a ``small`` patch, on one of
+            ``full`` training size, or not at all: ``none``.
 
     Returns:
         All problems, in the order of the file.
@@ -66,7 +67,7 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
 
 
 def run_checks(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
-               root: Path | None = None, files: bool = True, probe: bool = True) -> Report:
+               root: Path | None = None, files: bool = True, probe: str = 'small') -> Report:
     """As :func:`check_options`, but also returns what was found on the way."""
     ctx = Context(opt, is_train, launcher, auto_resume, root or Path.cwd(), files)
     ctx.problems += opt.problems if isinstance(opt, Options) else []
@@ -75,7 +76,7 @@ def run_checks(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none'
     return Report(located(ctx.problems, opt), images, built)
 
 
-def _run(ctx: Context, probe: bool) -> tuple[dict[str, int], Built]:
+def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     find_model(ctx)
     check_numbers(ctx)
     check_sections(ctx)
@@ -149,10 +150,10 @@ def build_for_taps(opt: Mapping[str, Any]) -> tuple[nn.Module, nn.Module | None,
         OptionError: One of the networks cannot be built.
     """
     ctx = Context({key: opt[key] for key in ('network_g', 'teacher', 'datasets', 'scale') if key in opt},
-                  is_train='gt_size' in ((opt.get('datasets') or {}).get('train') or {}), files=False)
+                  is_train='gt_size' in block(opt, 'datasets', 'train'), files=False)
     check_component(ctx, 'network_g', opt.get('network_g'), ARCH_REGISTRY)
     check_teacher_network(ctx)
-    built = build_and_fit(ctx, probe=False)
+    built = build_and_fit(ctx, probe='none')
     teacher = load_teacher(ctx) if ctx.clean('teacher.network') else None
     if built.student is None or ctx.problems:
         raise OptionError(located(ctx.problems, opt), getattr(opt, 'source', None))

@@ -41,7 +41,7 @@ def find_model(ctx: Context) -> None:
 def check_components(ctx: Context) -> None:
     """Check types and arguments of all networks, losses, metrics, the optimizer and the scheduler."""
     for key, options in ctx.opt.items():
-        if str(key).startswith('network_') and isinstance(options, Mapping):
+        if str(key).startswith('network_') and isinstance(options, Mapping) and ctx.clean(str(key)):
             check_component(ctx, key, options, ARCH_REGISTRY)
     _check_window_is_named(ctx)
     for name, options in ctx.section('val', 'metrics').items():
@@ -168,7 +168,7 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
     ctx.add(where, f'there is no {_KINDS[registry._name]} {name!r}', suggestion(name, names))
-    return lookup(registry, nearest(name, names))
+    return lookup(registry, nearest(name, names, cutoff=0.8))
 
 
 def _inherits(ctx: Context, name: str) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries, lookup
 from mipkd_plugin.config.datasets import patch_problem
-from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, OptionError
+from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, OptionError, block
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 from mipkd_plugin.losses.base import DistillationLoss, TapPair, bind
 from mipkd_plugin.trunk import TapError, resolve_taps
@@ -40,7 +40,7 @@ class Built:
 
 def teacher_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     """The ``teacher`` block, with ``param_key`` filled in."""
-    return {'param_key': 'params', **(opt.get('teacher') or {})}
+    return {'param_key': 'params', **block(opt, 'teacher')}
 
 
 def distill_options(opt: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -100,23 +100,23 @@ def load_teacher(ctx: Context) -> nn.Module | None:
 
 def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
     """(C, H, W) of a low-resolution training patch; about 48×48 where ``datasets.train`` gives no size."""
-    train = (opt.get('datasets') or {}).get('train') or {}
+    train = block(opt, 'datasets', 'train')
     channels = 1 if train.get('color') == 'y' else 3
     gt_size, scale = train.get('gt_size'), opt.get('scale')
     window = math.lcm(*_windows(opt).values())
-    given = all(isinstance(size, int) and size > 0 for size in (gt_size, scale))
-    if given and gt_size % (scale * window) == 0:
-        return channels, gt_size // scale, gt_size // scale
     side = window * max(_DEFAULT_PATCH // window, 1)
+    if (isinstance(gt_size, int) and isinstance(scale, int) and gt_size > 0 and scale > 0
+            and gt_size % (scale * window) == 0):
+        side = gt_size // scale
     return channels, side, side
 
 
-def build_and_fit(ctx: Context, probe: bool = True) -> Built:
-    """Build student, teacher and losses as far as their options are in order, and check that they fit each other.
+def build_and_fit(ctx: Context, probe: str = 'small') -> Built:
+    """Build student, teacher and losses as far as their options are in order; check that they fit together.
 
     Args:
         ctx: Options, and where problems go.
-        probe: Whether to run the networks.
+        probe: Run the networks on a ``small`` patch, on one of ``full`` training size, or ``none``.
     """
     built = Built()
     if ctx.clean('network_g') and isinstance(ctx.opt.get('network_g'), Mapping):
@@ -131,19 +131,17 @@ def build_and_fit(ctx: Context, probe: bool = True) -> Built:
                 loss = construct(ctx, where, options, LOSS_REGISTRY)
                 if loss is not None:
                     built.losses[where] = loss
-    if probe:
+    if probe != 'none':
         sizes_fit = [_check_output(ctx, net, where) for net, where in (
             (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
-        _bind(ctx, built, all(sizes_fit))
+        _bind(ctx, built, all(sizes_fit), _small_side(ctx) if probe == 'small' else probe_shape(ctx.opt)[1])
     return built
 
 
 def _windows(opt: Mapping[str, Any]) -> dict[str, int]:
     """YAML path of a network → its window size, for those that have one."""
-    teacher = opt.get('teacher') or {}
-    networks = {'network_g': opt.get('network_g'), 'teacher.network': teacher.get('network')}
-    found = {where: options.get('window_size') for where, options in networks.items()
-             if isinstance(options, Mapping)}
+    networks = {'network_g': block(opt, 'network_g'), 'teacher.network': block(opt, 'teacher', 'network')}
+    found = {where: options.get('window_size') for where, options in networks.items()}
     return {where: size for where, size in found.items() if isinstance(size, int) and size > 0}
 
 
@@ -156,12 +154,16 @@ def _check_windows(ctx: Context) -> None:
             ctx.add('datasets.train.gt_size', *problem)
 
 
+def _small_side(ctx: Context) -> int:
+    """Side of a patch that is quick to run, and a multiple of the windows."""
+    return min(probe_shape(ctx.opt)[1], math.lcm(8, *_windows(ctx.opt).values()))
+
+
 def _check_output(ctx: Context, net: nn.Module, where: str) -> bool:
     """Whether a network runs, and makes images of the size that ``scale`` says. Tries a small input first."""
     channels, patch, _ = probe_shape(ctx.opt)
-    small = min(patch, math.lcm(8, *_windows(ctx.opt).values()))
     failure = ''
-    for side in dict.fromkeys((small, patch)):
+    for side in dict.fromkeys((_small_side(ctx), patch)):
         try:
             net.eval()
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -175,9 +177,11 @@ def _check_output(ctx: Context, net: nn.Module, where: str) -> bool:
         options = ctx.section(*where.split('.'))
         key = next((k for k in ('upscale', 'scale', 'upsampler') if k in options), 'type')
         wanted = (channels, side * scale, side * scale)
+        remedy = f'write {key}: {scale}, or mend scale' if key in ('upscale', 'scale') else (
+            'use a network of this scale')
         ctx.add(f'{where}.{key}', f'{options["type"]} makes (channels, height, width) = {shape} of '
                 f'{channels}×{side}×{side}; with scale {scale} it must be {wanted}',
-                f'write {key}: {scale}' if key in ('upscale', 'scale') else 'use a network of this scale')
+                remedy if where == 'network_g' else 'use a teacher of this scale')
         return False
     if ctx.is_train:
         ctx.add(where, f'cannot run on patches of {channels}×{patch}×{patch}: {failure}',
@@ -185,7 +189,7 @@ def _check_output(ctx: Context, net: nn.Module, where: str) -> bool:
     return False
 
 
-def _bind(ctx: Context, built: Built, sizes_fit: bool) -> None:
+def _bind(ctx: Context, built: Built, sizes_fit: bool, side: int) -> None:
     """Check the taps of all losses by name, and in a probe run if both networks make images of one size."""
     if built.student is None or built.teacher is None:
         return
@@ -196,7 +200,7 @@ def _bind(ctx: Context, built: Built, sizes_fit: bool) -> None:
                 continue
             with torch.random.fork_rng(devices=[]):
                 student_net, teacher_net = bind(
-                    [loss], built.student, built.teacher, torch.rand(1, *probe_shape(ctx.opt)))
+                    [loss], built.student, built.teacher, torch.rand(1, probe_shape(ctx.opt)[0], side, side))
             infos = student_net.infos, teacher_net.infos
             built.pairs[where] = [TapPair(infos[0][s], infos[1][t]) for s, t in loss.pairs]
             student_net.close()

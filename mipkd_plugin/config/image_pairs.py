@@ -65,25 +65,28 @@ def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool) 
     if not root.is_dir():
         reason = 'is no folder' if root.exists() else 'does not exist'
         ctx.add(where, f'{text} {reason}; looked for {root}',
-                f'mend the path, or make it: {_prepare_line(ctx, text, as_lmdb)}')
+                f'mend the path, or make it: {_prepare_line(ctx, where, text, as_lmdb)}')
         return False
     needed = ('data.mdb', 'meta_info.txt') if as_lmdb else ()
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
         ctx.add(where, f'{text} has no {" and no ".join(missing)}: it is no complete LMDB',
-                f'make it again: {_prepare_line(ctx, text, as_lmdb)}')
+                f'make it again: {_prepare_line(ctx, where, text, as_lmdb)}')
         return False
     return as_lmdb or _check_folder(ctx, where, text, root)
 
 
-def _prepare_line(ctx: Context, text: str, as_lmdb: bool) -> str:
-    flag = ' --lmdb' if as_lmdb else ''
-    return f'mipkd prepare --hr DIR --scale {ctx.scale} --out {Path(text).parent}{flag}'
+def _prepare_line(ctx: Context, where: str, text: str, as_lmdb: bool) -> str:
+    flags = ' --lmdb' if as_lmdb else ''
+    if as_lmdb and where.startswith('datasets.train.'):
+        flags += ' --crop 480 --step 240'
+    return f'mipkd prepare --hr DIR --scale {ctx.scale} --out {Path(text).parent}{flags}'
 
 
 def _files(root: Path) -> list[str]:
     """What the toolbox takes for images: every file whose name does not begin with a dot."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_file() and not entry.name.startswith('.'))
+    return sorted(entry.name for entry in root.iterdir()
+                  if entry.is_file() and not entry.name.startswith('.'))
 
 
 def _check_folder(ctx: Context, where: str, text: str, root: Path) -> bool:

@@ -72,6 +72,13 @@ class Options(dict):  # type: ignore[type-arg]
         self.problems: list[Problem] = []
 
 
+def block(options: Any, *keys: str) -> dict[str, Any]:
+    """The mapping at a path of keys, or an empty one where there is none."""
+    for key in keys:
+        options = options.get(key) if isinstance(options, Mapping) else None
+    return dict(options) if isinstance(options, Mapping) else {}
+
+
 @dataclass
 class Context:
     """One check of one option file.
@@ -102,10 +109,7 @@ class Context:
 
     def section(self, *keys: str) -> dict[str, Any]:
         """The mapping at a path of keys; empty where there is none."""
-        found: Any = self.opt
-        for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return dict(found) if isinstance(found, Mapping) else {}
+        return block(self.opt, *keys)
 
     def clean(self, where: str) -> bool:
         """Whether nothing has been found wrong at this path or beneath it."""
@@ -150,9 +154,11 @@ def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The valid name that ``name`` is probably meant to be, whatever its case, or None."""
-    lowered = {v.lower(): v for v in valid}
-    match = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=cutoff)
-    return lowered[match[0]] if match else None
+    lowered, wanted = {v.lower(): v for v in valid}, str(name).lower()
+    matches = difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
+    swapped = [match for match in matches if sorted(match) == sorted(wanted)]  # EDRS is EDSR rather than EDVR
+    longer = [v for v in lowered if len(wanted) > 3 and v.startswith(wanted)]  # latent is latent_channels
+    return next((lowered[match] for match in swapped + matches + longer), None)
 
 
 def suggestion(name: str, valid: Iterable[str]) -> str:

@@ -62,7 +62,7 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
                 ctx.add(where, 'unknown key, nothing would read it', suggestion(key, keys))
         elif not keys[key].kind.fits(value) and not looks_like_number(value):
             ctx.add(where, f'must be {keys[key].kind.name}, not {value!r}')
-    when = ('always', 'train' if ctx.is_train else 'test')
+    when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
     if path.startswith('datasets.') and not path.startswith('datasets.train'):
         when = ('always', )
     for key, entry in keys.items():

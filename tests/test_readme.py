@@ -1,0 +1,98 @@
+"""What the README tells people to type is what the commands understand."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+from conftest import REPO, STUDENTS, TEACHERS
+
+from mipkd_plugin import cli
+from mipkd_plugin.losses import MiPKDLoss
+
+README = (REPO / 'README.md').read_text(encoding='utf-8')
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', README, flags=re.S)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks('bash') for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_first_code_comes_early() -> None:
+    assert README[:README.index('```')].count('\n') < 25
+
+
+@pytest.mark.parametrize('command', [c for c in commands() if c[0] in ('basicsr', 'mipkd', 'torchrun')], ids=' '.join)
+def test_commands_parse_and_their_option_files_exist(command: list[str]) -> None:
+    if command[0] == 'torchrun':
+        assert command[2:4] == ['-m', 'mipkd_plugin']
+        command = ['basicsr', *command[4:]]
+    parser = cli._basicsr_parser() if command[0] == 'basicsr' else cli._mipkd_parser()
+    args = parser.parse_args(command[1:])
+    if getattr(args, 'opt', None):
+        assert (REPO / args.opt).is_file()
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPO / 'Makefile').read_text()
+    targets = {c[1] for c in commands() if c[0] == 'make'} | set(re.findall(r'`make (\w+)`', README))
+    assert {'demo', 'test'} <= targets
+    for target in targets:
+        assert re.search(rf'^{target}:', makefile, flags=re.M), target
+
+
+def test_named_option_files_exist() -> None:
+    for pattern in re.findall(r'`(options/[^`]+\.yml)`', README):
+        choices = re.findall(r'\{([^}]*)\}', pattern)
+        names = [pattern]
+        for choice in choices:
+            names = [name.replace('{' + choice + '}', value) for name in names for value in choice.split(',')]
+        for name in names:
+            assert list(REPO.glob(name)), name
+
+
+def test_plain_loop_runs_as_printed() -> None:
+    code = next(block for block in blocks('python') if 'Step.run' in block)
+    scope: dict[str, Any] = {'student': build_network(STUDENTS['EDSR']), 'teacher': build_network(TEACHERS['EDSR']),
+                             'loader': [(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16))] * 2}
+    exec(compile(code, 'README.md', 'exec'), scope)
+    assert scope['iteration'] == 2
+    assert torch.isfinite(scope['loss'])
+
+
+def test_two_line_model_works_as_printed() -> None:
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils.registry import Registry
+
+    from mipkd_plugin import DistillMixin
+    code = next(block for block in blocks('python') if 'DistillMixin' in block)
+    registry = Registry('test')
+    exec(code, {'MODEL_REGISTRY': registry, 'DistillMixin': DistillMixin, 'HATModel': SRModel})
+    assert issubclass(registry.get('HATDistillModel'), SRModel)
+
+
+def test_yaml_examples_are_valid_options() -> None:
+    text = blocks('yaml')[0].replace(', ...}', '}')
+    options = yaml.safe_load(text)
+    distill = dict(options['train']['distill_opt'])
+    assert distill.pop('type') == 'MiPKDLoss'
+    MiPKDLoss(**distill)
+    taps = yaml.safe_load(blocks('yaml')[1])['taps']
+    assert all(len(pair) == 2 for pair in taps)
+
+
+def test_options_of_mipkd_named_in_the_text_exist() -> None:
+    sentence = README[README.index('each such choice is an option'):]
+    names = re.findall(r'`(\w+)`', sentence[:sentence.index('\n## ')])
+    assert len(names) >= 8
+    assert set(names) <= set(inspect.signature(MiPKDLoss).parameters)
