@@ -1,4 +1,4 @@
-"""Checks of everything that is built by name: networks, losses, metrics, data sets, optimizer, schedulers."""
+"""Checks of what is built by name: networks, losses, metrics, data sets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from basicsr.utils.registry import (
     Registry,
 )
 
+from mipkd_plugin.config.keys import ARGUMENTS
 from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, nearest, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
 
@@ -39,27 +40,17 @@ def find_model(ctx: Context) -> None:
 
 
 def check_components(ctx: Context) -> None:
-    """Check types and arguments of all networks, losses, metrics, the optimizer and the scheduler."""
+    """Check types and arguments of all networks and metrics, and of what distills."""
     for key, options in ctx.opt.items():
         if str(key).startswith('network_') and isinstance(options, Mapping) and ctx.clean(str(key)):
             check_component(ctx, key, options, ARCH_REGISTRY)
     _check_window_is_named(ctx)
     for name, options in ctx.section('val', 'metrics').items():
         check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), ('better', ))
-    if not ctx.is_train:
-        return
-    if ctx.distills:
+        check_values(ctx, f'val.metrics.{name}', options)
+    if ctx.is_train and ctx.distills:
         check_teacher_network(ctx)
         check_distillation_losses(ctx)
-    train = ctx.section('train')
-    for key in ('pixel_opt', 'perceptual_opt'):
-        if isinstance(train.get(key), Mapping):
-            check_component(ctx, f'train.{key}', train[key], LOSS_REGISTRY)
-    if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and _inherits(ctx, 'SRModel'):
-        ctx.add('train.pixel_opt', 'is missing: the toolbox needs pixel_opt or perceptual_opt',
-                'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
-    _check_optimizers(ctx, train)
-    _check_scheduler(ctx, train.get('scheduler'))
 
 
 def check_teacher_network(ctx: Context) -> None:
@@ -139,6 +130,15 @@ def check_arguments(ctx: Context, where: str, name: str, function: Callable[...,
     return not unknown and not missing
 
 
+def check_values(ctx: Context, where: str, arguments: Any) -> None:
+    """Check arguments that mean the same to everything in the toolbox which takes them."""
+    for key, kind in ARGUMENTS.items():
+        if not isinstance(arguments, Mapping) or key not in arguments or kind.fits(arguments[key]):
+            continue
+        if ctx.clean(f'{where}.{key}'):
+            ctx.add(f'{where}.{key}', f'must be {kind.name}, not {arguments[key]!r}')
+
+
 def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:
     """Build a checked component without touching the options or torch's random numbers; None if it refuses.
 
@@ -171,67 +171,9 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     return lookup(registry, nearest(name, names, cutoff=0.8))
 
 
-def _inherits(ctx: Context, name: str) -> bool:
-    return ctx.model_class is not None and any(c.__name__ == name for c in ctx.model_class.__mro__)
-
-
 def _check_window_is_named(ctx: Context) -> None:
     """SwinIRModel looks the window size up in the option file, whatever the network's default is."""
     network = ctx.section('network_g')
-    if _inherits(ctx, 'SwinIRModel') and network and 'window_size' not in network:
+    if ctx.inherits('SwinIRModel') and network and 'window_size' not in network:
         ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to it',
                 'write window_size: 8, or model_type: SRModel or DistillModel for a network without windows')
-
-
-def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
-    from basicsr.models.base_model import BaseModel
-
-    if getattr(ctx.model_class, 'get_optimizer', None) is not BaseModel.get_optimizer:
-        return
-    for key, options in train.items():
-        if not str(key).startswith('optim_') or not isinstance(options, Mapping):
-            continue
-        if options.get('type') != 'Adam':
-            ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by the toolbox',
-                    'write type: Adam')
-            continue
-        arguments = {k: v for k, v in options.items() if k != 'type'}
-        check_arguments(ctx, f'train.{key}', 'Adam', torch.optim.Adam, arguments, given=('params', ))
-        if 'lr' not in arguments:
-            ctx.add(f'train.{key}.lr', 'is missing', 'write lr: !!float 1e-4')
-        elif ctx.clean(f'train.{key}'):
-            weight = torch.nn.Parameter(torch.zeros(1))
-            try:
-                torch.optim.Adam([weight], **arguments)
-            except FOREIGN_ERRORS as error:
-                ctx.add(f'train.{key}', f'Adam refuses it: {error}', 'mend the argument that it speaks of')
-
-
-def _check_scheduler(ctx: Context, options: Any) -> None:
-    from basicsr.models import lr_scheduler
-    from basicsr.models.base_model import BaseModel
-
-    if (getattr(ctx.model_class, 'setup_schedulers', None) is not BaseModel.setup_schedulers
-            or not isinstance(options, Mapping)):
-        return
-    steps, cosine = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
-    classes = {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
-    name = options.get('type')
-    if name not in classes:
-        ctx.add('train.scheduler.type', f'there is no scheduler {name!r}', suggestion(str(name), classes))
-        return
-    arguments = {key: value for key, value in options.items() if key != 'type'}
-    if not check_arguments(ctx, 'train.scheduler', name, classes[name], arguments, given=('optimizer', )):
-        return
-    if not ctx.clean('train.scheduler'):
-        return
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-    try:
-        classes[name](optimizer, **arguments)
-    except FOREIGN_ERRORS as error:
-        ctx.add('train.scheduler', f'{name} refuses it: {error}', 'mend the argument that it speaks of')
-        return
-    total = ctx.section('train').get('total_iter')
-    if name == 'CosineAnnealingRestartLR' and isinstance(total, int) and sum(options['periods']) < total:
-        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, total_iter is '
-                f'{total}', 'let the periods add up to total_iter or more')

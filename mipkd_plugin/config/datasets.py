@@ -9,7 +9,16 @@ from typing import Any
 
 from mipkd_plugin.config.components import check_dataset_type
 from mipkd_plugin.config.image_pairs import check_image_pairs
-from mipkd_plugin.config.keys import ANYTHING, DATASET, IO_BACKENDS, MAPPING, PAIRED_IMAGES, Key
+from mipkd_plugin.config.keys import (
+    ANYTHING,
+    DATASET,
+    INTEGER,
+    IO_BACKENDS,
+    ITERATIONS,
+    MAPPING,
+    PAIRED_IMAGES,
+    Key,
+)
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
 
@@ -101,7 +110,7 @@ def _check_backend(ctx: Context, where: str, backend: Any) -> None:
     if not MAPPING.fits(backend):
         return
     kind = backend.get('type')
-    if kind not in IO_BACKENDS:
+    if not isinstance(kind, str) or kind not in IO_BACKENDS:
         ctx.add(f'{where}.io_backend.type', f'there is no backend {kind!r}',
                 suggestion(str(kind), IO_BACKENDS))
     else:
@@ -129,9 +138,10 @@ def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> 
 
 def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], images: int) -> None:
     """The toolbox counts the last, smaller batch of an epoch but drops it: training may stop too early."""
-    batch, ratio = options.get('batch_size_per_gpu'), options.get('dataset_enlarge_ratio', 1)
-    total = ctx.section('train').get('total_iter')
-    if not isinstance(batch, int) or not isinstance(total, (int, float)):
+    batch: Any = options.get('batch_size_per_gpu')
+    total: Any = ctx.section('train').get('total_iter')
+    ratio = options.get('dataset_enlarge_ratio', 1)
+    if not INTEGER.fits(batch) or not ITERATIONS.fits(total):
         return
     world = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
     gpus = ctx.opt.get('num_gpu')

@@ -201,6 +201,8 @@ def _bind(ctx: Context, built: Built, sizes_fit: bool, side: int) -> None:
             with torch.random.fork_rng(devices=[]):
                 student_net, teacher_net = bind(
                     [loss], built.student, built.teacher, torch.rand(1, probe_shape(ctx.opt)[0], side, side))
+            if loss.reenters and not loss.pairs:
+                ctx.add(f'{where}.taps', f'{type(loss).__name__} needs at least one', 'write taps: 4, say')
             infos = student_net.infos, teacher_net.infos
             built.pairs[where] = [TapPair(infos[0][s], infos[1][t]) for s, t in loss.pairs]
             student_net.close()

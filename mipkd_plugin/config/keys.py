@@ -41,6 +41,7 @@ WHOLE = Kind('a whole number', is_whole)
 COUNT = Kind('a whole number, 0 or more', lambda v: is_whole(v) and v >= 0)
 INTEGER = Kind('a whole number, 1 or more', lambda v: is_whole(v) and isinstance(v, int) and v >= 1)
 ITERATIONS = Kind('a whole number, 1 or more', lambda v: is_whole(v) and v >= 1)
+NUMBER = Kind('a number', is_number)
 POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0)
 FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1)
 GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0)
@@ -66,7 +67,7 @@ class Key(NamedTuple):
 
 TOP = {
     'name': Key(TEXT, 'always'), 'model_type': Key(TEXT, 'always'), 'scale': Key(INTEGER, 'always'),
-    'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(WHOLE)), 'find_unused_parameters': Key(FLAG),
+    'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(COUNT)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
     'dist_params': Key(MAPPING), 'teacher': Key(MAPPING),
@@ -120,6 +121,15 @@ IO_BACKENDS = {
 PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel',
          'object')
 """Model classes that look up no other key than those above."""
+
+ARGUMENTS = {
+    'lr': POSITIVE, 'weight_decay': NUMBER, 'loss_weight': NUMBER, 'perceptual_weight': NUMBER,
+    'style_weight': NUMBER, 'reduction': Kind('mean or sum', lambda v: v in ('mean', 'sum')),
+    'milestones': NUMBERS, 'gamma': POSITIVE, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
+    'eta_min': NUMBER, 'crop_border': Kind('a whole number, 0 or more', lambda v: COUNT.fits(v) and type(v) is int),
+    'test_y_channel': FLAG,
+}
+"""Arguments of the toolbox's losses, metrics, optimizer and schedulers."""
 
 TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')
 """Keys at which a text may look like a number."""

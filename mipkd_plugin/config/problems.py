@@ -123,8 +123,12 @@ class Context:
     @property
     def distills(self) -> bool:
         """Whether the model trains with a teacher. (``models`` lies above ``config``, hence by name.)"""
+        return self.inherits('DistillMixin')
+
+    def inherits(self, name: str) -> bool:
+        """Whether the model class is, or has among its bases, one of this name."""
         classes = self.model_class.__mro__ if self.model_class is not None else ()
-        return any(c.__name__ == 'DistillMixin' for c in classes)
+        return any(c.__name__ == name for c in classes)
 
     @property
     def scale(self) -> int | None:
