@@ -17,6 +17,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import STUDENTS, TEACHERS, as_parsed, batch
 
 from mipkd_plugin import DistillMixin, DistillModel
+from mipkd_plugin.models.distill_state import StateError
 
 Make = Callable[..., dict[str, Any]]
 
@@ -185,7 +186,7 @@ def test_another_teacher_is_refused_on_resume(train_options: Make, tmp_path: Pat
     other = torch.load(opt['teacher']['weights'])
     other['params']['conv_first.bias'] += 1
     torch.save(other, opt['teacher']['weights'])
-    with pytest.raises(ValueError, match='was trained with another teacher'):
+    with pytest.raises(StateError, match='was trained with another teacher'):
         model_of(opt, tmp_path).resume_training(state)
 
 
@@ -197,15 +198,15 @@ def test_other_losses_or_a_lost_file_are_refused_on_resume(train_options: Make, 
     state = torch.load(tmp_path / 'experiments/tiny/training_states/1.state')
     wider = copy.deepcopy(opt)
     wider['train']['distill_opt']['latent_channels'] = 9
-    with pytest.raises(ValueError, match='distill_1.pth does not fit train.distill_opt'):
+    with pytest.raises(StateError, match='distill_1.pth does not fit train.distill_opt'):
         model_of(wider, tmp_path).resume_training(state)
     logits = copy.deepcopy(opt)
     logits['train']['distill_opt'] = {'type': 'MiPKDLoss', 'taps': 3}, {'type': 'LogitsKDLoss'}
     logits['train']['distill_opt'] = list(logits['train']['distill_opt'])
-    with pytest.raises(ValueError, match=r"asks for \['MiPKDLoss', 'LogitsKDLoss'\]"):
+    with pytest.raises(StateError, match=r"asks for \['MiPKDLoss', 'LogitsKDLoss'\]"):
         model_of(logits, tmp_path).resume_training(state)
     (tmp_path / 'experiments/tiny/models/distill_1.pth').unlink()
-    with pytest.raises(FileNotFoundError, match='distill_1.pth is missing'):
+    with pytest.raises(StateError, match='distill_1.pth is missing'):
         model_of(opt, tmp_path).resume_training(state)
 
 

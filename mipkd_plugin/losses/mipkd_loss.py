@@ -58,6 +58,8 @@ class MiPKDLoss(DistillationLoss):
                  loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
                  ae_weight: float = 1.0, block_weight: float = 0.1) -> None:
         super().__init__(taps)
+        if taps is None:
+            raise ValueError('MiPKDLoss needs taps: a number, or a list of [student block, teacher block]')
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size}

@@ -11,6 +11,10 @@ from torch import nn
 RandomState = dict[str, Any]
 
 
+class StateError(ValueError):
+    """A run cannot be resumed: its distillation state is missing or belongs to another run."""
+
+
 def _random_state(losses: nn.ModuleList) -> RandomState:
     """The losses' own generators, and torch's global one (drop-path and dropout of the student draw from it)."""
     return {'losses': {key: value for key, value in losses.state_dict().items() if key.endswith('_extra_state')},
@@ -63,19 +67,18 @@ def load_state(path: str, losses: nn.ModuleList, fingerprint: str, rank: int) ->
         rank: Which rank's random numbers to take; a rank that was not there before keeps its own.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It belongs to another teacher or to other losses.
+        StateError: There is no such file, or it belongs to another teacher or to other losses.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path} is missing: without the state of the distillation losses training cannot '
-                                'resume; restore the file, or start anew without --auto_resume')
+        raise StateError(f'{path} is missing: without the state of the distillation losses training cannot resume; '
+                         'restore the file, or start anew without --auto_resume')
     state = torch.load(path, map_location='cpu', weights_only=True)
     if state['teacher'] != fingerprint:
-        raise ValueError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
+        raise StateError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
                          f'{fingerprint[:12]}…); set teacher.weights to the old one, or start anew under another name')
     types = [type(loss).__name__ for loss in losses]
     if state['types'] != types:
-        raise ValueError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
+        raise StateError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
     weights = dict(state['losses'])
     random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)
@@ -83,6 +86,6 @@ def load_state(path: str, losses: nn.ModuleList, fingerprint: str, rank: int) ->
     try:
         losses.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f'{path} does not fit train.distill_opt: {error}; resume with the option file the run '
+        raise StateError(f'{path} does not fit train.distill_opt: {error}; resume with the option file the run '
                          'was started with') from error
     _restore_global_random(random_state)
