@@ -41,6 +41,14 @@ def everything(model: DistillModel) -> dict[str, Any]:
             'schedulers': [s.state_dict() for s in model.schedulers]}
 
 
+def after_one_step(opt: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Train one iteration, save, and return the training state as the toolbox would load it."""
+    model = model_of(opt, root)
+    train(model, range(1, 2))
+    model.save(0, 1)
+    return torch.load(root / 'experiments/tiny/training_states/1.state')
+
+
 def assert_identical(a: Any, b: Any, where: str = '') -> None:
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
@@ -179,10 +187,7 @@ def test_same_seed_gives_the_control_the_same_initial_student(train_options: Mak
 
 def test_another_teacher_is_refused_on_resume(train_options: Make, tmp_path: Path) -> None:
     opt = train_options()
-    model = model_of(opt, tmp_path)
-    train(model, range(1, 2))
-    model.save(0, 1)
-    state = torch.load(tmp_path / 'experiments/tiny/training_states/1.state')
+    state = after_one_step(opt, tmp_path)
     other = torch.load(opt['teacher']['weights'])
     other['params']['conv_first.bias'] += 1
     torch.save(other, opt['teacher']['weights'])
@@ -192,10 +197,7 @@ def test_another_teacher_is_refused_on_resume(train_options: Make, tmp_path: Pat
 
 def test_other_losses_or_a_lost_file_are_refused_on_resume(train_options: Make, tmp_path: Path) -> None:
     opt = train_options()
-    model = model_of(opt, tmp_path)
-    train(model, range(1, 2))
-    model.save(0, 1)
-    state = torch.load(tmp_path / 'experiments/tiny/training_states/1.state')
+    state = after_one_step(opt, tmp_path)
     wider = copy.deepcopy(opt)
     wider['train']['distill_opt']['latent_channels'] = 9
     with pytest.raises(StateError, match='distill_1.pth does not fit train.distill_opt'):
