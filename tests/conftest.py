@@ -18,7 +18,9 @@ from torch import nn
 import mipkd_plugin  # noqa: F401  (repairs the toolbox before basicsr is imported)
 from basicsr.archs import build_network
 
-torch.set_num_threads(1)  # tiny networks: a second thread costs more than it brings
+# tiny networks: a second thread brings little, and waits in a busy loop where another program has the core
+torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
