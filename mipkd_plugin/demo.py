@@ -224,9 +224,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out ``mipkd demo`` in the project's folder.
 
-    Returns:
-        The exit code 0.
-
     Raises:
         DemoError: Something is missing, or a training run failed.
     """
