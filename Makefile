@@ -1,5 +1,5 @@
 # make demo   the main job, small: prepare images, train, distill, compare
-# make test   all tests
+# make test   the tests, without those that take minutes
 # make lint   ruff and mypy
 # Each creates .venv and installs into it when needed. Another interpreter: make test PYTHON=python3.12
 

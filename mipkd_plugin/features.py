@@ -65,6 +65,11 @@ def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
+def nearly_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding (kernels of a GPU may sum in another order)."""
+    return a.shape == b.shape and bool(((a - b).abs().max() <= 1e-3 * b.abs().max()).item())
+
+
 def _map_size(output: Tensor, lq: Tensor) -> tuple[int, int] | None:
     """(H, W) of a map, or of tokens on the grid of ``lq`` or of an integer multiple or fraction of it."""
     if output.dim() == 4:

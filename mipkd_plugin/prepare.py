@@ -96,6 +96,7 @@ class _Manifest:
         stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources]
         self.content: dict[str, Any] = {
             'crop': settings.crop, 'step': settings.step, 'sources': stamps, 'sets': {}}
+        self.count = sum(len(cut) for cut in tiles)
         self.digest = hashlib.sha256(json.dumps(tiles).encode()).hexdigest()
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             self._join()
@@ -136,7 +137,9 @@ class _Manifest:
         entry = self.content['sets'].get(name)
         if entry is None or not (self.out / name).is_dir():
             return False
-        return name.endswith('.lmdb') or entry['finished']
+        if name.endswith('.lmdb'):
+            return True
+        return entry['finished'] and len(list((self.out / name).glob('*.png'))) == self.count
 
     def folder(self, name: str) -> Path:
         """Where the images of a set are written (an LMDB is made from them afterwards)."""

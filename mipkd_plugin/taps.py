@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.features import TapInfo, inspect_tap, map_to_tokens, tokens_to_map
+from mipkd_plugin.features import TapInfo, inspect_tap, map_to_tokens, nearly_equal, tokens_to_map
 from mipkd_plugin.step import NetPass
-from mipkd_plugin.trunk import TapError, blocks_around, nearest
+from mipkd_plugin.trunk import TapError, blocks_around, evaluating, nearest, skipping
 
 
 class TappedNet:
@@ -77,9 +77,8 @@ class TappedNet:
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
         """Run the network once, without gradient and in eval mode, and look at every tap.
 
-        A tap is refused whose module is called more or less than once, does not return a tensor, or whose tensor is
-        changed in place afterwards (EDSR's and RCAN's ``conv_after_body``, inner convolutions before an in-place
-        ReLU): a hook would then have seen something else than the network used.
+        A tap is refused whose module is not called exactly once, does not return a tensor, or whose tensor is changed
+        in place afterwards (EDSR's ``conv_after_body``): a hook would see something else than the network used.
 
         Args:
             lq: Images (N, C, H, W).
@@ -87,16 +86,33 @@ class TappedNet:
         Returns:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.
         """
-        modes = [(module, module.training) for module in self.net.modules()]
-        self.net.eval()
-        try:
-            with torch.no_grad():
-                raw, output = self._run(lq, through_runner=False)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluating(self.net):
+            raw, output = self._run(lq, through_runner=False)
         self.infos = {path: inspect_tap(path, raw[path], lq) for path in self.taps}
         return self.infos, output
+
+    def reentry_problem(self, lq: Tensor, paths: Sequence[str]) -> str:
+        """Whether features can really re-enter at ``paths``: with the network's own features nothing may change.
+
+        Args:
+            lq: Images (N, C, H, W).
+            paths: Tapped trunk blocks, shallow to deep.
+
+        Returns:
+            What is wrong, or ''. A network that does more between its blocks than call them in turn is found out here.
+        """
+        with evaluating(self.net):
+            raw, output = self._run(lq, through_runner=False)
+            features = {path: self._as_map(path, raw[path], lq) for path in paths}
+            try:
+                again = [self.segment(features[a], a, b) for a, b in zip(paths, paths[1:])]
+                image = self.finish(lq, paths[0], features[paths[0]])
+            except TapError as error:
+                return str(error)
+        pairs = [*zip(again, (features[path] for path in paths[1:])), (image, output)]
+        return '' if all(nearly_equal(a, b) for a, b in pairs) else (
+            f'{type(self.net).__name__} does more between the blocks of its trunk than call them in turn, so no '
+            'feature can re-enter there')
 
     def segment(self, feature: Tensor, after: str, until: str) -> Tensor:
         """Run the blocks behind ``after`` up to and including ``until``, and nothing else.
@@ -121,7 +137,7 @@ class TappedNet:
         tokens = self._is_tokens(after)
         x = map_to_tokens(feature) if tokens else feature
         for path in self.blocks[start + 1:stop + 1]:
-            args, kwargs = self._arguments(path, (height, width))
+            args, kwargs = self._arguments(path, after, (height, width))
             x = self.net.get_submodule(path)(x, *args, **kwargs)
         return tokens_to_map(x, height, width) if tokens else x
 
@@ -145,11 +161,11 @@ class TappedNet:
         index = self._block_index(after)
         native = map_to_tokens(feature) if self._is_tokens(after) else feature
         self._keep_eval()
-        with self._skipping(self.blocks[:index], self.blocks[index], native):
+        with skipping(self.net, self.blocks[:index], self.blocks[index], native):
             return self.net(lq)
 
     def close(self) -> None:
-        """Remove all hooks. The features of later calls are gone, the network is as it was."""
+        """Remove all hooks: the network is as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -161,8 +177,7 @@ class TappedNet:
         self.close()
 
     def _run(self, lq: Tensor, through_runner: bool = True) -> tuple[dict[str, list[tuple[Tensor, int]]], Tensor]:
-        if not self._handles and self.taps:
-            raise RuntimeError(f'this TappedNet of {type(self.net).__name__} was closed')
+        self._check_open()
         self._keep_eval()
         self._raw = {path: [] for path in self.taps}
         self._calls.clear()
@@ -172,6 +187,10 @@ class TappedNet:
             return self._raw, output
         finally:
             self._raw = None
+
+    def _check_open(self) -> None:
+        if not self._handles and self.taps:
+            raise RuntimeError(f'this TappedNet of {type(self.net).__name__} was closed')
 
     def _keep_eval(self) -> None:
         if self.frozen and self.net.training:
@@ -186,7 +205,7 @@ class TappedNet:
     def _call_recorder(self, path: str) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._raw is not None:
-                self._calls[path] = (args[1:], kwargs)
+                self._calls[path] = (args[:1] and (None, *args[1:]), kwargs)  # without the feature itself
         return record
 
     def _as_map(self, path: str, seen: list[tuple[Tensor, int]], lq: Tensor) -> Tensor:
@@ -198,6 +217,7 @@ class TappedNet:
         return tokens_to_map(output, info.height, info.width) if info.tokens else output
 
     def _block_index(self, path: str) -> int:
+        self._check_open()
         if path not in self.blocks:
             trunk = self.blocks[0].rpartition('.')[0] if self.blocks else None
             raise TapError([f'{path!r} is no block of the trunk {trunk!r} of {type(self.net).__name__}; '
@@ -210,33 +230,18 @@ class TappedNet:
                                'name it in taps and run probe() or the network first')
         return self.infos[path].tokens
 
-    def _arguments(self, path: str, size: tuple[int, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _arguments(self, path: str, after: str, size: tuple[int, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        name = type(self.net).__name__
         if path not in self._calls:
-            raise RuntimeError(f'block {path!r} of {type(self.net).__name__} has not run yet; run the network first')
+            raise RuntimeError(f'block {path!r} of {name} has not run yet; run the network first')
         args, kwargs = self._calls[path]
-        known = self.infos[self.taps[0]]
-        if (args or kwargs) and size != (known.height, known.width):
-            raise RuntimeError(f'the blocks of {type(self.net).__name__} take arguments that belong to features of '
+        if not args:
+            raise TapError([f'block {path!r} of {name} is called with keywords only: no feature can re-enter there'])
+        known = self.infos[after]
+        if (args[1:] or kwargs) and size != (known.height, known.width):
+            raise RuntimeError(f'the blocks of {name} take arguments that belong to features of '
                                f'{known.height}×{known.width}, got {size[0]}×{size[1]}; run it at this size first')
-        return args, kwargs
-
-    @contextmanager
-    def _skipping(self, skipped: Sequence[str], replaced: str, native: Tensor) -> Iterator[None]:
-        """For one forward pass, let ``skipped`` blocks pass their input on and ``replaced`` return ``native``."""
-        answers: list[tuple[nn.Module, Callable[..., Tensor]]] = [
-            (self.net.get_submodule(path), lambda x, *args, **kwargs: x) for path in skipped]
-        answers.append((self.net.get_submodule(replaced), lambda x, *args, **kwargs: native))
-        before = [module.__dict__.get('forward') for module, _ in answers]
-        try:
-            for module, answer in answers:
-                module.__dict__['forward'] = answer
-            yield
-        finally:
-            for (module, _), old in zip(answers, before):
-                if old is None:
-                    module.__dict__.pop('forward', None)
-                else:
-                    module.__dict__['forward'] = old
+        return args[1:], kwargs
 
 
 def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class TapError(ValueError):
@@ -138,3 +140,35 @@ def _spaced_pairs(num_taps: int, student: nn.Module, teacher: nn.Module) -> list
     if problems:
         raise TapError(problems)
     return list(zip(*sides))
+
+
+@contextmanager
+def skipping(net: nn.Module, skipped: Sequence[str], replaced: str, output: Tensor) -> Iterator[None]:
+    """Inside the block, ``skipped`` modules pass their input on and ``replaced`` returns ``output``, uncomputed."""
+    answers: list[tuple[nn.Module, Callable[..., Tensor]]] = [
+        (net.get_submodule(path), lambda x, *args, **kwargs: x) for path in skipped]
+    answers.append((net.get_submodule(replaced), lambda *args, **kwargs: output))
+    before = [module.__dict__.get('forward') for module, _ in answers]
+    try:
+        for module, answer in answers:
+            module.__dict__['forward'] = answer
+        yield
+    finally:
+        for (module, _), old in zip(answers, before):
+            if old is None:
+                module.__dict__.pop('forward', None)
+            else:
+                module.__dict__['forward'] = old
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Inside the block: eval mode and no gradient; afterwards every module has its own mode again."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

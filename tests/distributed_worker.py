@@ -34,7 +34,6 @@ def main(options: str, out: str) -> None:
                                             if not k.endswith('_extra_state')}},
         'random': model.losses[0].get_extra_state()}, Path(out) / f'rank{rank}.pth')
     model.save(0, 2)
-    torch.distributed.destroy_process_group()
 
 
 main(*sys.argv[1:])

@@ -7,7 +7,7 @@ import torch
 from basicsr.archs import build_network
 from conftest import STUDENTS, TEACHERS, make_pair
 
-from mipkd_plugin import LogitsKDLoss, MiPKDLoss, TapError, bind
+from mipkd_plugin import LogitsKDLoss, MiPKDLoss, Step, TapError, bind
 
 PROBE = torch.zeros(1, 3, 8, 8)
 
@@ -75,3 +75,33 @@ def test_binding_twice_builds_the_mixers_once() -> None:
 def test_options_out_of_range(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MiPKDLoss(**options)
+
+
+def test_a_trunk_that_does_not_chain_is_refused() -> None:
+    student, teacher = make_pair('EDSR')
+
+    class Fusion(type(teacher)):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            outputs = [self.conv_first(x)]
+            for block in self.body:
+                outputs.append(torch.relu(block(outputs[-1])))
+            return self.conv_last(self.upsample(sum(outputs)))
+
+    teacher.__class__ = Fusion
+    found = problems([MiPKDLoss(taps=2, latent_channels=4)], student, teacher)
+    assert found == ['Fusion does more between the blocks of its trunk than call them in turn, so no feature can '
+                     're-enter there']
+
+
+def test_a_network_is_not_its_own_teacher() -> None:
+    student, _ = make_pair('EDSR')
+    with pytest.raises(ValueError, match='one and the same network'):
+        bind([LogitsKDLoss()], student, student, PROBE)
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_an_unbound_loss_says_so() -> None:
+    student_net, teacher_net = bind([LogitsKDLoss()], *make_pair('EDSR'), PROBE)
+    step = Step.run(student_net, teacher_net, PROBE, torch.zeros(1, 3, 16, 16), 1)
+    with pytest.raises(RuntimeError, match='MiPKDLoss has no mixers yet: bind it'):
+        MiPKDLoss(taps=2)(step)

@@ -92,6 +92,59 @@ def test_optimizer_has_a_group_for_the_student_and_one_for_the_losses(train_opti
     assert [group['lr'] for group in groups] == [0.0005, 0.0005]  # the scheduler moves both
 
 
+def test_the_running_feature_scale_moves_during_training(train_options: Make, tmp_path: Path) -> None:
+    model = model_of(train_options(), tmp_path)
+    train(model, range(1, 3))
+    for mixer in model.losses[0].mixers:
+        assert mixer.num_batches == 2
+        assert mixer.scale != 1
+
+
+def test_two_losses_draw_different_random_numbers(train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [opt['train']['distill_opt'], dict(opt['train']['distill_opt'])]
+    first, second = model_of(opt, tmp_path).losses
+    assert not torch.equal(first.get_extra_state(), second.get_extra_state())
+
+
+def test_an_interrupted_save_leaves_the_old_file(train_options: Make, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_options(), tmp_path)
+    model.save(0, 1)
+    path = tmp_path / 'experiments/tiny/models/distill_1.pth'
+    before = path.read_bytes()
+
+    def interrupted(state: object, target: str) -> None:
+        Path(target).write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, 'save', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.save(0, 1)
+    assert path.read_bytes() == before
+
+
+def test_perceptual_terms_keep_their_names(train_options: Make, tmp_path: Path) -> None:
+    model = model_of(train_options(), tmp_path)
+    model.cri_perceptual = lambda output, gt: (output.mean() * 0 + 3, output.mean() * 0 + 5)
+    train(model, range(1, 2))
+    log = model.get_current_log()
+    assert (log['l_percep'], log['l_style']) == (3, 5)
+
+
+def test_a_model_with_two_optimizers_is_refused(train_options: Make, tmp_path: Path) -> None:
+    class TwoOptimizers(SRModel):
+        def setup_optimizers(self) -> None:
+            super().setup_optimizers()
+            self.optimizers.append(torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]))
+
+    class Mixed(DistillMixin, TwoOptimizers):
+        pass
+
+    with pytest.raises(ValueError, match='Mixed has 2 optimizers; DistillMixin trains one'):
+        Mixed(as_parsed(train_options(), tmp_path))
+
+
 def test_a_loss_without_parameters_adds_no_group(train_options: Make, tmp_path: Path) -> None:
     opt = train_options()
     opt['train']['distill_opt'] = {'type': 'LogitsKDLoss'}
@@ -207,6 +260,10 @@ def test_other_losses_or_a_lost_file_are_refused_on_resume(train_options: Make, 
     logits['train']['distill_opt'] = list(logits['train']['distill_opt'])
     with pytest.raises(StateError, match=r"asks for \['MiPKDLoss', 'LogitsKDLoss'\]"):
         model_of(logits, tmp_path).resume_training(state)
+    moved = copy.deepcopy(opt)
+    moved['train']['distill_opt']['taps'] = [[f'body.{i}', f'body.{i}'] for i in range(3)]
+    with pytest.raises(StateError, match=r"was trained with the taps \[\[\['body.0', 'body.1'\]"):
+        model_of(moved, tmp_path).resume_training(state)
     (tmp_path / 'experiments/tiny/models/distill_1.pth').unlink()
     with pytest.raises(StateError, match='distill_1.pth is missing'):
         model_of(opt, tmp_path).resume_training(state)

@@ -159,8 +159,16 @@ def test_chain_follows_the_route(route: list[bool], remix: bool) -> None:
     torch.testing.assert_close(chain.image(route), expected)
 
 
-def test_teachers_blocks_pass_the_gradient_to_the_student() -> None:
+def test_two_passes_before_one_backward() -> None:
     chain = Chain()
+    first, second = (sum(chain.loss(chain.step).values()) for _ in range(2))
+    (first + second).backward()
+    assert chain.step.student_net.net.conv_first.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('remix', [True, False])
+def test_teachers_blocks_pass_the_gradient_to_the_student(remix: bool) -> None:
+    chain = Chain(remix)
     chain.image([False, False, False]).sum().backward()
     assert chain.step.student_net.net.conv_first.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in chain.step.teacher_net.net.parameters())

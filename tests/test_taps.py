@@ -228,3 +228,69 @@ def test_list_taps_looks_at_every_module() -> None:
     assert (infos['upsample'].height, infos['upsample'].channels) == (16, 12)
     assert 'in place' in infos['conv_after_body'].problem
     assert hook_count(net) == 0
+
+
+class KeywordBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        return x + gain * self.conv(x)
+
+
+class Toy(nn.Module):
+    """A network whose blocks are called in one of several ways."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.style = style
+        self.head = nn.Conv2d(3, 4, 3, padding=1)
+        self.layers = nn.ModuleList(KeywordBlock() for _ in range(3))
+        self.tail = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        for layer in self.layers:
+            if self.style == 'keyword only':
+                x = layer(x=x)
+            elif self.style == 'between':
+                x = torch.relu(layer(x))
+            else:
+                x = layer(x, gain=3.0)
+        return self.tail(x)
+
+
+def test_keyword_arguments_of_the_blocks_are_kept() -> None:
+    net, lq = Toy('gain').eval(), torch.rand(1, 3, 8, 8)
+    with TappedNet(net, ['layers.0', 'layers.2']) as tapped:
+        run = tapped(lq)
+        again = tapped.segment(run.features['layers.0'], 'layers.0', 'layers.2')
+        torch.testing.assert_close(again, run.features['layers.2'], rtol=0, atol=0)
+        assert tapped.reentry_problem(lq, ['layers.0', 'layers.2']) == ''
+
+
+@pytest.mark.parametrize(('style', 'reason'), [
+    ('keyword only', "block 'layers.1' of Toy is called with keywords only"),
+    ('between', 'Toy does more between the blocks of its trunk than call them in turn')])
+def test_a_trunk_that_cannot_be_reentered_is_refused(style: str, reason: str) -> None:
+    with TappedNet(Toy(style), ['layers.0', 'layers.1', 'layers.2']) as tapped:
+        assert reason in tapped.reentry_problem(torch.rand(1, 3, 8, 8), ['layers.0', 'layers.1', 'layers.2'])
+
+
+def test_another_tap_of_another_size_does_not_disturb_reentry() -> None:
+    net, lq = build_network(NETWORKS['SwinIR']).eval(), torch.rand(1, 3, 8, 8)
+    with TappedNet(net, ['upsample', 'layers.0', 'layers.1']) as tapped:
+        run = tapped(lq)
+        torch.testing.assert_close(tapped.segment(run.features['layers.0'], 'layers.0', 'layers.1'),
+                                   run.features['layers.1'])
+
+
+def test_a_closed_net_cannot_be_reentered() -> None:
+    net, lq = build_network(NETWORKS['EDSR']).eval(), torch.rand(1, 3, 8, 8)
+    tapped = TappedNet(net, ['body.0', 'body.1'])
+    feature = tapped(lq).features['body.0']
+    tapped.close()
+    for call in (lambda: tapped.segment(feature, 'body.0', 'body.1'), lambda: tapped.finish(lq, 'body.0', feature)):
+        with pytest.raises(RuntimeError, match='was closed'):
+            call()

@@ -77,12 +77,18 @@ class FeaturePriorMixer(nn.Module):
 
     @torch.no_grad()
     def update_scale(self, teacher_feature: Tensor) -> None:
-        """Take the mean of |F_T| of this batch (N, C, H, W) into the running mean; the first batch sets it."""
+        """Take the mean of |F_T| of this batch (N, C, H, W), over all ranks, into the running mean; the first sets it.
+
+        The buffers are replaced, not changed in place: earlier forward passes may still wait for their backward.
+        """
         if self.feature_scale == 'none' or not self.training:
             return
         mean = teacher_feature.abs().mean().clamp_min(1e-12)
-        self.scale.copy_(torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean))
-        self.num_batches += 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(mean)
+            mean /= torch.distributed.get_world_size()
+        self.scale = torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean)
+        self.num_batches = self.num_batches + 1
 
     def draw_mask(self, feature: Tensor, generator: torch.Generator) -> Tensor:
         """Draw I for a feature (N, C, H, W): 0 or 1 in a shape that broadcasts to (N, Z, H, W).

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from mipkd_plugin.config.distillation import Built
 from mipkd_plugin.config.problems import Context
@@ -32,7 +35,8 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
         built: Student, teacher and losses of these options.
     """
     where = '--auto_resume' if ctx.auto_resume else 'path.resume_state'
-    state = read_file(ctx, where, state_path, 'mend the path, or write ~ to start anew')
+    damaged = f'a save was cut short: delete {state_path} to resume from the training state before it'
+    state = read_file(ctx, where, state_path, 'mend the path, or write ~ to start anew', damaged)
     if state is None:
         return
     if not isinstance(state, Mapping) or not {'iter', 'epoch', 'optimizers', 'schedulers'} <= set(state):
@@ -41,18 +45,18 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
     models = ctx.root / 'experiments' / ctx.opt['name'] / 'models'
     path = models / f'net_g_{state["iter"]}.pth'
     content = read_file(ctx, where, path,
-                        f'without it {state_path} cannot be resumed; restore it, or start anew')
+                        f'without it {state_path} cannot be resumed; restore it, or start anew', damaged)
     weights = None if content is None else select_state(ctx, where, where, path, content, 'params')
     problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
     if problem:
         ctx.add(where, f'{path} {problem[0]}', 'resume with the option file the run was started with')
     if ctx.distills:
-        _check_distillation_state(ctx, where, models / f'distill_{state["iter"]}.pth', built)
+        _check_distillation_state(ctx, where, models / f'distill_{state["iter"]}.pth', built, damaged)
 
 
-def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built) -> None:
+def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built, damaged: str) -> None:
     saved = read_file(ctx, where, path, 'without the state of the distillation losses training cannot '
-                      'resume; restore it, or start anew')
+                      'resume; restore it, or start anew', damaged)
     if saved is None:
         return
     if not isinstance(saved, Mapping) or not {'teacher', 'losses', 'types'} <= set(saved):
@@ -69,3 +73,19 @@ def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built
     if ctx.clean('train.distill_opt') and saved['types'] != types:
         ctx.add('train.distill_opt', f'asks for {types}, but {path} holds {list(saved["types"])}',
                 'resume with the option file the run was started with')
+        return
+    _check_loss_state(ctx, path, saved, built)
+
+
+def _check_loss_state(ctx: Context, path: Path, saved: Mapping[str, Any], built: Built) -> None:
+    """The losses must be of the sizes and at the taps that were saved; only known if all of them could be bound."""
+    remedy = 'resume with the option file the run was started with'
+    if not ctx.clean('train.distill_opt') or set(built.pairs) != set(built.losses):
+        return
+    pairs = [[list(pair.paths) for pair in built.pairs[where]] for where in built.losses]
+    if saved.get('pairs', pairs) != pairs:
+        ctx.add('train.distill_opt', f'has the taps {pairs}, but {path} was trained with {saved["pairs"]}', remedy)
+        return
+    problem = misfit(nn.ModuleList(built.losses.values()), saved['losses'], 'train.distill_opt')
+    if problem:
+        ctx.add('train.distill_opt', f'{path} {problem[0].replace("ModuleList", "the losses")}', remedy)

@@ -27,7 +27,7 @@ def teacher_fingerprint(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_file(ctx: Context, where: str, path: Path, remedy: str) -> Any:
+def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '') -> Any:
     """Load a file of tensors, with nothing in it executed.
 
     Args:
@@ -35,6 +35,7 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str) -> Any:
         where: YAML path that names the file.
         path: The file.
         remedy: What to do if it is not there.
+        unreadable: What to do if it is damaged.
 
     Returns:
         Its content, or None with a problem noted.
@@ -46,9 +47,10 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except _UNREADABLE as error:
-        reason = (str(error).splitlines() or [''])[0].rstrip('.')
-        ctx.add(where, f'{path} is no state dict: torch cannot read it ({type(error).__name__}: '
-                f'{reason[:160]})', "give a file written by torch.save({'params': net.state_dict()}, …)")
+        reason = (str(error).splitlines() or [''])[0].rstrip('.')[:160]
+        what = 'damaged' if unreadable else 'no state dict'
+        ctx.add(where, f'{path} is {what}: torch cannot read it ({type(error).__name__}: {reason})',
+                unreadable or "give a file written by torch.save({'params': net.state_dict()}, …)")
         return None
 
 

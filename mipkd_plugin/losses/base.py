@@ -90,9 +90,12 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
         Tapped student, tapped teacher (frozen).
 
     Raises:
+        ValueError: Student and teacher are the same object.
         TapError: With all problems at once: taps that do not exist, change in place or differ in H×W, a teacher of
             another scale.
     """
+    if student is teacher:
+        raise ValueError('student and teacher are one and the same network: it would be frozen')
     problems: list[str] = []
     pairs: list[list[tuple[str, str]]] = []
     for loss in losses:
@@ -140,8 +143,12 @@ def _probe_problems(student_net: TappedNet, teacher_net: TappedNet, losses: Sequ
                 problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
                                 f'{b.height}×{b.width}; choose modules whose features have the same height and width')
         if loss.reenters:
-            problems += _reentry_problems(type(loss).__name__, student_net, [s for s, _ in per_loss], 'student')
-            problems += _reentry_problems(type(loss).__name__, teacher_net, [t for _, t in per_loss], 'teacher')
+            for role, net, side in (('student', student_net, 0), ('teacher', teacher_net, 1)):
+                paths = [pair[side] for pair in per_loss]
+                found = _reentry_problems(type(loss).__name__, net, paths, role)
+                if not found and not any(net.infos[path].problem for path in paths):
+                    found = [problem for problem in [net.reentry_problem(probe, paths)] if problem]
+                problems += found
     return problems
 
 

@@ -40,6 +40,7 @@ class MiPKDLoss(DistillationLoss):
         feature_scale: ``running`` or ``none``.
         num_layers: Convolutions per encoder and decoder.
         kernel_size: Size of their kernels.
+        momentum: Weight of the newest batch in the running feature scale.
         loss_weight: Common factor on all terms.
         kd_weight: λ_kd of ``l_logits``.
         feat_weight: λ_feat of ``l_feat``.
@@ -55,14 +56,15 @@ class MiPKDLoss(DistillationLoss):
     def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int = 64, mask_ratio: float = 0.5,
                  mask_type: str = '3d', encoders: str = 'separate', route_probability: float = 0.5,
                  remix: bool = True, feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
-                 loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
+                 momentum: float = 0.01, loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
                  ae_weight: float = 1.0, block_weight: float = 0.1) -> None:
         super().__init__(taps)
         if taps is None:
             raise ValueError('MiPKDLoss needs taps: a number, or a list of [student block, teacher block]')
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
-            'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size}
+            'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
+            'momentum': momentum}
         FeaturePriorMixer(1, 1, **self.mixer_options)  # refuses options out of range now, not at the first probe
         self.block_mixer = BlockPriorMixer(route_probability, remix)
         self.mixers = nn.ModuleList()
@@ -89,6 +91,8 @@ class MiPKDLoss(DistillationLoss):
         self._generator.set_state(state.cpu())
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        if not self.mixers:
+            raise RuntimeError('MiPKDLoss has no mixers yet: bind it to a student and a teacher first, see bind()')
         mixers = cast(list[FeaturePriorMixer], list(self.mixers))
         masks = self._draw_masks(step, mixers)
         route = self.block_mixer.draw_route(len(self.pairs), self._generator)

@@ -67,6 +67,10 @@ class DistillMixin(Toolbox):
     def setup_optimizers(self) -> None:
         """The toolbox's optimizer, with the parameters of the losses as a second group."""
         super().setup_optimizers()
+        if len(self.optimizers) != 1:
+            raise config.OptionError([config.Problem(
+                'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers; DistillMixin trains one '
+                'network with one optimizer', 'use a model class that trains net_g alone')])
         parameters = [p for p in self.losses.parameters() if p.requires_grad]
         if parameters:
             self.optimizer_g.add_param_group({'params': parameters})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+
+from mipkd_plugin.losses.base import DistillationLoss
 
 RandomState = dict[str, Any]
 
@@ -26,6 +28,10 @@ def _restore_global_random(state: RandomState) -> None:
     torch.set_rng_state(state['cpu'])
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'])
+
+
+def _pairs(losses: nn.ModuleList) -> list[list[list[str]]]:
+    return [[list(pair) for pair in cast(DistillationLoss, loss).pairs] for loss in losses]
 
 
 def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[RandomState]:
@@ -51,6 +57,7 @@ def save_state(path: str, losses: nn.ModuleList, fingerprint: str, random_states
         OSError: The file cannot be written.
     """
     state = {'teacher': fingerprint, 'types': [type(loss).__name__ for loss in losses],
+             'pairs': _pairs(losses),
              'losses': losses.state_dict(), 'random': random_states}
     temporary = f'{path}.part'
     torch.save(state, temporary)
@@ -80,12 +87,15 @@ def load_state(path: str, losses: nn.ModuleList, fingerprint: str, rank: int) ->
     if state['types'] != types:
         raise StateError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
+    if state['pairs'] != _pairs(losses):
+        raise StateError(f'{path} was trained with the taps {state["pairs"]}, now they are {_pairs(losses)}; '
+                         'resume with the option file the run was started with')
     weights = dict(state['losses'])
     random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)
     weights.update(random_state['losses'])
     try:
         losses.load_state_dict(weights)
     except RuntimeError as error:
-        raise StateError(f'{path} does not fit train.distill_opt: {error}; resume with the option file the run '
-                         'was started with') from error
+        raise StateError(f'{path} does not fit train.distill_opt: {str(error).splitlines()[-1].strip()}; '
+                         'resume with the option file the run was started with') from error
     _restore_global_random(random_state)
