@@ -16,8 +16,8 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import STUDENTS, TEACHERS, as_parsed, batch
 
-from mipkd_plugin import DistillMixin, DistillModel
-from mipkd_plugin.models.distill_state import StateError
+from mipkd_plugin import DistillMixin, DistillModel, config
+from mipkd_plugin.models.distill_state import StateError, load_state
 
 Make = Callable[..., dict[str, Any]]
 
@@ -341,3 +341,48 @@ def test_data_parallel_is_refused_with_the_line_to_type(train_options: Make, tmp
     model.opt['num_gpu'] = 4
     with pytest.raises(ValueError, match='torchrun --nproc_per_node=4 -m mipkd_plugin train'):
         model.init_training_settings()
+
+
+def test_every_rank_resumes_with_its_own_random_numbers(train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    after_one_step(opt, tmp_path)
+    path = tmp_path / 'experiments/tiny/models/distill_1.pth'
+    saved = torch.load(path)
+    generator = torch.Generator().manual_seed(77)
+    second = {**saved['random'][0], 'losses': {'0._extra_state': generator.get_state()}}
+    torch.save({**saved, 'random': [saved['random'][0], second]}, path)
+    model = model_of(opt, tmp_path)
+    load_state(str(path), model.losses, model.teacher_fingerprint, rank=1)
+    assert torch.equal(model.losses[0].get_extra_state(), generator.get_state())
+    model.losses[0].seed(5)
+    own = model.losses[0].get_extra_state()
+    load_state(str(path), model.losses, model.teacher_fingerprint, rank=2)  # was not there before
+    assert torch.equal(model.losses[0].get_extra_state(), own)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda opt: None, None),
+    (lambda opt: opt['train']['distill_opt'].update(latent_channels=9), 'of another shape'),
+    (lambda opt: opt['train']['distill_opt'].update(taps=[['body.0', 'body.0'], ['body.1', 'body.1'],
+                                                          ['body.2', 'body.2']]), 'was trained with'),
+    (lambda opt: opt['train'].update(distill_opt={'type': 'LogitsKDLoss'}), "asks for ['LogitsKDLoss']"),
+    (lambda opt: opt['network_g'].update(num_feat=9), 'does not fit EDSR'),
+])
+def test_the_check_compares_a_checkpoint_with_the_options(change: Callable[[dict[str, Any]], None], message: str | None,
+                                                          train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    after_one_step(opt, tmp_path)
+    change(opt)
+    problems = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path)
+    assert any(message in str(problem) for problem in problems) if message else problems == []
+
+
+@pytest.mark.parametrize('name', ['training_states/1.state', 'models/net_g_1.pth', 'models/distill_1.pth'])
+def test_a_save_cut_short_is_named_with_a_way_out(name: str, train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    after_one_step(opt, tmp_path)
+    path = tmp_path / 'experiments/tiny' / name
+    path.write_bytes(path.read_bytes()[:100])
+    problem, = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path)
+    assert f'{path} is damaged' in str(problem)
+    assert '1.state to resume from the training state before it' in str(problem)
