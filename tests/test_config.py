@@ -21,7 +21,7 @@ from basicsr.utils.options import parse_options
 from conftest import REPO, STUDENTS, TEACHERS
 from torch import nn
 
-from mipkd_plugin import config
+from mipkd_plugin import bind, config
 
 Make = Callable[..., dict[str, Any]]
 OPTION_FILES = sorted((REPO / 'options').rglob('*.yml'))
@@ -438,8 +438,10 @@ def test_resume(train_options: Make, tmp_path: Path) -> None:
     found = problems_of(opt, auto_resume=True, root=tmp_path)
     assert [name in text for name, text in zip(('net_g_12.pth', 'distill_12.pth'), found)] == [True, True]
     torch.save({'params': build_network(STUDENTS['EDSR']).state_dict()}, folder / 'models/net_g_12.pth')
-    state = {'teacher': config.teacher_fingerprint(config.build_teacher(opt)), 'types': ['MiPKDLoss'],
-             'losses': {}, 'random': []}
+    losses, teacher = config.build_losses(opt), config.build_teacher(opt)
+    bind(losses, build_network(STUDENTS['EDSR']), teacher, torch.zeros(1, 3, 8, 8))
+    state = {'teacher': config.teacher_fingerprint(teacher), 'types': ['MiPKDLoss'], 'random': [],
+             'pairs': [[list(pair) for pair in losses[0].pairs]], 'losses': torch.nn.ModuleList(losses).state_dict()}
     torch.save(state, folder / 'models/distill_12.pth')
     assert problems_of(opt, auto_resume=True, root=tmp_path) == []
     torch.save({**state, 'teacher': 'f00d'}, folder / 'models/distill_12.pth')
