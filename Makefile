@@ -1,5 +1,5 @@
 # make demo   the main job, small: prepare images, train, distill, compare
-# make test   the tests, without those that take minutes
+# make test   all tests
 # make lint   ruff and mypy
 # Each creates .venv and installs into it when needed. Another interpreter: make test PYTHON=python3.12
 
@@ -9,8 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-# make test-slow   the tests that take minutes
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test lint install clean
 
 install: $(STAMP)
 
@@ -28,9 +27,6 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
-
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -61,7 +61,6 @@ def test_edsr_teacher_from_folders_and_from_lmdb(shared: Path, tmp_path: Path) -
     assert measured(log, 'lmdb') == pytest.approx((37.652, 0.9592), abs=6e-4)
 
 
-@pytest.mark.slow  # a minute and a half of one core
 def test_rrdb_teacher(shared: Path, tmp_path: Path) -> None:
     data = shared / 'data'
     opt = test_options(RRDB, shared / 'weights/RRDB_PSNR_x4.pth', 4, {
