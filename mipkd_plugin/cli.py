@@ -60,6 +60,9 @@ def _guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write('interrupted\n')
         return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ValueError as error:
         if not type(error).__module__.startswith(__package__):
             raise

@@ -26,6 +26,7 @@ from mipkd_plugin.prepare import prepare
 SCALE = 4
 CONTROL = Path('options/demo_none_SwinIR_x4.yml')
 DISTILLED = Path('options/demo_MiPKD_SwinIR_x4.yml')
+TEACHER = Path('experiments/pretrained_models/SwinIR_x4_demo_teacher.pth')
 DATA = Path('datasets/demo')
 RESULTS = Path('results/demo')
 # photographs that every installation of scikit-image contains
@@ -230,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
     from skimage import data as photographs
 
     start = time.monotonic()
-    absent = [str(path) for path in (CONTROL, DISTILLED) if not path.is_file()]
+    absent = [str(path) for path in (CONTROL, DISTILLED, TEACHER) if not path.is_file()]
     if absent:
         raise DemoError(f'{" and ".join(absent)} not found in {Path.cwd()}; run the demo in the project folder')
     print(f'{DATA}: photographs that come with scikit-image, {len(TRAIN)} to train on, {len(TEST)} held out')

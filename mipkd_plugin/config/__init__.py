@@ -12,7 +12,6 @@ from mipkd_plugin.config.checks import (
 from mipkd_plugin.config.distillation import (
     build_losses,
     build_teacher,
-    distill_options,
     probe_shape,
     teacher_options,
 )
@@ -23,7 +22,7 @@ from mipkd_plugin.config.yaml_io import load_options, read_options
 
 __all__ = [
     'OptionError', 'Options', 'Problem', 'Report', 'build_for_taps', 'build_losses', 'build_teacher',
-    'check_distillation', 'check_options', 'distill_options', 'is_training', 'launcher_problem',
+    'check_distillation', 'check_options', 'is_training', 'launcher_problem',
     'load_options', 'probe_shape', 'read_options', 'require_valid_distillation', 'run_checks',
     'teacher_fingerprint', 'teacher_options',
 ]

@@ -43,11 +43,6 @@ def teacher_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     return {'param_key': 'params', **block(opt, 'teacher')}
 
 
-def distill_options(opt: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of ``train.distill_opt``, always as a list."""
-    return [dict(options) for _, options in distillation_entries(opt)]
-
-
 def build_teacher(opt: Mapping[str, Any]) -> nn.Module:
     """Build the teacher and load its weights strictly.
 
