@@ -187,6 +187,7 @@ def _run_pipeline(args: argparse.Namespace, arguments: list[str]) -> int:
             test_pipeline(os.getcwd())
     finally:
         sys.argv = before
+    compat.leave_without_gpu()
     return 0
 
 

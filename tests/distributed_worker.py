@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from conftest import as_parsed, batch
 
-import mipkd_plugin  # noqa: F401
+from mipkd_plugin import compat
 from basicsr.models import build_model
 from basicsr.utils.dist_util import get_dist_info, init_dist
 
@@ -34,6 +34,7 @@ def main(options: str, out: str) -> None:
                                             if not k.endswith('_extra_state')}},
         'random': model.losses[0].get_extra_state()}, Path(out) / f'rank{rank}.pth')
     model.save(0, 2)
+    compat.leave_without_gpu()
 
 
 main(*sys.argv[1:])
