@@ -9,14 +9,15 @@ from mipkd_plugin import compat
 compat.apply_early()
 
 from mipkd_plugin import archs, losses, models
-from mipkd_plugin.losses import DistillationLoss, LogitsKDLoss, MiPKDLoss, bind
+from mipkd_plugin.losses import DistillationLoss, KRNetLoss, LogitsKDLoss, MiPKDLoss, bind
 from mipkd_plugin.models import DistillMixin, DistillModel, SwinIRDistillModel
-from mipkd_plugin.step import NetPass, Step
+from mipkd_plugin.step import NetPass, Step, StepPlan
 from mipkd_plugin.taps import TappedNet
 from mipkd_plugin.trunk import TapError
 from mipkd_plugin.version import __version__
 
 compat.apply()
 
-__all__ = ['DistillMixin', 'DistillModel', 'DistillationLoss', 'LogitsKDLoss', 'MiPKDLoss', 'NetPass', 'Step',
-           'SwinIRDistillModel', 'TapError', 'TappedNet', '__version__', 'archs', 'bind', 'losses', 'models']
+__all__ = ['DistillMixin', 'DistillModel', 'DistillationLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'NetPass',
+           'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TappedNet', '__version__', 'archs', 'bind', 'losses',
+           'models']

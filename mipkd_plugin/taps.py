@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.features import TapInfo, inspect_tap, map_to_tokens, nearly_equal, tokens_to_map
 from mipkd_plugin.step import NetPass
-from mipkd_plugin.trunk import TapError, blocks_around, evaluating, nearest, skipping
+from mipkd_plugin.trunk import TapError, blocks_around, evaluating, nearest, skipping, substituted
 
 
 class TappedNet:
@@ -59,11 +59,12 @@ class TappedNet:
             net.requires_grad_(False)
             net.eval()
 
-    def __call__(self, lq: Tensor) -> NetPass:
+    def __call__(self, lq: Tensor, weights: Mapping[str, Tensor] | None = None) -> NetPass:
         """Run the network.
 
         Args:
             lq: Images (N, C, H, W).
+            weights: Parameter name → tensor that takes its place in this call alone, which goes past the ``runner``.
 
         Returns:
             The output and the features at the taps, as maps.
@@ -71,7 +72,7 @@ class TappedNet:
         Raises:
             TapError: A tap did not see exactly one tensor, or its tensor cannot be read as a map.
         """
-        raw, output = self._run(lq)
+        raw, output = self._run(lq, self._runner if weights is None else substituted(self.net, weights))
         return NetPass(output, {path: self._as_map(path, raw[path], lq) for path in self.taps})
 
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
@@ -87,7 +88,7 @@ class TappedNet:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.
         """
         with evaluating(self.net):
-            raw, output = self._run(lq, through_runner=False)
+            raw, output = self._run(lq, self.net)
         self.infos = {path: inspect_tap(path, raw[path], lq) for path in self.taps}
         return self.infos, output
 
@@ -102,7 +103,7 @@ class TappedNet:
             What is wrong, or ''. A network that does more between its blocks than call them in turn is found out here.
         """
         with evaluating(self.net):
-            raw, output = self._run(lq, through_runner=False)
+            raw, output = self._run(lq, self.net)
             features = {path: self._as_map(path, raw[path], lq) for path in paths}
             try:
                 again = [self.segment(features[a], a, b) for a, b in zip(paths, paths[1:])]
@@ -176,14 +177,15 @@ class TappedNet:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _run(self, lq: Tensor, through_runner: bool = True) -> tuple[dict[str, list[tuple[Tensor, int]]], Tensor]:
+    def _run(self, lq: Tensor,
+             runner: Callable[[Tensor], Tensor]) -> tuple[dict[str, list[tuple[Tensor, int]]], Tensor]:
         self._check_open()
         self._keep_eval()
         self._raw = {path: [] for path in self.taps}
         self._calls.clear()
         try:
             with torch.no_grad() if self.frozen else nullcontext():
-                output = self._runner(lq) if through_runner else self.net(lq)
+                output = runner(lq)
             return self._raw, output
         finally:
             self._raw = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class TapError(ValueError):
@@ -159,6 +160,12 @@ def skipping(net: nn.Module, skipped: Sequence[str], replaced: str, output: Tens
                 module.__dict__.pop('forward', None)
             else:
                 module.__dict__['forward'] = old
+
+
+def substituted(net: nn.Module, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """The network with other weights in place of its own, and with copies of its buffers: nothing of it changes."""
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    return lambda lq: functional_call(net, {**weights, **buffers}, (lq, ))
 
 
 @contextmanager

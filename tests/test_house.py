@@ -11,8 +11,8 @@ from conftest import REPO
 PACKAGE = REPO / 'mipkd_plugin'
 FILES = sorted(PACKAGE.rglob('*.py'))
 # A room may import from the rooms that stand behind it.
-ORDER = ['__main__', 'cli', 'demo', 'prepare', 'models', 'config', 'losses', 'archs', 'taps', 'trunk', 'features',
-         'step']
+ORDER = ['__main__', 'cli', 'demo', 'prepare', 'models', 'config', 'losses', 'archs', 'meta_step',
+         'lookahead', 'taps', 'trunk', 'features', 'step']
 FREE = {'compat', 'registration', 'version', 'downsample'}  # import nothing of ours, may be imported by all
 
 

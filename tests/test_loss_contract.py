@@ -15,7 +15,7 @@ from mipkd_plugin import DistillationLoss, Step, bind
 
 LOSSES = sorted(name for name, cls in LOSS_REGISTRY
                 if issubclass(cls, DistillationLoss) and cls.__module__.startswith('mipkd_plugin.'))
-SMALL = {'MiPKDLoss': {'taps': 3, 'latent_channels': 8}}
+SMALL = {'MiPKDLoss': {'taps': 3, 'latent_channels': 8}, 'KRNetLoss': {'taps': 3, 'hidden_channels': 8}}
 
 
 class Trial:

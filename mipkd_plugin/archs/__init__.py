@@ -2,5 +2,6 @@
 
 from mipkd_plugin.archs.block_mixer_arch import BlockPriorMixer
 from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
+from mipkd_plugin.archs.krnet_arch import KRNet
 
-__all__ = ['BlockPriorMixer', 'FeaturePriorMixer']
+__all__ = ['BlockPriorMixer', 'FeaturePriorMixer', 'KRNet']

@@ -6,11 +6,11 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from mipkd_plugin.archs.base import ScaledFeatures, require_odd, require_whole
 from mipkd_plugin.registration import register
 
 MASK_TYPES = ('3d', 'channel', 'pixel')
 ENCODERS = ('separate', 'shared')
-FEATURE_SCALES = ('running', 'none')
 
 
 def _convolutions(in_channels: int, hidden: int, out_channels: int, num_layers: int, kernel_size: int) -> nn.Sequential:
@@ -24,7 +24,7 @@ def _convolutions(in_channels: int, hidden: int, out_channels: int, num_layers: 
 
 
 @register(ARCH_REGISTRY)
-class FeaturePriorMixer(nn.Module):
+class FeaturePriorMixer(ScaledFeatures):
     """Mixes a student's and a teacher's feature in one latent space, by a random mask (one mixer a tap pair).
 
     z = I ⊙ E_S(F_S) + (1 − I) ⊙ E_T(F_T), I ~ Bernoulli(ρ); decoders D_T and D_S lead back to the widths of the two
@@ -53,8 +53,10 @@ class FeaturePriorMixer(nn.Module):
                  mask_ratio: float = 0.5, mask_type: str = '3d', encoders: str = 'separate',
                  feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
                  momentum: float = 0.01) -> None:
-        super().__init__()
-        _check_options(latent_channels, mask_ratio, mask_type, encoders, feature_scale, num_layers, kernel_size)
+        super().__init__(feature_scale, momentum)
+        _check_options(mask_ratio, mask_type, encoders)
+        require_whole(latent_channels=latent_channels, num_layers=num_layers)
+        require_odd(kernel_size=kernel_size)
         z = latent_channels
         if encoders == 'shared':
             shared = _convolutions(z, z, z, num_layers, kernel_size)
@@ -68,27 +70,6 @@ class FeaturePriorMixer(nn.Module):
         self.latent_channels = latent_channels
         self.mask_ratio = mask_ratio
         self.mask_type = mask_type
-        self.feature_scale = feature_scale
-        self.momentum = momentum
-        self.scale: Tensor
-        self.num_batches: Tensor
-        self.register_buffer('scale', torch.ones(()))
-        self.register_buffer('num_batches', torch.zeros((), dtype=torch.long))
-
-    @torch.no_grad()
-    def update_scale(self, teacher_feature: Tensor) -> None:
-        """Take the mean of |F_T| of this batch (N, C, H, W), over all ranks, into the running mean; the first sets it.
-
-        The buffers are replaced, not changed in place: earlier forward passes may still wait for their backward.
-        """
-        if self.feature_scale == 'none' or not self.training:
-            return
-        mean = teacher_feature.abs().mean().clamp_min(1e-12)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(mean)
-            mean /= torch.distributed.get_world_size()
-        self.scale = torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean)
-        self.num_batches = self.num_batches + 1
 
     def draw_mask(self, feature: Tensor, generator: torch.Generator) -> Tensor:
         """Draw I for a feature (N, C, H, W): 0 or 1 in a shape that broadcasts to (N, Z, H, W).
@@ -127,16 +108,9 @@ class FeaturePriorMixer(nn.Module):
         return self.encode(student_feature, of_student=True), self.encode(teacher_feature, of_student=False)
 
 
-def _check_options(latent_channels: int, mask_ratio: float, mask_type: str, encoders: str, feature_scale: str,
-                   num_layers: int, kernel_size: int) -> None:
-    for name, value, choices in (('mask_type', mask_type, MASK_TYPES), ('encoders', encoders, ENCODERS),
-                                 ('feature_scale', feature_scale, FEATURE_SCALES)):
+def _check_options(mask_ratio: float, mask_type: str, encoders: str) -> None:
+    for name, value, choices in (('mask_type', mask_type, MASK_TYPES), ('encoders', encoders, ENCODERS)):
         if value not in choices:
             raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
-    for name, number in (('latent_channels', latent_channels), ('num_layers', num_layers)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f'{name} must be a whole number of at least 1, got {number!r}')
     if not isinstance(mask_ratio, (int, float)) or not 0 <= mask_ratio <= 1:
         raise ValueError(f'mask_ratio must lie between 0 and 1, got {mask_ratio!r}')
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f'kernel_size must be odd and positive, got {kernel_size!r}')

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mipkd_plugin.features import TapInfo
-from mipkd_plugin.step import Step
+from mipkd_plugin.step import Step, StepPlan
 from mipkd_plugin.taps import TappedNet
 from mipkd_plugin.trunk import TapError, resolve_taps
 
@@ -36,6 +36,8 @@ class DistillationLoss(nn.Module):
 
     A subclass sets ``self.taps`` (what :func:`~mipkd_plugin.trunk.resolve_taps` takes), builds its mixers or
     projections in :meth:`build` and computes its terms in :meth:`forward`, where each weight is applied, once.
+    Extra state of the loss itself (``get_extra_state``) is its random numbers, which differ from rank to rank; extra
+    state of the modules in it is the same on all ranks.
 
     Args:
         taps: Number of taps, list of [student path, teacher path], or None for a loss without features.
@@ -43,6 +45,9 @@ class DistillationLoss(nn.Module):
 
     reenters: bool = False
     """Whether features re-enter the networks at the taps; the taps must then be blocks of one trunk, in order."""
+
+    smallest_batch: int = 1
+    """How many images a batch needs."""
 
     def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
         super().__init__()
@@ -54,6 +59,22 @@ class DistillationLoss(nn.Module):
 
     def seed(self, seed: int) -> None:
         """Start the loss's own random numbers anew. Nothing by default: most losses draw none."""
+
+    def objection(self, student: nn.Module) -> tuple[str, str] | None:
+        """(What is wrong with a student, what to do about it), or None: most losses take any."""
+        return None
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the loss trains itself in :meth:`prepare`; the student's optimizer gets the others."""
+        return []
+
+    def prepare(self, plan: StepPlan) -> dict[str, Tensor]:
+        """Train what the loss trains itself, before the student's own step. Nothing by default.
+
+        Returns:
+            Values to log, detached scalars.
+        """
+        return {}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute the weighted terms.
@@ -90,12 +111,16 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
         Tapped student, tapped teacher (frozen).
 
     Raises:
-        ValueError: Student and teacher are the same object.
+        ValueError: Student and teacher are the same object, or a loss does not take this student.
         TapError: With all problems at once: taps that do not exist, change in place or differ in H×W, a teacher of
             another scale.
     """
     if student is teacher:
         raise ValueError('student and teacher are one and the same network: it would be frozen')
+    objections = [(loss, loss.objection(student)) for loss in losses]
+    if any(objection for _, objection in objections):
+        raise ValueError('\n'.join(f'{type(loss).__name__}: {"; ".join(objection)}'
+                                   for loss, objection in objections if objection))
     problems: list[str] = []
     pairs: list[list[tuple[str, str]]] = []
     for loss in losses:

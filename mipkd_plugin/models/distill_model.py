@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from basicsr.models.sr_model import SRModel
@@ -18,7 +18,7 @@ from mipkd_plugin import config
 from mipkd_plugin.losses.base import DistillationLoss, bind
 from mipkd_plugin.models.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.step import StepPlan
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as Toolbox  # what the mixin expects of the class beside it
@@ -65,26 +65,33 @@ class DistillMixin(Toolbox):
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
-        """The toolbox's optimizer, with the parameters of the losses as a second group."""
+        """The toolbox's optimizer, with a second group: the parameters of the losses that do not train them alone."""
         super().setup_optimizers()
         if len(self.optimizers) != 1:
             raise config.OptionError([config.Problem(
                 'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers; DistillMixin trains one '
                 'network with one optimizer', 'use a model class that trains net_g alone')])
-        parameters = [p for p in self.losses.parameters() if p.requires_grad]
+        own = {id(p) for loss in self._losses() for p in loss.own_parameters()}
+        parameters = [p for p in self.losses.parameters() if p.requires_grad and id(p) not in own]
         if parameters:
             self.optimizer_g.add_param_group({'params': parameters})
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration: forward of both networks, pixel and distillation terms, backward, Adam, EMA."""
+        """One iteration: what the losses train themselves, then forward, all terms, backward, Adam, EMA."""
         self.optimizer_g.zero_grad()
-        step = Step.run(self.student_net, self.teacher_net, self.lq, self.gt, current_iter)
+        plan = StepPlan.make(self.student_net, self.teacher_net, self.lq, self.gt, current_iter, self.optimizer_g,
+                             lambda output, gt: _sum(self.reconstruction_terms(output, gt)))
+        prepared: OrderedDict[str, Tensor] = OrderedDict()
+        for loss in self._losses():
+            for name, value in loss.prepare(plan).items():
+                prepared[_free_name(name, prepared)] = value
+        step = plan.run()
         self.output = step.student.output
-        terms = self.reconstruction_terms()
+        terms = self.reconstruction_terms(step.student.output, step.gt)
         for runner in self._loss_runners:
             for name, value in runner(step).items():
                 terms[_free_name(name, terms)] = value
-        total = torch.stack(list(terms.values())).sum()
+        total = _sum(terms)
         if not torch.isfinite(total):
             raise FloatingPointError(
                 f'iteration {current_iter}: the loss is not finite ('
@@ -92,17 +99,22 @@ class DistillMixin(Toolbox):
                 + '); lower train.optim_g.lr or the weights in train.distill_opt and resume from the last checkpoint')
         total.backward()
         self.optimizer_g.step()
-        self.log_dict = self.reduce_loss_dict(terms)
+        self.log_dict = self.reduce_loss_dict(OrderedDict({**terms, **prepared}))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
-    def reconstruction_terms(self) -> OrderedDict[str, Tensor]:
-        """The terms that the toolbox's own SRModel trains on: pixel loss and perceptual loss."""
+    def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
+        """The terms that the toolbox's own SRModel trains on: pixel loss and perceptual loss.
+
+        Args:
+            output: S(x) (N, C, sH, sW).
+            gt: y, the same shape.
+        """
         terms: OrderedDict[str, Tensor] = OrderedDict()
         if self.cri_pix:
-            terms['l_pix'] = self.cri_pix(self.output, self.gt)
+            terms['l_pix'] = self.cri_pix(output, gt)
         if self.cri_perceptual:
-            perceptual, style = self.cri_perceptual(self.output, self.gt)
+            perceptual, style = self.cri_perceptual(output, gt)
             terms.update({name: value for name, value in (('l_percep', perceptual), ('l_style', style))
                           if value is not None})
         return terms
@@ -124,6 +136,9 @@ class DistillMixin(Toolbox):
         load_state(path, self.losses, self.teacher_fingerprint, self.opt.get('rank', 0))
         get_root_logger().info(f'Loading distillation state from {path}.')
 
+    def _losses(self) -> list[DistillationLoss]:
+        return cast(list[DistillationLoss], list(self.losses))
+
     def _state_path(self, current_iter: int) -> str:
         label = 'latest' if current_iter == -1 else current_iter
         return os.path.join(self.opt['path']['models'], f'distill_{label}.pth')
@@ -144,6 +159,10 @@ class DistillMixin(Toolbox):
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
             lines.append(f'\t{type(loss).__name__}: {pairs}')
         get_root_logger().info('\n'.join(lines))
+
+
+def _sum(terms: OrderedDict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
 
 
 def _free_name(name: str, taken: OrderedDict[str, Tensor]) -> str:

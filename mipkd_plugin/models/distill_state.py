@@ -19,7 +19,8 @@ class StateError(ValueError):
 
 def _random_state(losses: nn.ModuleList) -> RandomState:
     """The losses' own generators, and torch's global one (drop-path and dropout of the student draw from it)."""
-    return {'losses': {key: value for key, value in losses.state_dict().items() if key.endswith('_extra_state')},
+    own = [f'{index}._extra_state' for index in range(len(losses))]
+    return {'losses': {key: value for key, value in losses.state_dict().items() if key in own},
             'cpu': torch.get_rng_state(),
             'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
 

@@ -1,0 +1,167 @@
+"""KRNet: the knowledge representation network of meta knowledge distillation (arXiv 2207.08356)."""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from mipkd_plugin.archs.base import ScaledFeatures, require_odd, require_whole
+from mipkd_plugin.registration import register
+
+_SMALLEST_NORM = 1e-6
+
+
+class KernelGenerator(nn.Module):
+    """Makes texture-aware dynamic kernels and their weights from two features and their correlation (our choice).
+
+    Two strided 3×3 convolutions → global average pooling, joined with the channel correlation → one linear layer for
+    the kernels, one for the weights. The latter starts at zero: before any training all textures count the same.
+
+    Args:
+        channels: Width C of both features.
+        num_kernels: Kernels G per sample and channel.
+        kernel_size: Their odd size k.
+        hidden_channels: Width of the convolutions.
+    """
+
+    def __init__(self, channels: int, num_kernels: int, kernel_size: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.shape = channels, num_kernels, kernel_size, kernel_size
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(2 * channels + 1, hidden_channels, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(hidden_channels, hidden_channels, 3, stride=2, padding=1), nn.ReLU())
+        self.kernel_head = nn.Linear(hidden_channels + channels, channels * num_kernels * kernel_size**2)
+        self.weight_head = nn.Linear(hidden_channels + channels, num_kernels)
+        nn.init.zeros_(self.weight_head.weight)
+        nn.init.zeros_(self.weight_head.bias)
+
+    def forward(self, projected: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels (N, C, G, k, k), each of zero sum and L1 norm 1, and weights (N, G) that sum to 1.
+
+        Args:
+            projected: P F_S (N, C, H, W).
+            teacher: F_T (N, C, H, W).
+        """
+        by_position = F.cosine_similarity(projected, teacher, dim=1).unsqueeze(1)
+        by_channel = F.cosine_similarity(projected.flatten(2), teacher.flatten(2), dim=2)
+        condition = torch.cat([projected, teacher - projected, by_position], dim=1)
+        code = torch.cat([self.convolutions(condition).mean((2, 3)), by_channel], dim=1)
+        kernels = self.kernel_head(code).unflatten(1, self.shape)
+        kernels = kernels - kernels.mean((3, 4), keepdim=True)
+        kernels = kernels / kernels.abs().sum((3, 4), keepdim=True).clamp_min(_SMALLEST_NORM)
+        return kernels, self.weight_head(code).softmax(dim=1)
+
+
+@register(ARCH_REGISTRY)
+class KRNet(ScaledFeatures):
+    """Turns a student's and a teacher's feature into textures to be matched (one KRNet a tap pair).
+
+    Known from the abstract: the knowledge is drawn from the student's features and the teacher–student correlation,
+    by texture-aware dynamic kernels, and supervised texture by texture. How is our choice: a 1×1 projection P of the
+    student's feature to the teacher's width, which trains with the student (as FitNet's regressor); G depthwise
+    kernels per sample and channel from a :class:`KernelGenerator`, of zero sum (they answer to texture, not to level)
+    and L1 norm 1; replicate padding; the same kernels filter P F_S and F_T; weights w_g that sum to 1.
+
+    Args:
+        student_channels: Width of the student's feature.
+        teacher_channels: Width C of the teacher's feature.
+        num_kernels: Kernels G per sample and channel.
+        kernel_size: Their odd size, above 1: a 1×1 kernel of zero sum is zero.
+        hidden_channels: Width of the generator's convolutions.
+        condition_gradient: Whether the loss also pulls on the student through the kernels that its feature gave rise
+            to. Off by default: the student shall match textures, not choose which ones are asked for.
+        feature_scale: ``running`` or ``none``, see :class:`~mipkd_plugin.archs.base.ScaledFeatures`.
+        momentum: Weight of the newest mean in the running scale.
+
+    Raises:
+        ValueError: An option is out of range; the message names it.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, num_kernels: int = 4, kernel_size: int = 3,
+                 hidden_channels: int = 32, condition_gradient: bool = False, feature_scale: str = 'running',
+                 momentum: float = 0.01) -> None:
+        super().__init__(feature_scale, momentum)
+        require_whole(num_kernels=num_kernels, hidden_channels=hidden_channels)
+        require_odd(kernel_size=kernel_size)
+        if kernel_size == 1:
+            raise ValueError('kernel_size must be at least 3: a 1×1 kernel of zero sum is zero')
+        self.kernel_size = kernel_size
+        self.condition_gradient = condition_gradient
+        self.projection = nn.Conv2d(student_channels, teacher_channels, 1)
+        self.generator = KernelGenerator(teacher_channels, num_kernels, kernel_size, hidden_channels)
+
+    def project(self, student_feature: Tensor) -> Tensor:
+        """P F_S in units of the feature scale: (N, C_S, H, W) → (N, C, H, W)."""
+        return self.projection(student_feature / self.scale)
+
+    def generate(self, projected: Tensor, teacher: Tensor, learn: bool = False) -> tuple[Tensor, Tensor]:
+        """Kernels (N, C, G, k, k) and weights (N, G) for two features (N, C, H, W) in units of the feature scale.
+
+        Args:
+            projected: P F_S.
+            teacher: F_T / scale.
+            learn: Whether gradients reach the generator; otherwise it is held fixed.
+        """
+        if not self.condition_gradient:
+            projected = projected.detach()
+        if learn:
+            return self.generator(projected, teacher)
+        fixed = {name: parameter.detach() for name, parameter in self.generator.named_parameters()}
+        return functional_call(self.generator, fixed, (projected, teacher))
+
+    def textures(self, feature: Tensor, kernels: Tensor) -> Tensor:
+        """Filter each channel of each sample with its own kernels, replicate padding.
+
+        Args:
+            feature: (N, C, H, W).
+            kernels: (N, C, G, k, k).
+
+        Returns:
+            (N, C, G, H, W).
+        """
+        n, c, h, w = feature.shape
+        side = self.kernel_size
+        padded = F.pad(feature, [side // 2] * 4, mode='replicate')
+        if not kernels.requires_grad:
+            filters = kernels.reshape(-1, 1, side, side)
+            return F.conv2d(padded.reshape(1, n * c, *padded.shape[2:]), filters, groups=n * c).reshape(n, c, -1, h, w)
+        # the second derivative of a grouped convolution runs group by group; that of a matrix product does not
+        patches = F.unfold(padded, side).reshape(n, c, side * side, h * w)
+        return (kernels.flatten(3) @ patches).unflatten(3, (h, w))
+
+    def distance(self, projected: Tensor, teacher: Tensor, kernels: Tensor, weights: Tensor) -> Tensor:
+        """Σ_g w_g |U_S^g − U_T^g| of each sample, (N,), for features (N, C, H, W) in units of the feature scale.
+
+        Convolution is linear, so U_S − U_T is computed as the texture of P F_S − F_T.
+        """
+        return (weights * self.textures(projected - teacher, kernels).abs().mean((1, 3, 4))).sum(1)
+
+    def forward(self, student_feature: Tensor, teacher_feature: Tensor, learn: bool = False) -> Tensor:
+        """Σ_g w_g |U_S^g − U_T^g| of each sample: (N,).
+
+        Args:
+            student_feature: F_S (N, C_S, H, W).
+            teacher_feature: F_T (N, C, H, W).
+            learn: Whether gradients reach the generator.
+        """
+        projected, teacher = self.project(student_feature), teacher_feature / self.scale
+        return self.distance(projected, teacher, *self.generate(projected, teacher, learn))
+
+    def gap(self, here: Tensor, there: Tensor, teacher_feature: Tensor) -> Tensor:
+        """By how much the distance grows when the student's feature moves: (N,), with gradients to the generator.
+
+        The kernels made ``here`` measure both, unless they too pull on the student (``condition_gradient``).
+
+        Args:
+            here: F_S (N, C_S, H, W).
+            there: Where it moves to.
+            teacher_feature: F_T (N, C, H, W).
+        """
+        if self.condition_gradient:
+            return self(there, teacher_feature, learn=True) - self(here, teacher_feature, learn=True)
+        before, teacher = self.project(here), teacher_feature / self.scale
+        made = self.generate(before, teacher, learn=True)
+        return self.distance(self.project(there), teacher, *made) - self.distance(before, teacher, *made)
