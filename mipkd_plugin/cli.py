@@ -1,4 +1,4 @@
-"""The commands ``basicsr train|test`` (the toolbox's own pipelines) and ``mipkd check|taps|prepare|demo``."""
+"""The commands ``basicsr train|test`` (the toolbox's own pipelines) and ``mipkd check|taps|textures|prepare|demo``."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _add_option_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _mipkd_parser() -> argparse.ArgumentParser:
-    from mipkd_plugin import prepare
+    from mipkd_plugin import prepare, textures
 
     parser = argparse.ArgumentParser(prog='mipkd', description='Tools for distilling SR networks.')
     parser.add_argument('--version', action='version', version=_versions())
@@ -116,6 +116,11 @@ def _mipkd_parser() -> argparse.ArgumentParser:
     taps.add_argument('--teacher', action='store_true', help='only the teacher')
     taps.add_argument('--all', action='store_true', help='all modules, not only trunk blocks and top level')
     taps.set_defaults(run=_taps)
+
+    command = commands.add_parser('textures', help='draw what the KRNets of a training run see in an image')
+    _add_option_file(command)
+    textures.add_arguments(command)
+    command.set_defaults(run=_textures)
 
     command = commands.add_parser('prepare', help='make LR images and LMDBs from HR images')
     prepare.add_arguments(command)
@@ -242,3 +247,10 @@ def _taps(args: argparse.Namespace) -> int:
                 print(f' {mark} {info.path:32} {size:>14}  {info.problem or "ok"}')
     print(' * block of the trunk: here features can also re-enter the network')
     return 0
+
+
+def _textures(args: argparse.Namespace) -> int:
+    from mipkd_plugin import config, textures
+
+    load_plugins()
+    return textures.run(config.load_options(args.opt, args.force_yml), args)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-RULES = ('adam', 'sgd')
+from mipkd_plugin import require
+
+RULES = ('adam', 'rmsprop', 'sgd')
 _SGD_LEARNING_RATE = 0.1
 
 
@@ -22,59 +25,65 @@ def gradients(loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = 
 
 
 class InnerStep:
-    """One step of the optimizer, without taking it: θ' = θ − α g / (√v̂ + ε).
+    """One step of the optimizer, without taking it (all our choice).
 
-    v̂ is Adam's current running mean of g², bias-corrected and detached; where Adam has not stepped yet it is g², as
-    in its first step. Momentum is left out: it depends on the past alone. All our choice.
+    ``adam``: θ' = θ − α m̂ / (√v̂ + ε), the step that torch's Adam would take, momentum included: where the student
+    would really go. ``rmsprop``: the same with g in place of m̂; ten times as far along the newest gradient, with the
+    noise of half a batch. ``sgd``: θ' = θ − α g. Moments are those of the optimizer with g taken in; v̂ is detached.
 
     Args:
-        rule: ``adam``, or ``sgd``: θ' = θ − α g.
-        learning_rate: α; by default that of the parameter's group in the optimizer (``adam``) or 0.1 (``sgd``).
+        rule: One of the three.
+        learning_rate: α; by default that of the parameter's group in the optimizer, or 0.1 (``sgd``).
 
     Raises:
         ValueError: An option is out of range.
     """
 
     def __init__(self, rule: str = 'adam', learning_rate: float | None = None) -> None:
-        if rule not in RULES:
-            raise ValueError(f'inner must be one of {", ".join(RULES)}, got {rule!r}')
-        number = learning_rate
-        if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float)) or number <= 0):
-            raise ValueError(f'inner_lr must be a number above 0, got {learning_rate!r}')
+        require.one_of(RULES, inner=rule)
+        if learning_rate is not None:
+            require.positive(inner_lr=learning_rate)
         self.rule = rule
         self.learning_rate = learning_rate
 
-    def __call__(self, weights: Mapping[str, Tensor], gradient: Sequence[Tensor],
-                 optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def __call__(self, weights: Mapping[str, Tensor], gradient: Sequence[Tensor], optimizer: torch.optim.Optimizer,
+                 momentum: bool = True) -> dict[str, Tensor]:
         """Move the weights; neither they nor the optimizer change.
 
         Args:
             weights: Name → parameter, as the optimizer has them.
             gradient: One tensor for each of them; what it depends on gets a gradient through the result.
             optimizer: The optimizer that trains them.
+            momentum: Whether past gradients move them too.
 
         Returns:
             Name → θ'.
 
         Raises:
-            ValueError: ``adam`` is asked for, and the optimizer is of another kind or does not know a parameter.
+            ValueError: The rule needs Adam, and the optimizer is of another kind or does not know a parameter.
         """
+        if self.rule == 'sgd':
+            rate = _SGD_LEARNING_RATE if self.learning_rate is None else self.learning_rate
+            return {name: weight - rate * g for (name, weight), g in zip(weights.items(), gradient)}
         groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
-        return {name: weight - self._rate(name, weight, g, groups, optimizer) * g
+        unknown = next((name for name, weight in weights.items() if 'betas' not in groups.get(id(weight), {})), None)
+        if unknown is not None:
+            raise ValueError(f'inner: {self.rule} needs {unknown} to be trained by Adam, not by '
+                             f'{type(optimizer).__name__}; write inner: sgd, or give the optimizer of the student')
+        return {name: weight - self._adam(g, groups[id(weight)], optimizer.state.get(weight), momentum)
                 for (name, weight), g in zip(weights.items(), gradient)}
 
-    def _rate(self, name: str, weight: Tensor, gradient: Tensor, groups: Mapping[int, dict[str, object]],
-              optimizer: torch.optim.Optimizer) -> Tensor | float:
-        if self.rule == 'sgd':
-            return _SGD_LEARNING_RATE if self.learning_rate is None else self.learning_rate
-        group = groups.get(id(weight), {})
-        if 'betas' not in group or 'eps' not in group:
-            raise ValueError(f'inner: adam needs {name} to be trained by Adam, not by {type(optimizer).__name__}; '
-                             'write inner: sgd, or give the optimizer that trains the student')
-        state = optimizer.state.get(weight, {})  # type: ignore[call-overload]
-        if 'exp_avg_sq' in state:
-            root = (state['exp_avg_sq'] / (1 - group['betas'][1]**float(state['step']))).sqrt()  # type: ignore[index]
-        else:
-            root = gradient.detach().abs()
+    def _adam(self, gradient: Tensor, group: Mapping[str, Any], state: Mapping[str, Tensor] | None,
+              momentum: bool) -> Tensor:
+        """What is taken off a weight."""
+        first, second = group['betas']
+        state = state or {'step': torch.zeros(()), 'exp_avg': torch.zeros_like(gradient),
+                          'exp_avg_sq': torch.zeros_like(gradient)}
+        time = float(state['step']) + 1
+        square = second * state['exp_avg_sq'] + (1 - second) * gradient.detach().square()
+        root = (square / (1 - second**time)).sqrt() + group['eps']
         rate = group['lr'] if self.learning_rate is None else self.learning_rate
-        return rate / (root + group['eps'])  # type: ignore[operator]
+        if self.rule == 'rmsprop':
+            return rate * gradient / root
+        newest = (1 - first) * gradient
+        return rate * (newest + first * state['exp_avg'] if momentum else newest) / (1 - first**time) / root

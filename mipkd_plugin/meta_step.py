@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin import require
 from mipkd_plugin.lookahead import InnerStep, gradients, trainable
 from mipkd_plugin.step import NetPass, StepPlan
 
@@ -31,8 +32,8 @@ class MetaStep(nn.Module):
     """Trains the parameters φ of a loss L(φ) by looking one step of the student ahead (arXiv 2207.08356; our choice).
 
     The batch is split in two halves A and B. Second order:
-    θ' = θ − α ∇_θ [L_rec(A) + L(A; φ)], differentiable; φ takes an Adam step on ∇_φ L_rec(B; θ').
-    First order: with θ_B = θ − α ∇_θ L_rec(B), where reconstruction alone would lead, φ takes an Adam step on
+    θ' = step(θ, ∇_θ [L_rec(A) + L(A; φ)]), differentiable; φ takes an Adam step on ∇_φ L_rec(B; θ').
+    First order: with θ_B = step(θ, ∇_θ L_rec(B)), where reconstruction alone would lead, φ takes an Adam step on
     ∇_φ [L(A; θ_B, φ) − L(A; θ, φ)]: what improves reconstruction shall lower L. For small α both gradients agree
     (the second is a finite difference of the first, taken at θ instead of θ'), and no second derivative is needed.
 
@@ -53,10 +54,9 @@ class MetaStep(nn.Module):
     def __init__(self, every: int = 5, first_order: bool = False, inner: str = 'adam', inner_lr: float | None = None,
                  learning_rate: float = 1e-4) -> None:
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 0:
-            raise ValueError(f'meta_every must be a whole number, 0 (never) or more, got {every!r}')
-        if isinstance(learning_rate, bool) or not isinstance(learning_rate, (int, float)) or learning_rate <= 0:
-            raise ValueError(f'meta_lr must be a number above 0, got {learning_rate!r}')
+        require.whole(0, meta_every=every)
+        require.flag(first_order=first_order)
+        require.positive(meta_lr=learning_rate)
         self.every = every
         self.first_order = first_order
         self.inner = InnerStep(inner, inner_lr)
@@ -119,7 +119,7 @@ class MetaStep(nn.Module):
         first, second = _halves(plan)
         theta = trainable(plan.student_net.net)
         value = plan.reconstruction(plan.student_net(plan.lq[second], theta).output, plan.gt[second])
-        ahead = self.inner(theta, gradients(value, theta), plan.optimizer)
+        ahead = self.inner(theta, gradients(value, theta), plan.optimizer, momentum=False)
         with torch.no_grad():
             here, there = (plan.student_net(plan.lq[first], weights) for weights in (theta, ahead))
         return value, gradients(loss.gap(here, there, _part(plan.teacher, first)), phi)

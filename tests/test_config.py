@@ -139,7 +139,18 @@ MISTAKES = [
                                                  'MiPKDLoss']),
     ('train.distill_opt.type', 'MiPKDLos', ["train.distill_opt.type: there is no loss 'MiPKDLos'", "'MiPKDLoss'"]),
     ('train.distill_opt.latent', 8, ["MiPKDLoss has no argument 'latent'", "'latent_channels'"]),
-    ('train.distill_opt.mask_type', '4d', ['train.distill_opt: MiPKDLoss cannot be built', 'mask_type', '4d']),
+    ('train.distill_opt.mask_type', '4d', ['train.distill_opt.mask_type: MiPKDLoss cannot be built', "got '4d'"]),
+    ('train.distill_opt', {'type': 'KRNetLoss'}, ['train.distill_opt.taps: is missing, and KRNetLoss needs it']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': None}, ['train.distill_opt.taps: ', 'got None']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_every': -1},
+     ['train.distill_opt.meta_every: ', 'must be a whole number of at least 0, got -1']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'first_order': 'yes'},
+     ['train.distill_opt.first_order: ', "must be true or false, got 'yes'"]),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner': 'adm'}, ['one of adam, rmsprop, sgd', "got 'adm'"]),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner_lr': 0}, ['inner_lr must be a number above 0']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_lr': -1.0}, ['meta_lr must be a number above 0']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'kernel_size': 1}, ['kernel_size must be odd and at least']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'loss_weight': 0}, ['loss_weight must be a number above']),
     ('train.distill_opt.taps', 9, ['train.distill_opt.taps: 9 is not between 1 and 3', 'mipkd taps -opt']),
     ('train.distill_opt.taps', [['body.30', 'body.3']], ["tap 'body.30' does not exist in the student EDSR"]),
     ('train.distill_opt.taps', [['body.0', 'bodi.3']], ["tap 'bodi.3' does not exist in the teacher", "'body.3'"]),
@@ -549,3 +560,35 @@ def test_values_are_read_as_the_toolbox_reads_them(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(config.OptionError, match='cannot read .*no.yml: No such file'):
         config.load_options(tmp_path / 'no.yml')
+
+
+# --------------------------------------------------------------------------------------------- what a loss demands
+def test_a_batch_of_one_cannot_be_split(train_options: Make) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [{'type': 'LogitsKDLoss'}, {'type': 'KRNetLoss', 'taps': 3}]
+    opt['datasets']['train']['batch_size_per_gpu'] = 1
+    problem, = problems_of(opt)
+    assert 'datasets.train.batch_size_per_gpu: is 1, and KRNetLoss needs 2 images or more in a batch' in problem
+    assert 'write batch_size_per_gpu: 2' in problem
+    opt['train']['distill_opt'][1]['meta_every'] = 0
+    assert problems_of(opt) == []
+
+
+def test_a_student_with_batch_norm_gets_no_meta_step(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from basicsr.archs.arch_util import ResidualBlockNoBN
+    plain = ResidualBlockNoBN.__init__
+
+    def with_batch_norm(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        self.relu = torch.nn.Sequential(torch.nn.BatchNorm2d(self.conv1.out_channels), torch.nn.ReLU())
+
+    monkeypatch.setattr(ResidualBlockNoBN, '__init__', with_batch_norm)
+    opt = train_options()
+    opt['teacher']['network'] = dict(opt['network_g'])
+    torch.save({'params': build_network(opt['network_g']).state_dict()}, opt['teacher']['weights'])
+    opt['train']['distill_opt'] = {'type': 'KRNetLoss', 'taps': 3}
+    problem, = problems_of(opt)
+    assert "train.distill_opt: KRNetLoss: the student EDSR has BatchNorm ('body.0.relu.0')" in problem
+    assert 'write meta_every: 0' in problem
+    opt['train']['distill_opt']['meta_every'] = 0
+    assert problems_of(opt) == []

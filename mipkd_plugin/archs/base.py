@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin import require
+
 FEATURE_SCALES = ('running', 'none')
 
 
@@ -26,10 +28,8 @@ class ScaledFeatures(nn.Module):
 
     def __init__(self, feature_scale: str = 'running', momentum: float = 0.01) -> None:
         super().__init__()
-        if feature_scale not in FEATURE_SCALES:
-            raise ValueError(f'feature_scale must be one of {", ".join(FEATURE_SCALES)}, got {feature_scale!r}')
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 < momentum <= 1:
-            raise ValueError(f'momentum must lie above 0 and not above 1, got {momentum!r}')
+        require.one_of(FEATURE_SCALES, feature_scale=feature_scale)
+        require.between(0, 1, momentum=momentum)
         self.feature_scale = feature_scale
         self.momentum = momentum
         self.register_buffer('scale', torch.ones(()))
@@ -49,25 +49,3 @@ class ScaledFeatures(nn.Module):
             mean /= torch.distributed.get_world_size()
         self.scale = torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean)
         self.num_batches = self.num_batches + 1
-
-
-def require_whole(**options: object) -> None:
-    """Refuse options that are no whole number of at least 1.
-
-    Raises:
-        ValueError: Names the first such option.
-    """
-    for name, number in options.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f'{name} must be a whole number of at least 1, got {number!r}')
-
-
-def require_odd(**options: object) -> None:
-    """Refuse kernel sizes that are not odd and positive.
-
-    Raises:
-        ValueError: Names the first such option.
-    """
-    for name, size in options.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-            raise ValueError(f'{name} must be odd and positive, got {size!r}')

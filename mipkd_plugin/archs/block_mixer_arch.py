@@ -9,6 +9,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from mipkd_plugin import require
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
 
@@ -36,8 +37,8 @@ class BlockPriorMixer(nn.Module):
 
     def __init__(self, route_probability: float = 0.5, remix: bool = True) -> None:
         super().__init__()
-        if not isinstance(route_probability, (int, float)) or not 0 <= route_probability <= 1:
-            raise ValueError(f'route_probability must lie between 0 and 1, got {route_probability!r}')
+        require.between(0, 1, route_probability=route_probability)
+        require.flag(remix=remix)
         self.route_probability = route_probability
         self.remix = remix
 

@@ -6,7 +6,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin.archs.base import ScaledFeatures, require_odd, require_whole
+from mipkd_plugin import require
+from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.registration import register
 
 MASK_TYPES = ('3d', 'channel', 'pixel')
@@ -54,9 +55,11 @@ class FeaturePriorMixer(ScaledFeatures):
                  feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
                  momentum: float = 0.01) -> None:
         super().__init__(feature_scale, momentum)
-        _check_options(mask_ratio, mask_type, encoders)
-        require_whole(latent_channels=latent_channels, num_layers=num_layers)
-        require_odd(kernel_size=kernel_size)
+        require.one_of(MASK_TYPES, mask_type=mask_type)
+        require.one_of(ENCODERS, encoders=encoders)
+        require.between(0, 1, mask_ratio=mask_ratio)
+        require.whole(latent_channels=latent_channels, num_layers=num_layers)
+        require.odd(kernel_size=kernel_size)
         z = latent_channels
         if encoders == 'shared':
             shared = _convolutions(z, z, z, num_layers, kernel_size)
@@ -106,11 +109,3 @@ class FeaturePriorMixer(ScaledFeatures):
     def forward(self, student_feature: Tensor, teacher_feature: Tensor) -> tuple[Tensor, Tensor]:
         """E_S(F_S) and E_T(F_T), both (N, Z, H, W), from F_S (N, C_S, H, W) and F_T (N, C_T, H, W)."""
         return self.encode(student_feature, of_student=True), self.encode(teacher_feature, of_student=False)
-
-
-def _check_options(mask_ratio: float, mask_type: str, encoders: str) -> None:
-    for name, value, choices in (('mask_type', mask_type, MASK_TYPES), ('encoders', encoders, ENCODERS)):
-        if value not in choices:
-            raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
-    if not isinstance(mask_ratio, (int, float)) or not 0 <= mask_ratio <= 1:
-        raise ValueError(f'mask_ratio must lie between 0 and 1, got {mask_ratio!r}')

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from mipkd_plugin.archs.base import ScaledFeatures, require_odd, require_whole
+from mipkd_plugin import require
+from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.registration import register
 
 _SMALLEST_NORM = 1e-6
@@ -69,7 +70,7 @@ class KRNet(ScaledFeatures):
         student_channels: Width of the student's feature.
         teacher_channels: Width C of the teacher's feature.
         num_kernels: Kernels G per sample and channel.
-        kernel_size: Their odd size, above 1: a 1×1 kernel of zero sum is zero.
+        kernel_size: Their odd size, at least 3: a 1×1 kernel of zero sum is zero.
         hidden_channels: Width of the generator's convolutions.
         condition_gradient: Whether the loss also pulls on the student through the kernels that its feature gave rise
             to. Off by default: the student shall match textures, not choose which ones are asked for.
@@ -84,10 +85,9 @@ class KRNet(ScaledFeatures):
                  hidden_channels: int = 32, condition_gradient: bool = False, feature_scale: str = 'running',
                  momentum: float = 0.01) -> None:
         super().__init__(feature_scale, momentum)
-        require_whole(num_kernels=num_kernels, hidden_channels=hidden_channels)
-        require_odd(kernel_size=kernel_size)
-        if kernel_size == 1:
-            raise ValueError('kernel_size must be at least 3: a 1×1 kernel of zero sum is zero')
+        require.whole(num_kernels=num_kernels, hidden_channels=hidden_channels)
+        require.odd(3, kernel_size=kernel_size)
+        require.flag(condition_gradient=condition_gradient)
         self.kernel_size = kernel_size
         self.condition_gradient = condition_gradient
         self.projection = nn.Conv2d(student_channels, teacher_channels, 1)

@@ -149,7 +149,8 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
         with torch.random.fork_rng(devices=[]):
             return lookup(registry, options['type'])(**arguments)
     except FOREIGN_ERRORS as error:
-        ctx.add(where, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
+        named = next((f'{where}.{key}' for key in arguments if str(error).startswith(f'{key} ')), where)
+        ctx.add(named, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
                 'mend the argument that it speaks of')
         return None
 

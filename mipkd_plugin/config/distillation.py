@@ -98,12 +98,17 @@ def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
     train = block(opt, 'datasets', 'train')
     channels = 1 if train.get('color') == 'y' else 3
     gt_size, scale = train.get('gt_size'), opt.get('scale')
-    window = math.lcm(*_windows(opt).values())
+    window = window_size(opt)
     side = window * max(_DEFAULT_PATCH // window, 1)
     if (isinstance(gt_size, int) and isinstance(scale, int) and gt_size > 0 and scale > 0
             and gt_size % (scale * window) == 0):
         side = gt_size // scale
     return channels, side, side
+
+
+def window_size(opt: Mapping[str, Any]) -> int:
+    """What height and width of an LR image must be a multiple of, for student and teacher; 1 without windows."""
+    return math.lcm(*_windows(opt).values())
 
 
 def build_and_fit(ctx: Context, probe: str = 'small') -> Built:
@@ -126,6 +131,7 @@ def build_and_fit(ctx: Context, probe: str = 'small') -> Built:
                 loss = construct(ctx, where, options, LOSS_REGISTRY)
                 if loss is not None:
                     built.losses[where] = loss
+                    _check_batch(ctx, loss)
     if probe != 'none':
         sizes_fit = [_check_output(ctx, net, where) for net, where in (
             (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
@@ -184,11 +190,22 @@ def _check_output(ctx: Context, net: nn.Module, where: str) -> bool:
     return False
 
 
+def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
+    size, where = ctx.section('datasets', 'train').get('batch_size_per_gpu'), 'datasets.train.batch_size_per_gpu'
+    if isinstance(size, int) and 0 < size < loss.smallest_batch and ctx.clean(where):
+        ctx.add(where, f'is {size}, and {type(loss).__name__} needs {loss.smallest_batch} images or more in a batch: '
+                f'{loss.why_batch}', f'write batch_size_per_gpu: {loss.smallest_batch}, or more')
+
+
 def _bind(ctx: Context, built: Built, sizes_fit: bool, side: int) -> None:
     """Check the taps of all losses by name, and in a probe run if both networks make images of one size."""
     if built.student is None or built.teacher is None:
         return
     for where, loss in built.losses.items():
+        objection = loss.objection(built.student)
+        if objection is not None:
+            ctx.add(where, f'{type(loss).__name__}: {objection[0]}', objection[1])
+            continue
         try:
             if not sizes_fit:
                 resolve_taps(loss.taps, built.student, built.teacher)

@@ -143,7 +143,7 @@ def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem
         return list(dict.fromkeys(problems))
     found = []
     for problem in problems:
-        if problem.where in opt.forced:
+        if any(f'{problem.where}.'.startswith((f'{path}.', f'{path}[')) for path in opt.forced):
             found.append((0, replace(problem, place='--force_yml')))
             continue
         path = problem.where

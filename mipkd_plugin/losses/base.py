@@ -49,6 +49,9 @@ class DistillationLoss(nn.Module):
     smallest_batch: int = 1
     """How many images a batch needs."""
 
+    why_batch: str = ''
+    """What it needs them for; for the error message."""
+
     def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
         super().__init__()
         self.taps = taps

@@ -10,6 +10,7 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
+from mipkd_plugin import require
 from mipkd_plugin.archs.krnet_arch import KRNet
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.meta_step import MetaStep
@@ -37,13 +38,16 @@ class KRNetLoss(DistillationLoss):
         loss_weight: λ_kr.
         meta_every: Iterations from one meta step to the next; 0: never, the kernels stay as they were drawn.
         first_order: A meta step without second derivatives.
-        inner: ``adam`` or ``sgd``: the rule of the look-ahead step.
-        inner_lr: Its learning rate; by default the student's current one (``adam``) or 0.1 (``sgd``).
+        inner: ``adam``, ``rmsprop`` or ``sgd``: the rule of the look-ahead step, see
+            :class:`~mipkd_plugin.lookahead.InnerStep`.
+        inner_lr: Its learning rate; by default the student's current one, or 0.1 (``sgd``).
         meta_lr: Learning rate of φ's own Adam.
 
     Raises:
         ValueError: An option is out of range.
     """
+
+    why_batch = 'the meta step splits it in two halves (meta_every: 0 takes no meta step)'
 
     def __init__(self, taps: int | Sequence[Sequence[str]], num_kernels: int = 4, kernel_size: int = 3,
                  hidden_channels: int = 32, condition_gradient: bool = False, feature_scale: str = 'running',
@@ -55,6 +59,7 @@ class KRNetLoss(DistillationLoss):
         self.network_options: dict[str, Any] = {
             'num_kernels': num_kernels, 'kernel_size': kernel_size, 'hidden_channels': hidden_channels,
             'condition_gradient': condition_gradient, 'feature_scale': feature_scale, 'momentum': momentum}
+        require.positive(loss_weight=loss_weight)
         KRNet(1, 1, **self.network_options)  # refuses options out of range now, not at the first probe
         self.loss_weight = loss_weight
         self.meta = MetaStep(every=meta_every, first_order=first_order, inner=inner, inner_lr=inner_lr,
