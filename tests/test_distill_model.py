@@ -92,6 +92,36 @@ def test_optimizer_has_a_group_for_the_student_and_one_for_the_losses(train_opti
     assert [group['lr'] for group in groups] == [0.0005, 0.0005]  # the scheduler moves both
 
 
+def test_what_krnets_train_themselves_is_not_the_students_optimizers(train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = copy.deepcopy([*KRNETS, opt['train']['distill_opt']])
+    model = model_of(opt, tmp_path)
+    own = {id(p) for p in model.losses[0].own_parameters()}
+    groups = [{id(p) for p in group['params']} for group in model.optimizer_g.param_groups]
+    assert own
+    assert not own & (groups[0] | groups[1])
+    assert own | groups[1] == {id(p) for p in model.losses.parameters()}
+    train(model, range(1, 3))
+    assert list(model.get_current_log()) == ['l_pix', 'l_kr', 'l_logits', 'l_feat', 'l_ae', 'l_logits_2', 'l_block',
+                                             'meta_rec']
+    train(model, range(3, 4))
+    assert 'meta_rec' not in model.get_current_log(), 'no meta step was due'
+
+
+@pytest.mark.parametrize('form', [{}, {'first_order': True}, {'inner': 'sgd'}], ids=str)
+def test_the_meta_step_changes_the_students_first_step_only_through_the_kernels(
+        form: dict[str, Any], train_options: Make, tmp_path: Path) -> None:
+    """With a learning rate of nearly 0 for the generators, a run with meta steps is the run without, bit by bit."""
+    states = []
+    for change in ({'meta_every': 0}, {'meta_every': 1, 'meta_lr': 1e-30, **form}):
+        opt = swinir(train_options(), tmp_path)
+        opt['train']['distill_opt'] = [{**KRNETS[0], **change}, KRNETS[1]]
+        model = model_of(opt, tmp_path)
+        train(model, range(1, 4))
+        states.append([model.net_g.state_dict(), model.net_g_ema.state_dict(), model.optimizer_g.state_dict()])
+    assert_identical(*states)
+
+
 def test_the_running_feature_scale_moves_during_training(train_options: Make, tmp_path: Path) -> None:
     model = model_of(train_options(), tmp_path)
     train(model, range(1, 3))
@@ -159,9 +189,16 @@ def test_ema_moves(train_options: Make, tmp_path: Path) -> None:
         torch.testing.assert_close(value, 0.9 * start[key] + 0.1 * model.net_g.state_dict()[key])
 
 
+KRNETS = [{'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 2}, {'type': 'LogitsKDLoss'}]
+
+
+@pytest.mark.parametrize('losses', [None, KRNETS, [{**KRNETS[0], 'first_order': True}, *KRNETS[1:]]],
+                         ids=['MiPKD', 'KRNets', 'KRNets of first order'])
 @pytest.mark.parametrize('student', ['EDSR', 'SwinIR'])
-def test_resume_is_bit_identical(student: str, train_options: Make, tmp_path: Path) -> None:
+def test_resume_is_bit_identical(student: str, losses: Any, train_options: Make, tmp_path: Path) -> None:
     opt = train_options() if student == 'EDSR' else swinir(train_options(), tmp_path)
+    if losses is not None:
+        opt['train']['distill_opt'] = copy.deepcopy(losses)
     straight = model_of(opt, tmp_path)
     train(straight, range(1, 3))
     straight.save(0, 2)

@@ -14,7 +14,7 @@ from basicsr.archs import build_network
 from conftest import STUDENTS, TEACHERS, batch
 from torch.nn import functional as F
 
-from mipkd_plugin import LogitsKDLoss, MiPKDLoss, Step, bind
+from mipkd_plugin import KRNetLoss, LogitsKDLoss, MiPKDLoss, Step, StepPlan, bind
 
 STRANGERS_PROJECT = '''
 import os
@@ -74,6 +74,27 @@ def test_plain_pytorch_loop() -> None:
     student_net.close()
     teacher_net.close()
     assert not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
+
+
+def test_plain_pytorch_loop_with_a_loss_that_trains_itself() -> None:
+    student, teacher = build_network(STUDENTS['EDSR']), build_network(TEACHERS['RCAN'])
+    lq, gt = batch('EDSR')
+    kd = KRNetLoss(taps=2, meta_every=3)
+    student_net, teacher_net = bind([kd], student, teacher, probe=lq[:1])
+    optimizer = torch.optim.Adam([*student.parameters(), *kd.parameters()], lr=1e-3)
+    history, generators = [], [p.detach().clone() for p in kd.own_parameters()]
+    for iteration in range(1, 31):
+        plan = StepPlan.make(student_net, teacher_net, lq, gt, iteration, optimizer, F.l1_loss)
+        kd.prepare(plan)
+        step = plan.run()
+        loss = F.l1_loss(step.student.output, gt) + sum(kd(step).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.9 * history[0]
+    assert not any(p in optimizer.state for p in kd.own_parameters()), 'two optimizers train the generators'
+    assert not any(torch.equal(a, b) for a, b in zip(generators, kd.own_parameters()))
 
 
 def test_strangers_project_with_its_own_train_script(train_options: Callable[..., dict[str, Any]],

@@ -10,8 +10,9 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
 from conftest import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_pair
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mipkd_plugin import DistillationLoss, Step, bind
+from mipkd_plugin import DistillationLoss, Step, StepPlan, bind
 
 LOSSES = sorted(name for name, cls in LOSS_REGISTRY
                 if issubclass(cls, DistillationLoss) and cls.__module__.startswith('mipkd_plugin.'))
@@ -28,13 +29,19 @@ class Trial:
         self.loss.seed(3)
         self.student, self.teacher = student, teacher
         self.student_net, self.teacher_net = bind([self.loss], student, teacher, batch(arch)[0][:1])
+        self.own = [id(p) for p in self.loss.own_parameters()]
 
     def terms(self, seed: int = 0) -> dict[str, Tensor]:
         return self.loss(Step.run(self.student_net, self.teacher_net, *batch(self.arch, seed=seed), iteration=1))
 
+    def prepare(self, iteration: int) -> dict[str, Tensor]:
+        optimizer = torch.optim.Adam(self.student.parameters(), lr=1e-3)
+        return self.loss.prepare(StepPlan.make(
+            self.student_net, self.teacher_net, *batch(self.arch), iteration, optimizer, F.l1_loss))
 
-def test_both_losses_are_registered() -> None:
-    assert {'LogitsKDLoss', 'MiPKDLoss'} <= set(LOSSES)
+
+def test_all_losses_are_registered() -> None:
+    assert {'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss'} <= set(LOSSES)
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
@@ -70,8 +77,23 @@ def test_every_parameter_of_the_loss_gets_a_gradient_within_some_seeds(name: str
     trial = Trial(name, *make_pair(arch), arch)
     for seed in range(8):
         sum(trial.terms(seed).values()).backward()
-    starved = [name for name, p in trial.loss.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    starved = [name for name, p in trial.loss.named_parameters()
+               if id(p) not in trial.own and (p.grad is None or p.grad.abs().sum() == 0)]
     assert starved == []
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('name', LOSSES)
+def test_what_a_loss_trains_itself_gets_no_gradient_but_moves(name: str, arch: str) -> None:
+    trial = Trial(name, *make_pair(arch), arch)
+    sum(trial.terms().values()).backward()
+    own = [p for p in trial.loss.parameters() if id(p) in trial.own]
+    assert all(p.grad is None for p in own)
+    assert bool(own) is (name == 'KRNetLoss')
+    before = [p.detach().clone() for p in own]
+    for iteration in range(1, 11):
+        assert all(not value.requires_grad for value in trial.prepare(iteration).values())
+    assert not any(torch.equal(a, b) for a, b in zip(before, own))
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
@@ -117,6 +139,7 @@ def test_global_random_numbers_are_untouched(name: str) -> None:
     trial = Trial(name, *make_pair('EDSR'), 'EDSR')
     state = torch.get_rng_state()
     trial.terms()
+    trial.prepare(10)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -124,9 +147,12 @@ def test_global_random_numbers_are_untouched(name: str) -> None:
 def test_state_dict_restores_the_next_terms(name: str) -> None:
     trial = Trial(name, *make_pair('EDSR'), 'EDSR')
     trial.terms()
+    trial.prepare(10)
     other = Trial(name, *make_pair('EDSR'), 'EDSR')
     other.loss.seed(99)
     other.loss.load_state_dict(copy.deepcopy(trial.loss.state_dict()))
+    for each in (trial, other):
+        each.prepare(20)
     assert all(torch.equal(a, b) for a, b in zip(trial.terms(1).values(), other.terms(1).values()))
 
 

@@ -14,7 +14,7 @@ from basicsr.archs import build_network
 from conftest import REPO, STUDENTS, TEACHERS
 
 from mipkd_plugin import cli
-from mipkd_plugin.losses import MiPKDLoss
+from mipkd_plugin.losses import KRNetLoss, MiPKDLoss
 
 README = (REPO / 'README.md').read_text(encoding='utf-8')
 
@@ -70,6 +70,19 @@ def test_plain_loop_runs_as_printed() -> None:
     assert torch.isfinite(scope['loss'])
 
 
+def test_loop_with_a_meta_step_runs_as_printed() -> None:
+    plain, meta = (next(block for block in blocks('python') if name in block) for name in ('Step.run', 'StepPlan.make'))
+    scope: dict[str, Any] = {'student': build_network(STUDENTS['EDSR']), 'teacher': build_network(TEACHERS['EDSR']),
+                             'loader': [(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16))] * 5}
+    setup, loop = plain[:plain.index('for iteration')], plain[plain.index('    terms = kd(step)'):]
+    exec('from mipkd_plugin import KRNetLoss, StepPlan\n' + setup.replace(
+        'kd = MiPKDLoss(taps=3, latent_channels=32)', 'kd = KRNetLoss(taps=3)'), scope)
+    generators = [p.detach().clone() for p in scope['kd'].own_parameters()]
+    exec(meta[meta.index('for iteration'):] + loop, scope)
+    assert torch.isfinite(scope['loss'])
+    assert not any(torch.equal(a, b) for a, b in zip(generators, scope['kd'].own_parameters()))
+
+
 def test_two_line_model_works_as_printed() -> None:
     from basicsr.models.sr_model import SRModel
     from basicsr.utils.registry import Registry
@@ -96,3 +109,9 @@ def test_options_of_mipkd_named_in_the_text_exist() -> None:
     names = re.findall(r'`(\w+)`', sentence[:sentence.index('\n## ')])
     assert len(names) >= 8
     assert set(names) <= set(inspect.signature(MiPKDLoss).parameters)
+
+
+def test_options_of_krnets_named_in_the_text_exist() -> None:
+    sentence = README[README.index('all that is our choice is an option'):]
+    names = re.findall(r'`(\w+)`', sentence[:sentence.index('.\n')])
+    assert set(names) == set(inspect.signature(KRNetLoss).parameters) - {'taps', 'momentum', 'loss_weight'}
