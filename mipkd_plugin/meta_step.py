@@ -45,7 +45,7 @@ class MetaStep(nn.Module):
         first_order: The second of the two forms.
         inner: Rule of the look-ahead, see :class:`~mipkd_plugin.lookahead.InnerStep`.
         inner_lr: Its learning rate.
-        learning_rate: Of φ's own Adam, betas (0.9, 0.99). Its ε is 1e-16, as the gradients carry the factor α.
+        learning_rate: Of φ's own Adam, constant; betas (0.9, 0.99); ε 1e-16, as the gradients carry the factor α.
 
     Raises:
         ValueError: An option is out of range.
@@ -120,8 +120,11 @@ class MetaStep(nn.Module):
         theta = trainable(plan.student_net.net)
         value = plan.reconstruction(plan.student_net(plan.lq[second], theta).output, plan.gt[second])
         ahead = self.inner(theta, gradients(value, theta), plan.optimizer, momentum=False)
-        with torch.no_grad():
-            here, there = (plan.student_net(plan.lq[first], weights) for weights in (theta, ahead))
+        passes = []
+        for weights in (theta, ahead):  # with the same drop-path in both, or the gap would be that of two networks
+            with torch.no_grad(), _random_numbers_given_back(plan.lq):
+                passes.append(plan.student_net(plan.lq[first], weights))
+        here, there = passes
         return value, gradients(loss.gap(here, there, _part(plan.teacher, first)), phi)
 
     def _descend(self, phi: dict[str, Tensor], gradient: list[Tensor], iteration: int) -> None:

@@ -195,6 +195,18 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
+def test_the_first_order_gap_is_not_that_of_two_drop_paths() -> None:
+    torch.manual_seed(0)
+    student, teacher = build_network({**STUDENTS['SwinIR'], 'drop_path_rate': 0.5}), build_network(TEACHERS['SwinIR'])
+    lq, gt = batch('SwinIR')
+    loss = KRNetLoss(3, hidden_channels=8, first_order=True)
+    nets = bind([loss], student, teacher, lq[:1])
+    loss.meta.inner = lambda weights, *_, **__: weights  # a look-ahead that stays where it is
+    plan = StepPlan.make(*nets, lq, gt, 1, torch.optim.Adam(student.parameters()), F.l1_loss)
+    _, gradient = loss.meta._first_order(plan, loss, loss.meta.phi())
+    assert all(g.abs().max() == 0 for g in gradient)
+
+
 class Blend(nn.Module):
     """One feature that blends two patterns; the image is that feature. No upscaling."""
 
