@@ -15,8 +15,8 @@ from mipkd_plugin.archs.krnet_arch import KRNet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 KERNELS_SHOWN = 8
 
@@ -180,7 +180,7 @@ def _draw_maps(page: _Page, textures: TapTextures, g: int, top: float, room: flo
         axes = page.axes(left, middle, width, height)
         image = axes.imshow(texture, cmap='magma', vmin=0, vmax=brightest, interpolation='nearest')
         axes.set_axis_off()
-        page.text(left + width / 2, middle + height + 0.05, f'mean {texture.mean():.3g}', ha='center', fontsize=8.5,
+        page.text(left + width / 2, middle + height + 0.05, f'mean {texture.mean():#.3g}', ha='center', fontsize=8.5,
                   color='0.35')
     _draw_scale(page, image, left + width + 0.12, middle, height, extend='max')
 
@@ -193,22 +193,22 @@ def _draw_kernels(page: _Page, textures: TapTextures, g: int, top: float, room: 
     axes = page.axes(lefts['kernels'], top, _COLUMNS['kernels'], room)
     for number, kernel in enumerate(kernels):
         x, y = number % columns * 1.2, number // columns * 1.45
-        image = axes.imshow(kernel, cmap='RdBu_r', vmin=-strongest, vmax=strongest, interpolation='nearest',
-                            extent=(x, x + 1, y + 1, y))
+        edges = np.linspace(0, 1, side + 1)
+        mesh = axes.pcolormesh(x + edges, y + edges, kernel, cmap='RdBu_r', vmin=-strongest, vmax=strongest,
+                               edgecolors='0.6', linewidth=0.5)
         axes.text(x + 0.5, y + 1.05, f'ch {textures.channels[g, number]}', ha='center', va='top', fontsize=7.5,
                   color='0.35')
-        for line in range(side + 1):
-            axes.plot([x, x + 1], [y + line / side] * 2, color='0.6', lw=0.5)
-            axes.plot([x + line / side] * 2, [y, y + 1], color='0.6', lw=0.5)
+    axes.set_aspect('equal')
     axes.set_xlim(-0.05, columns * 1.2 - 0.15)
     axes.set_ylim(-(-len(kernels) // columns) * 1.45 - 0.15, -0.05)
     axes.set_axis_off()
     if g == 0:  # all rows have the same
-        _draw_scale(page, image, lefts['kernel scale'] + 0.05, top + 0.1, room - 0.2)
+        _draw_scale(page, mesh, lefts['kernel scale'] + 0.05, top + 0.1, room - 0.2)
 
 
-def _draw_scale(page: _Page, image: AxesImage, left: float, top: float, height: float, extend: str = 'neither') -> None:
-    bar = page.figure.colorbar(image, cax=page.axes(left, top, 0.1, height), extend=extend)
+def _draw_scale(page: _Page, colors: ScalarMappable, left: float, top: float, height: float,
+                extend: str = 'neither') -> None:
+    bar = page.figure.colorbar(colors, cax=page.axes(left, top, 0.1, height), extend=extend, format='%.3g')
     bar.ax.tick_params(labelsize=8)
 
 

@@ -67,8 +67,10 @@ def read_crop(path: Path, size: int, window: int) -> tuple[np.ndarray, tuple[int
     if not path.is_file():
         raise TextureError(f'--image {path}: {"is no file" if path.exists() else "does not exist"}; '
                            'give a low-resolution image, PNG or JPG')
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    try:
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        image = None
     if image is None:
         raise TextureError(f'--image {path}: cannot be read as an image; give a PNG or JPG that is not damaged')
     if size < 0 or 0 < size < window:
