@@ -158,7 +158,7 @@ def test_state_dict_restores_the_next_terms(name: str) -> None:
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_loss_weight_scales_every_term_once(name: str) -> None:
-    plain = Trial(name, *make_pair('EDSR'), 'EDSR').terms()
+    plain = Trial(name, *make_pair('EDSR'), 'EDSR', loss_weight=1.0).terms()
     tripled = Trial(name, *make_pair('EDSR'), 'EDSR', loss_weight=3.0).terms()
     for term, value in plain.items():
         torch.testing.assert_close(tripled[term], 3 * value)

@@ -234,8 +234,8 @@ def learned_weights(useful: int, **options: Any) -> Tensor:
     """
     torch.manual_seed(0)
     student, teacher = Blend([0.5, 0.5]), Blend([1.0, 1.0])
-    loss = KRNetLoss([['body', 'body']], num_kernels=2, hidden_channels=4, feature_scale='none', meta_lr=0.02,
-                     **options)
+    loss = KRNetLoss([['body', 'body']], num_kernels=2, hidden_channels=4, feature_scale='none', loss_weight=1.0,
+                     meta_lr=0.02, **options)
     nets = bind([loss], student, teacher, torch.rand(1, 2, 8, 8))
     net = loss.networks[0]
     net.projection.weight.data.fill_(1)
