@@ -149,6 +149,7 @@ class MetaStep(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if self._optimizer is not None:
             self._optimizer.load_state_dict(state)
+            self._optimizer.param_groups[0]['lr'] = self.learning_rate  # that of the options, which may have changed
 
 
 def _halves(plan: StepPlan) -> tuple[slice, slice]:

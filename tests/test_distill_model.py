@@ -414,6 +414,18 @@ def test_the_check_compares_a_checkpoint_with_the_options(change: Callable[[dict
     assert any(message in str(problem) for problem in problems) if message else problems == []
 
 
+@pytest.mark.parametrize(('change', 'message'), [({}, None), ({'meta_lr': 1e-3, 'meta_every': 7}, None),
+                                                 ({'num_kernels': 5}, 'of another shape')], ids=str)
+def test_the_check_compares_krnets_with_a_checkpoint(change: dict[str, Any], message: str | None,
+                                                     train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [{**KRNETS[0], 'meta_every': 1}, KRNETS[1]]
+    after_one_step(opt, tmp_path)
+    opt['train']['distill_opt'][0].update(change)
+    problems = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path)
+    assert [message in str(problem) for problem in problems] == ([True] if message else [])
+
+
 @pytest.mark.parametrize('name', ['training_states/1.state', 'models/net_g_1.pth', 'models/distill_1.pth'])
 def test_a_save_cut_short_is_named_with_a_way_out(name: str, train_options: Make, tmp_path: Path) -> None:
     opt = train_options()

@@ -287,6 +287,15 @@ def test_batch_norm_is_refused_by_bind(make: Callable[[int], nn.Module]) -> None
     bind([KRNetLoss([['head', 'head']], meta_every=0)], student, teacher, probe)
 
 
+def test_a_resumed_run_takes_the_learning_rate_of_its_options() -> None:
+    before, after = Toy(meta_every=1), Toy(meta_every=1, meta_lr=0.5)
+    before.loss.prepare(before.plan)
+    after.loss.load_state_dict(before.loss.state_dict())
+    states = [toy.loss.meta.get_extra_state() for toy in (before, after)]
+    assert_equal(states[0]['state'], states[1]['state'])
+    assert [state['param_groups'][0]['lr'] for state in states] == [1e-4, 0.5]
+
+
 def test_an_unbound_loss_says_so() -> None:
     toy = Toy()
     loss = KRNetLoss(1, meta_every=1)

@@ -76,7 +76,7 @@ def test_heterogeneous_pair_trains_saves_and_resumes(shared: Path, tmp_path: Pat
         'name': 'heterogeneous', 'model_type': 'SwinIRDistillModel', 'scale': 4, 'num_gpu': 'auto', 'manual_seed': 0,
         'datasets': {'train': images(
             'Set5', data / 'Set5/HR', data / 'Set5/LRbicx4', 'disk', gt_size=64, use_hflip=True, use_rot=True,
-            num_worker_per_gpu=0, batch_size_per_gpu=1, dataset_enlarge_ratio=100)},
+            num_worker_per_gpu=0, batch_size_per_gpu=2, dataset_enlarge_ratio=100)},
         'network_g': SWINIR,
         'teacher': {'network': RRDB, 'weights': str(shared / 'weights/RRDB_PSNR_x4.pth'), 'param_key': 'params'},
         'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
@@ -84,7 +84,8 @@ def test_heterogeneous_pair_trains_saves_and_resumes(shared: Path, tmp_path: Pat
                   'optim_g': {'type': 'Adam', 'lr': 0.0001, 'betas': [0.9, 0.99]},
                   'scheduler': {'type': 'MultiStepLR', 'milestones': [100], 'gamma': 0.5},
                   'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
-                  'distill_opt': [{'type': 'MiPKDLoss', 'taps': 4, 'latent_channels': 32}]},
+                  'distill_opt': [{'type': 'MiPKDLoss', 'taps': 4, 'latent_channels': 32},
+                                  {'type': 'KRNetLoss', 'taps': 2, 'meta_every': 3}]},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 4, 'use_tb_logger': False}}
     (tmp_path / 'train.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
     first = command('basicsr', 'train', '-opt', 'train.yml', cwd=tmp_path)
@@ -92,5 +93,6 @@ def test_heterogeneous_pair_trains_saves_and_resumes(shared: Path, tmp_path: Pat
                      cwd=tmp_path)
     assert 'Resuming training from epoch: 0, iter: 4' in second
     logged = re.findall(r'(l_\w+): ([\d.]+e[+-]\d+)', first + second)
-    assert {name for name, _ in logged} == {'l_pix', 'l_logits', 'l_feat', 'l_ae', 'l_block'}
-    assert len(logged) == 5 * 6
+    assert {name for name, _ in logged} == {'l_pix', 'l_logits', 'l_feat', 'l_ae', 'l_block', 'l_kr'}
+    assert len(logged) == 6 * 6
+    assert (first + second).count('meta_rec: ') == 2

@@ -90,9 +90,10 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
     return {name.removeprefix('module.'): tensor for name, tensor in state.items()}
 
 
-def misfit(net: nn.Module, state: Mapping[str, Tensor], where: str) -> tuple[str, str] | None:
-    """How a state dict differs from what a network needs: (what, remedy), or None if it fits strictly."""
-    own = net.state_dict()
+def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, str] | None:
+    """How a state dict differs from what a network needs: (what, remedy), or None if all its tensors fit."""
+    own, state = ({name: value for name, value in values.items() if isinstance(value, Tensor)}
+                  for values in (net.state_dict(), state))
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.models import build_model
 
 import mipkd_plugin  # noqa: F401  (repairs the toolbox before basicsr is imported)
+from basicsr.models import build_model
 from mipkd_plugin import config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
