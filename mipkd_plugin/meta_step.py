@@ -34,8 +34,10 @@ class MetaStep(nn.Module):
     The batch is split in two halves A and B. Second order:
     θ' = step(θ, ∇_θ [L_rec(A) + L(A; φ)]), differentiable; φ takes an Adam step on ∇_φ L_rec(B; θ').
     First order: with θ_B = step(θ, ∇_θ L_rec(B)), where reconstruction alone would lead, φ takes an Adam step on
-    ∇_φ [L(A; θ_B, φ) − L(A; θ, φ)]: what improves reconstruction shall lower L. For small α both gradients agree
-    (the second is a finite difference of the first, taken at θ instead of θ'), and no second derivative is needed.
+    ∇_φ [L(A; θ_B, φ) − L(A; θ, φ)]: what improves reconstruction shall lower L. That is a finite difference of the
+    gradient of second order, taken at θ instead of θ', and needs no second derivative; with ``sgd`` the two agree for
+    small α, with Adam only roughly (v̂ takes in another gradient, and the past momentum plays no part in it).
+    Of the distillation terms the look-ahead follows L alone, as the method has it, not those of other losses.
 
     θ, the student's buffers, its optimizer and the random numbers are left as they are. Each rank looks ahead on its
     own half batches; the gradient for φ is averaged over the ranks. φ's Adam is saved as extra state of this module.

@@ -108,6 +108,25 @@ def test_what_krnets_train_themselves_is_not_the_students_optimizers(train_optio
     assert 'meta_rec' not in model.get_current_log(), 'no meta step was due'
 
 
+def test_each_krnet_loss_logs_under_its_own_name(train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [{'type': 'LogitsKDLoss'}, KRNETS[0], {**KRNETS[0], 'meta_every': 3}]
+    model, logged = model_of(opt, tmp_path), []
+    for iteration in (2, 3, 6):
+        train(model, range(iteration, iteration + 1))
+        logged.append([name for name in model.get_current_log() if name.startswith('meta')])
+    assert logged == [['meta_rec'], ['meta_rec_2'], ['meta_rec', 'meta_rec_2']]
+
+
+def test_the_meta_step_sees_the_perceptual_loss_too(train_options: Make, tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [{**KRNETS[0], 'meta_every': 1}]
+    model = model_of(opt, tmp_path)
+    model.cri_perceptual = lambda output, gt: (output.mean() * 0 + 3, None)
+    train(model, range(1, 2))
+    assert 3 < model.get_current_log()['meta_rec'] < 4
+
+
 @pytest.mark.parametrize('form', [{}, {'first_order': True}, {'inner': 'sgd'}], ids=str)
 def test_the_meta_step_changes_the_students_first_step_only_through_the_kernels(
         form: dict[str, Any], train_options: Make, tmp_path: Path) -> None:
@@ -123,11 +142,13 @@ def test_the_meta_step_changes_the_students_first_step_only_through_the_kernels(
 
 
 def test_the_running_feature_scale_moves_during_training(train_options: Make, tmp_path: Path) -> None:
-    model = model_of(train_options(), tmp_path)
+    opt = train_options()
+    opt['train']['distill_opt'] = copy.deepcopy([opt['train']['distill_opt'], KRNETS[0]])
+    model = model_of(opt, tmp_path)
     train(model, range(1, 3))
-    for mixer in model.losses[0].mixers:
-        assert mixer.num_batches == 2
-        assert mixer.scale != 1
+    for network in (*model.losses[0].mixers, *model.losses[1].networks):
+        assert network.num_batches == 2
+        assert network.scale != 1
 
 
 def test_two_losses_draw_different_random_numbers(train_options: Make, tmp_path: Path) -> None:

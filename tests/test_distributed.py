@@ -48,6 +48,8 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
 
 def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     opt = train_options()
+    opt['train']['distill_opt'] = [opt['train']['distill_opt'],
+                                   {'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 2}]
     (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
     command = [*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch']
     result = run(command, tmp_path)

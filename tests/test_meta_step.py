@@ -52,39 +52,55 @@ class Toy:
         self.roots: dict[str, Tensor] = {}
         self.plan = StepPlan.make(*self.nets, self.lq, self.gt, 1, self.optimizer, F.mse_loss)
 
-    def gradient(self) -> list[Tensor]:
+    def meta_step(self) -> tuple[Tensor, list[Tensor]]:
         meta = self.loss.meta
-        return (meta._first_order if meta.first_order else meta._second_order)(self.plan, self.loss, meta.phi())[1]
+        return (meta._first_order if meta.first_order else meta._second_order)(self.plan, self.loss, meta.phi())
+
+    def gradient(self) -> list[Tensor]:
+        return self.meta_step()[1]
+
+    def run(self, weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        feature = F.conv2d(x, weights['head.weight'], weights['head.bias'], padding=1)
+        tail = F.conv2d(torch.tanh(feature), weights['tail.weight'], weights['tail.bias'], padding=1)
+        return feature, F.pixel_shuffle(tail, 2)
 
     def outer(self) -> float:
-        """L_rec(B; θ') as the formula says, with nothing of the package but the KRNet itself.
+        """What φ descends on, as the formulas say, with nothing of the package but the KRNet itself.
 
-        The root of Adam's v̂ is that of the first call: it counts as a constant.
+        L_rec(B; θ'), or of first order L(A; θ_B) − L(A; θ). The root of Adam's v̂ is that of the first call: it counts
+        as a constant.
         """
-        net, teacher = self.loss.networks[0], self.nets[1].net
+        net, (a, b) = self.loss.networks[0], (slice(0, 2), slice(2, 4))
         theta = {name: p.detach().requires_grad_() for name, p in self.student.named_parameters()}
-        a, b = slice(0, 2), slice(2, 4)
+        of_teacher = self.nets[1].net.head(self.lq[a])
+        feature, output = self.run(theta, self.lq[a])
+        if self.loss.meta.first_order:
+            loss = F.mse_loss(self.run(theta, self.lq[b])[1], self.gt[b])
+            there = self.run(self.ahead(theta, loss, momentum=0.0), self.lq[a])[0]
+            t = of_teacher / net.scale
+            made = net.generate(net.project(feature), t)
+            return 3.0 * (net.distance(net.project(there), t, *made)
+                          - net.distance(net.project(feature), t, *made)).mean().item()
+        loss = F.mse_loss(output, self.gt[a]) + 3.0 * net(feature, of_teacher).mean()
+        return F.mse_loss(self.run(self.ahead(theta, loss), self.lq[b])[1], self.gt[b]).item()
 
-        def run(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-            feature = F.conv2d(x, weights['head.weight'], weights['head.bias'], padding=1)
-            tail = F.conv2d(torch.tanh(feature), weights['tail.weight'], weights['tail.bias'], padding=1)
-            return feature, F.pixel_shuffle(tail, 2)
-
-        feature, output = run(theta, self.lq[a])
-        loss = F.mse_loss(output, self.gt[a]) + 3.0 * net(feature, teacher.head(self.lq[a])).mean()
-        grads = torch.autograd.grad(loss, list(theta.values()))
+    def ahead(self, theta: dict[str, Tensor], loss: Tensor, momentum: float = 1.0) -> dict[str, Tensor]:
+        grads = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
         ahead = {}
         for (name, weight), p, g in zip(theta.items(), self.student.parameters(), grads):
             state = self.optimizer.state[p]
             v = (0.99 * state['exp_avg_sq'] + 0.01 * g**2) / (1 - 0.99**4)
             root = self.roots.setdefault(name, v.sqrt() + 1e-8)
-            m = (0.9 * state['exp_avg'] + 0.1 * g) / (1 - 0.9**4)
-            ahead[name] = weight - {'sgd': 0.1 * g, 'rmsprop': 0.01 * g / root,
-                                    'adam': 0.01 * m / root}[self.loss.meta.inner.rule]
-        return F.mse_loss(run(ahead, self.lq[b])[1], self.gt[b]).item()
+            m = (0.9 * state['exp_avg'] * momentum + 0.1 * g) / (1 - 0.9**4)
+            rate = self.loss.meta.inner.learning_rate or 0.01
+            ahead[name] = weight - {'sgd': 0.1 * g, 'rmsprop': rate * g / root,
+                                    'adam': rate * m / root}[self.loss.meta.inner.rule]
+        return ahead
 
 
-@pytest.mark.parametrize('options', [{}, {'inner': 'rmsprop'}, {'inner': 'sgd'}, {'condition_gradient': True}], ids=str)
+@pytest.mark.parametrize('options', [{}, {'inner': 'rmsprop'}, {'inner': 'sgd'}, {'condition_gradient': True},
+                                     {'inner_lr': 0.03}, {'first_order': True},
+                                     {'first_order': True, 'inner': 'rmsprop', 'inner_lr': 0.03}], ids=str)
 def test_meta_gradient_agrees_with_finite_differences(options: dict[str, Any]) -> None:
     toy = Toy(**options)
     analytic = toy.gradient()
@@ -109,7 +125,15 @@ def test_meta_gradient_agrees_with_finite_differences(options: dict[str, Any]) -
     assert (numeric - picked).norm() / numeric.norm() < 1e-4
 
 
-def test_first_order_approaches_second_order_for_small_steps_only() -> None:
+def test_what_is_logged_is_the_reconstruction_after_the_look_ahead() -> None:
+    toy = Toy()
+    assert toy.meta_step()[0].item() == pytest.approx(toy.outer(), rel=1e-12)
+    toy = Toy(first_order=True)
+    expected = F.mse_loss(toy.student(toy.lq[2:]), toy.gt[2:]).item()
+    assert toy.meta_step()[0].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_first_order_approaches_second_order_for_small_steps_of_sgd_only() -> None:
     def differ(inner_lr: float) -> float:
         first, second = (torch.cat([g.flatten() for g in Toy(first_order=f, inner='sgd', inner_lr=inner_lr).gradient()])
                          for f in (True, False))
@@ -145,8 +169,22 @@ def test_the_look_ahead_uses_the_learning_rate_of_each_group() -> None:
     inner = KRNetLoss(1).meta.inner
     moved = {name: (theta[name] - ahead).mean().item() for name, ahead in inner(theta, ones, optimizer).items()}
     assert moved == pytest.approx({'head.weight': 0.5, 'head.bias': 0.5, 'tail.weight': 0.25, 'tail.bias': 0.25})
-    with pytest.raises(ValueError, match='inner: adam needs head.weight to be trained by Adam, not by SGD'):
-        inner(theta, ones, torch.optim.SGD(student.parameters(), lr=0.1))
+    for other in (torch.optim.SGD, torch.optim.NAdam):
+        with pytest.raises(ValueError, match=f'needs a student trained by Adam, not by {other.__name__}; write inner'):
+            inner(theta, ones, other(student.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match='the optimizer does not train head.weight of the student; add it'):
+        inner(theta, ones, torch.optim.Adam(student.tail.parameters()))
+
+
+def test_the_first_meta_step_knows_the_feature_scale() -> None:
+    toy = Toy(meta_every=1)
+    net = toy.loss.networks[0]
+    net.num_batches, net.scale = torch.zeros_like(net.num_batches), torch.ones_like(net.scale)
+    toy.loss.prepare(toy.plan)
+    torch.testing.assert_close(net.scale, toy.plan.teacher.features['head'].abs().mean())
+    toy.loss.prepare(toy.plan)
+    toy.loss(toy.plan.run())
+    assert net.num_batches == 2, 'once at the first meta step, and once in each iteration\'s loss'
 
 
 @FORMS

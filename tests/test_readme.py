@@ -28,6 +28,10 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert '@@' not in README
+
+
 def test_first_code_comes_early() -> None:
     assert README[:README.index('```')].count('\n') < 25
 

@@ -81,10 +81,7 @@ class DistillMixin(Toolbox):
         self.optimizer_g.zero_grad()
         plan = StepPlan.make(self.student_net, self.teacher_net, self.lq, self.gt, current_iter, self.optimizer_g,
                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)))
-        prepared: OrderedDict[str, Tensor] = OrderedDict()
-        for loss in self._losses():
-            for name, value in loss.prepare(plan).items():
-                prepared[_free_name(name, prepared)] = value
+        prepared = self._prepare(plan)
         step = plan.run()
         self.output = step.student.output
         terms = self.reconstruction_terms(step.student.output, step.gt)
@@ -102,6 +99,12 @@ class DistillMixin(Toolbox):
         self.log_dict = self.reduce_loss_dict(OrderedDict({**terms, **prepared}))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def _prepare(self, plan: StepPlan) -> dict[str, Tensor]:
+        """Let losses train what they train themselves; the values of a second such loss are named ``…_2``."""
+        own = [loss for loss in self._losses() if loss.own_parameters()]
+        return {name if number == 1 else f'{name}_{number}': value
+                for number, loss in enumerate(own, 1) for name, value in loss.prepare(plan).items()}
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
         """The terms that the toolbox's own SRModel trains on: pixel loss and perceptual loss.
@@ -143,12 +146,21 @@ class DistillMixin(Toolbox):
         label = 'latest' if current_iter == -1 else current_iter
         return os.path.join(self.opt['path']['models'], f'distill_{label}.pth')
 
-    def _distributed(self, loss: nn.Module) -> nn.Module:
-        """Every loss with parameters trains under DDP; its random routes leave some of them unused per rank."""
-        if not self.opt['dist'] or not any(p.requires_grad for p in loss.parameters()):
+    def _distributed(self, loss: DistillationLoss) -> nn.Module:
+        """Every loss with parameters trains under DDP; its random routes leave some of them unused per rank.
+
+        What a loss trains itself is made equal on all ranks here, but stays out of the gradients that DDP exchanges.
+        """
+        own = loss.own_parameters()
+        if not self.opt['dist'] or sum(p.requires_grad for p in loss.parameters()) == len(own):
             return loss
         device_ids = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
-        return DistributedDataParallel(loss, device_ids=device_ids, find_unused_parameters=True)
+        for parameter in own:
+            parameter.requires_grad_(False)
+        runner = DistributedDataParallel(loss, device_ids=device_ids, find_unused_parameters=True)
+        for parameter in own:
+            parameter.requires_grad_(True)
+        return runner
 
     def _log_setup(self, losses: list[DistillationLoss]) -> None:
         count = {name: sum(p.numel() for p in net.parameters())
