@@ -67,7 +67,7 @@ def test_binding_twice_builds_the_mixers_once() -> None:
     ({'feature_scale': 'batch'}, 'feature_scale must be one of running, none'),
     ({'latent_channels': 0}, 'latent_channels must be a whole number of at least 1, got 0'),
     ({'num_layers': True}, 'num_layers must be a whole number'),
-    ({'kernel_size': 2}, 'kernel_size must be odd and positive, got 2'),
+    ({'kernel_size': 2}, 'kernel_size must be odd and at least 1, got 2'),
     ({'route_probability': -0.1}, 'route_probability must lie between 0 and 1, got -0.1'),
     ({'taps': None}, 'MiPKDLoss needs taps'),
     ({'loss_weight': 0}, 'all weights of MiPKDLoss are 0'),

@@ -136,9 +136,6 @@ def test_different_architectures(name: str, student: str, teacher: str) -> None:
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_global_random_numbers_are_untouched(name: str) -> None:
-    state = torch.get_rng_state()
-    LOSS_REGISTRY.get(name)(**SMALL.get(name, {}))
-    assert torch.equal(torch.get_rng_state(), state)
     trial = Trial(name, *make_pair('EDSR'), 'EDSR')
     state = torch.get_rng_state()
     trial.terms()

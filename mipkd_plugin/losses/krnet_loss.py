@@ -61,8 +61,7 @@ class KRNetLoss(DistillationLoss):
             'num_kernels': num_kernels, 'kernel_size': kernel_size, 'hidden_channels': hidden_channels,
             'condition_gradient': condition_gradient, 'feature_scale': feature_scale, 'momentum': momentum}
         require.positive(loss_weight=loss_weight)
-        with torch.device('meta'):  # refuses options out of range now, not at the first probe; draws no numbers
-            KRNet(1, 1, **self.network_options)
+        KRNet(1, 1, **self.network_options)  # refuses options out of range now, not at the first probe
         self.loss_weight = loss_weight
         self.meta = MetaStep(every=meta_every, first_order=first_order, inner=inner, inner_lr=inner_lr,
                              learning_rate=meta_lr)

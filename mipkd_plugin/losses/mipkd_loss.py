@@ -65,8 +65,7 @@ class MiPKDLoss(DistillationLoss):
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
             'momentum': momentum}
-        with torch.device('meta'):  # refuses options out of range now, not at the first probe; draws no numbers
-            FeaturePriorMixer(1, 1, **self.mixer_options)
+        FeaturePriorMixer(1, 1, **self.mixer_options)  # refuses options out of range now, not at the first probe
         self.block_mixer = BlockPriorMixer(route_probability, remix)
         self.mixers = nn.ModuleList()
         self.weights = {name: loss_weight * weight for name, weight in (
