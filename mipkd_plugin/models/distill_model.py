@@ -65,7 +65,7 @@ class DistillMixin(Toolbox):
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
-        """The toolbox's optimizer, with a second group: the parameters of the losses that do not train them alone."""
+        """The toolbox's optimizer; what the losses do not train themselves joins it as a second group."""
         super().setup_optimizers()
         if len(self.optimizers) != 1:
             raise config.OptionError([config.Problem(
