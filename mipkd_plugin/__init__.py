@@ -9,7 +9,20 @@ from mipkd_plugin import compat
 compat.apply_early()
 
 from mipkd_plugin import archs, losses, models
-from mipkd_plugin.losses import DistillationLoss, KRNetLoss, LogitsKDLoss, MiPKDLoss, bind
+from mipkd_plugin.losses import (
+    AttentionTransferLoss,
+    CrossKDLoss,
+    CSDLoss,
+    DistillationLoss,
+    DUKDLoss,
+    FAKDLoss,
+    FitNetLoss,
+    KRNetLoss,
+    LogitsKDLoss,
+    MiPKDLoss,
+    RKDLoss,
+    bind,
+)
 from mipkd_plugin.models import DistillMixin, DistillModel, SwinIRDistillModel
 from mipkd_plugin.step import NetPass, Step, StepPlan
 from mipkd_plugin.taps import TappedNet
@@ -18,6 +31,7 @@ from mipkd_plugin.version import __version__
 
 compat.apply()
 
-__all__ = ['DistillMixin', 'DistillModel', 'DistillationLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'NetPass',
+__all__ = ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillMixin', 'DistillModel',
+           'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'NetPass', 'RKDLoss',
            'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TappedNet', '__version__', 'archs', 'bind', 'losses',
            'models']

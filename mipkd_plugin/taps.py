@@ -75,6 +75,12 @@ class TappedNet:
         raw, output = self._run(lq, self._runner if weights is None else substituted(self.net, weights))
         return NetPass(output, {path: self._as_map(path, raw[path], lq) for path in self.taps})
 
+    def image(self, lq: Tensor) -> Tensor:
+        """Run the network on images (N, C, H, W) of any size and return the output alone; nothing is recorded."""
+        self._keep_eval()
+        with torch.no_grad() if self.frozen else nullcontext():
+            return self._runner(lq)
+
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
         """Run the network once, without gradient and in eval mode, and look at every tap.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin import config
 from mipkd_plugin.archs.krnet_arch import KRNet
-from mipkd_plugin.losses.base import bind
+from mipkd_plugin.losses.binding import bind
 from mipkd_plugin.losses.krnet_loss import KRNetLoss
 from mipkd_plugin.models.distill_state import load_state
 from mipkd_plugin.texture_sheet import Caption, TapTextures, draw_sheet, look

@@ -69,7 +69,7 @@ def test_binding_twice_builds_the_mixers_once() -> None:
     ({'num_layers': True}, 'num_layers must be a whole number'),
     ({'kernel_size': 2}, 'kernel_size must be odd and at least 1, got 2'),
     ({'route_probability': -0.1}, 'route_probability must lie between 0 and 1, got -0.1'),
-    ({'taps': None}, 'MiPKDLoss needs taps'),
+    ({'taps': None}, 'taps must be a number'),
     ({'loss_weight': 0}, 'all weights of MiPKDLoss are 0'),
 ])
 def test_options_out_of_range(options: dict, message: str) -> None:

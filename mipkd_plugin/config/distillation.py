@@ -15,7 +15,8 @@ from mipkd_plugin.config.components import construct, distillation_entries, look
 from mipkd_plugin.config.datasets import patch_problem
 from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, OptionError, block
 from mipkd_plugin.config.weights import misfit, read_file, select_state
-from mipkd_plugin.losses.base import DistillationLoss, TapPair, bind
+from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.losses.binding import bind
 from mipkd_plugin.trunk import TapError, resolve_taps
 
 _DEFAULT_PATCH = 48

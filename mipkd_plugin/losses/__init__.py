@@ -1,8 +1,17 @@
 """Distillation losses, in LOSS_REGISTRY: one method, one file. Importing this package registers them."""
 
-from mipkd_plugin.losses.base import DistillationLoss, TapPair, bind
+from mipkd_plugin.losses.attention_loss import AttentionTransferLoss
+from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.losses.binding import bind
+from mipkd_plugin.losses.crosskd_loss import CrossKDLoss
+from mipkd_plugin.losses.csd_loss import CSDLoss
+from mipkd_plugin.losses.dukd_loss import DUKDLoss
+from mipkd_plugin.losses.fakd_loss import FAKDLoss
+from mipkd_plugin.losses.fitnet_loss import FitNetLoss
 from mipkd_plugin.losses.krnet_loss import KRNetLoss
 from mipkd_plugin.losses.logits_loss import LogitsKDLoss
 from mipkd_plugin.losses.mipkd_loss import MiPKDLoss
+from mipkd_plugin.losses.rkd_loss import RKDLoss
 
-__all__ = ['DistillationLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'TapPair', 'bind']
+__all__ = ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss',
+           'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss', 'TapPair', 'bind']

@@ -1,16 +1,18 @@
-"""What every distillation loss has in common, and how losses are bound to a student and a teacher."""
+"""What every distillation loss has in common, and what some of them share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+import torch
+from basicsr.archs import build_network
 from torch import Tensor, nn
 
+from mipkd_plugin.archs.projection_arch import FeatureProjection
 from mipkd_plugin.features import TapInfo
 from mipkd_plugin.step import Step, StepPlan
-from mipkd_plugin.taps import TappedNet
-from mipkd_plugin.trunk import TapError, resolve_taps
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,13 @@ class DistillationLoss(nn.Module):
 
     Args:
         taps: Number of taps, list of [student path, teacher path], or None for a loss without features.
+
+    Raises:
+        ValueError: There are no taps, and the loss needs some.
     """
+
+    needs_taps: bool = False
+    """Whether the loss compares features."""
 
     reenters: bool = False
     """Whether features re-enter the networks at the taps; the taps must then be blocks of one trunk, in order."""
@@ -54,6 +62,8 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
         super().__init__()
+        if self.needs_taps and taps is None:
+            raise ValueError('taps must be a number, or a list of [student module, teacher module], got None')
         self.taps = taps
         self.pairs: list[tuple[str, str]] = []
 
@@ -79,6 +89,17 @@ class DistillationLoss(nn.Module):
         """
         return {}
 
+    def features(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """(F_S, F_T), maps (N, C, H, W), at each tap pair.
+
+        Raises:
+            RuntimeError: The loss is not bound to any networks yet.
+        """
+        if not self.pairs:
+            raise RuntimeError(f'{type(self).__name__} has no taps yet: bind it to a student and a teacher first, '
+                               'see bind()')
+        return [(step.student.features[s], step.teacher.features[t]) for s, t in self.pairs]
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute the weighted terms.
 
@@ -91,103 +112,65 @@ class DistillationLoss(nn.Module):
         raise TypeError(f'{type(self).__name__} computes no terms: it must define forward(step)')
 
 
+class DrawingLoss(DistillationLoss):
+    """A loss that draws random numbers: from a generator of its own, whose state is saved with the loss.
+
+    Neither the student's dropout nor the order of the data depends on them.
+    """
+
+    def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
+        super().__init__(taps)
+        self._generator = torch.Generator()
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        self._generator.manual_seed(seed)
+
+    def get_extra_state(self) -> Tensor:
+        """State of the generator: part of the loss's ``state_dict``."""
+        return self._generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._generator.set_state(state.cpu())
+
+    def _generator_on(self, device: torch.device) -> torch.Generator:
+        """A generator there, started by a number drawn on the CPU: what it draws need not cross over."""
+        generator = torch.Generator(device)
+        generator.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
+        return generator
+
+
+class ProjectingLoss(DistillationLoss):
+    """A loss that projects the student's feature to the teacher's width: one :class:`FeatureProjection` a tap pair."""
+
+    needs_taps = True
+
+    def __init__(self, taps: int | Sequence[Sequence[str]] | None, feature_scale: str, momentum: float) -> None:
+        super().__init__(taps)
+        self.projection_options: dict[str, Any] = {'feature_scale': feature_scale, 'momentum': momentum}
+        FeatureProjection(1, 1, **self.projection_options)  # refuses options out of range now, not at the first probe
+        self.projections = nn.ModuleList()
+
+    def build(self, pairs: Sequence[TapPair]) -> None:
+        self.projections = nn.ModuleList(
+            build_network({'type': 'FeatureProjection', 'student_channels': pair.student.channels,
+                           'teacher_channels': pair.teacher.channels, **self.projection_options}) for pair in pairs)
+
+    def projected(self, step: Step) -> list[tuple[FeatureProjection, Tensor, Tensor]]:
+        """(projection, P(F_S / scale), F_T) at each tap pair, after the scale has taken in this batch."""
+        found = []
+        for module, (f_s, f_t) in zip(self.projections, self.features(step)):
+            projection = cast(FeatureProjection, module)
+            projection.update_scale(f_t)
+            found.append((projection, projection(f_s), f_t))
+        return found
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    """Mean over tensors of one shape and over their elements, through which gradients pass."""
+    return torch.stack(list(values)).mean()
+
+
 def logits_distance(step: Step) -> Tensor:
     """|S(x) − T(x)|, the mean absolute error between the two output images: a scalar."""
     return (step.student.output - step.teacher.output).abs().mean()
-
-
-def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Module, probe: Tensor,
-         runner: Callable[[Tensor], Tensor] | None = None) -> tuple[TappedNet, TappedNet]:
-    """Tap both networks wherever the losses want it, check the taps in a probe run and size the losses by it.
-
-    Freezes the teacher. The probe runs in eval mode without gradient and leaves modes and random numbers alone;
-    the parameters of the losses are drawn from torch's global random numbers, as those of any module.
-
-    Args:
-        losses: Losses that have not been bound yet.
-        student: The student, unwrapped.
-        teacher: The teacher.
-        probe: Images (N, C, H, W) of the size of a training patch.
-        runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
-
-    Returns:
-        Tapped student, tapped teacher (frozen).
-
-    Raises:
-        ValueError: Student and teacher are the same object, or a loss does not take this student.
-        TapError: With all problems at once: taps that do not exist, change in place or differ in H×W, a teacher of
-            another scale.
-    """
-    if student is teacher:
-        raise ValueError('student and teacher are one and the same network: it would be frozen')
-    objections = [(loss, loss.objection(student)) for loss in losses]
-    if any(objection for _, objection in objections):
-        raise ValueError('\n'.join(f'{type(loss).__name__}: {"; ".join(objection)}'
-                                   for loss, objection in objections if objection))
-    problems: list[str] = []
-    pairs: list[list[tuple[str, str]]] = []
-    for loss in losses:
-        try:
-            pairs.append(resolve_taps(loss.taps, student, teacher))
-        except TapError as error:
-            problems += error.problems
-    if problems:
-        raise TapError(problems)
-    flat = [pair for per_loss in pairs for pair in per_loss]
-    student_net = TappedNet(student, list(dict.fromkeys(s for s, _ in flat)), runner=runner)
-    teacher_net = TappedNet(teacher, list(dict.fromkeys(t for _, t in flat)), frozen=True)
-    try:
-        problems = _probe_problems(student_net, teacher_net, losses, pairs, probe)
-        if problems:
-            raise TapError(problems)
-    except BaseException:
-        student_net.close()
-        teacher_net.close()
-        raise
-    for loss, per_loss in zip(losses, pairs):
-        loss.pairs = per_loss
-        loss.build([TapPair(student_net.infos[s], teacher_net.infos[t]) for s, t in per_loss])
-        loss.to(probe.device)
-    return student_net, teacher_net
-
-
-def _probe_problems(student_net: TappedNet, teacher_net: TappedNet, losses: Sequence[DistillationLoss],
-                    pairs: Sequence[Sequence[tuple[str, str]]], probe: Tensor) -> list[str]:
-    problems: list[str] = []
-    outputs = {}
-    for role, net in (('student', student_net), ('teacher', teacher_net)):
-        infos, output = net.probe(probe)
-        outputs[role] = tuple(output.shape[1:])
-        problems += [f'tap {info.path!r} of the {role} {type(net.net).__name__}: {info.problem}'
-                     for info in infos.values() if info.problem]
-    if outputs['student'] != outputs['teacher']:
-        problems.append(
-            'student and teacher make images of different (channels, height, width) from the same input: '
-            f'{outputs["student"]} and {outputs["teacher"]}; use a teacher of the same scale')
-    for loss, per_loss in zip(losses, pairs):
-        for s, t in per_loss:
-            a, b = student_net.infos[s], teacher_net.infos[t]
-            if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
-                problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
-                                f'{b.height}×{b.width}; choose modules whose features have the same height and width')
-        if loss.reenters:
-            for role, net, side in (('student', student_net, 0), ('teacher', teacher_net, 1)):
-                paths = [pair[side] for pair in per_loss]
-                found = _reentry_problems(type(loss).__name__, net, paths, role)
-                if not found and not any(net.infos[path].problem for path in paths):
-                    found = [problem for problem in [net.reentry_problem(probe, paths)] if problem]
-                problems += found
-    return problems
-
-
-def _reentry_problems(name: str, net: TappedNet, paths: Sequence[str], role: str) -> list[str]:
-    blocks = net.blocks
-    outside = [path for path in paths if path not in blocks]
-    if outside:
-        return [f'tap {path!r} of the {role} is no block of its trunk, and {name} lets features re-enter there; '
-                f'choose among {blocks[0]} … {blocks[-1]}' if blocks else f'the {role} has no trunk to re-enter'
-                for path in outside]
-    order = [blocks.index(path) for path in paths]
-    if order != sorted(order):
-        return [f'taps of the {role} are not shallow to deep: {", ".join(paths)}; {name} follows them in this order']
-    return []

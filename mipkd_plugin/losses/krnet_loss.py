@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin import require
 from mipkd_plugin.archs.krnet_arch import KRNet
-from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.losses.base import DistillationLoss, TapPair, mean
 from mipkd_plugin.meta_step import MetaStep
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import NetPass, Step, StepPlan
@@ -48,6 +47,7 @@ class KRNetLoss(DistillationLoss):
         ValueError: An option is out of range.
     """
 
+    needs_taps = True
     why_batch = 'the meta step splits it in two halves (meta_every: 0 takes no meta step)'
 
     def __init__(self, taps: int | Sequence[Sequence[str]], num_kernels: int = 4, kernel_size: int = 3,
@@ -55,8 +55,6 @@ class KRNetLoss(DistillationLoss):
                  momentum: float = 0.01, loss_weight: float = 20.0, meta_every: int = 5, first_order: bool = False,
                  inner: str = 'adam', inner_lr: float | None = None, meta_lr: float = 1e-4) -> None:
         super().__init__(taps)
-        if taps is None:
-            raise ValueError('taps must be a number, or a list of [student module, teacher module], got None')
         self.network_options: dict[str, Any] = {
             'num_kernels': num_kernels, 'kernel_size': kernel_size, 'hidden_channels': hidden_channels,
             'condition_gradient': condition_gradient, 'feature_scale': feature_scale, 'momentum': momentum}
@@ -94,23 +92,19 @@ class KRNetLoss(DistillationLoss):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         self._update_scales(step.teacher)
-        return {'l_kr': self.loss_weight * self._mean(
+        return {'l_kr': self.loss_weight * mean(
             network(step.student.features[s], step.teacher.features[t]) for network, s, t in self._at_taps())}
 
     def distance(self, student: NetPass, teacher: NetPass) -> Tensor:
         """λ_kr L_kr as a function of φ, which trains."""
-        return self.loss_weight * self._mean(
+        return self.loss_weight * mean(
             network(student.features[s], teacher.features[t], learn=True) for network, s, t in self._at_taps())
 
     def gap(self, here: NetPass, there: NetPass, teacher: NetPass) -> Tensor:
         """λ_kr [L_kr(there) − L_kr(here)] as a function of φ, which trains."""
-        return self.loss_weight * self._mean(
+        return self.loss_weight * mean(
             network.gap(here.features[s], there.features[s], teacher.features[t])
             for network, s, t in self._at_taps())
-
-    def _mean(self, distances: Iterable[Tensor]) -> Tensor:
-        """Over taps and samples."""
-        return torch.stack(list(distances)).mean()
 
     def _update_scales(self, teacher: NetPass) -> None:
         for network, _, t in self._at_taps():

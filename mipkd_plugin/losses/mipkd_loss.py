@@ -12,22 +12,19 @@ from torch import Tensor, nn
 
 from mipkd_plugin.archs.block_mixer_arch import BlockPriorMixer
 from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
-from mipkd_plugin.losses.base import DistillationLoss, TapPair, logits_distance
+from mipkd_plugin.losses.base import DrawingLoss, TapPair, logits_distance, mean
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
 
 
 @register(LOSS_REGISTRY)
-class MiPKDLoss(DistillationLoss):
+class MiPKDLoss(DrawingLoss):
     """λ_kd |S(x) − T(x)| + λ_feat L_feat + λ_ae L_ae + λ_block L_block.
 
     L_feat and L_ae come from a feature prior mixer at each tap pair (mean over the taps), L_block = |O − T(x)| from
     the block prior mixer's image O. λ_feat = 1 and λ_block = 0.1 are the paper's best (table 10); λ_kd = λ_ae = 1 is
     our choice, as are all other defaults that :class:`FeaturePriorMixer` and :class:`BlockPriorMixer` call so.
     A term whose weight is 0 is not computed.
-
-    Masks and routes come from a generator of their own, saved with the loss: neither the student's dropout nor the
-    data order depends on them.
 
     Args:
         taps: Number of taps K, evenly spaced over both trunks, or a list of [student block, teacher block].
@@ -51,6 +48,7 @@ class MiPKDLoss(DistillationLoss):
         ValueError: An option is out of range.
     """
 
+    needs_taps = True
     reenters = True
 
     def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int = 64, mask_ratio: float = 0.5,
@@ -59,8 +57,6 @@ class MiPKDLoss(DistillationLoss):
                  momentum: float = 0.01, loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
                  ae_weight: float = 1.0, block_weight: float = 0.1) -> None:
         super().__init__(taps)
-        if taps is None:
-            raise ValueError('MiPKDLoss needs taps: a number, or a list of [student block, teacher block]')
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
@@ -72,23 +68,11 @@ class MiPKDLoss(DistillationLoss):
             ('l_logits', kd_weight), ('l_feat', feat_weight), ('l_ae', ae_weight), ('l_block', block_weight))}
         if not any(self.weights.values()):
             raise ValueError('all weights of MiPKDLoss are 0: nothing would be distilled')
-        self._generator = torch.Generator()
-        self.seed(0)
 
     def build(self, pairs: Sequence[TapPair]) -> None:
         self.mixers = nn.ModuleList(
             build_network({'type': 'FeaturePriorMixer', 'student_channels': pair.student.channels,
                            'teacher_channels': pair.teacher.channels, **self.mixer_options}) for pair in pairs)
-
-    def seed(self, seed: int) -> None:
-        self._generator.manual_seed(seed)
-
-    def get_extra_state(self) -> Tensor:
-        """State of the masks' and routes' generator: part of the loss's ``state_dict``."""
-        return self._generator.get_state()
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self._generator.set_state(state.cpu())
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         if not self.mixers:
@@ -111,10 +95,9 @@ class MiPKDLoss(DistillationLoss):
         if self.weights['l_block']:
             image = self.block_mixer(step, self.pairs, mixers, latents, masks, route)
             terms['l_block'] = [(image - step.teacher.output).abs().mean()]
-        return {name: self.weights[name] * torch.stack(values).mean() for name, values in terms.items() if values}
+        return {name: self.weights[name] * mean(values) for name, values in terms.items() if values}
 
     def _draw_masks(self, step: Step, mixers: Sequence[FeaturePriorMixer]) -> list[Tensor]:
-        """One mask a tap. A seed drawn on the CPU starts a generator on the features' device: no mask crosses over."""
-        on_device = torch.Generator(step.lq.device)
-        on_device.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
+        """One mask a tap, drawn on the features' device."""
+        on_device = self._generator_on(step.lq.device)
         return [mixer.draw_mask(step.student.features[s], on_device) for mixer, (s, _) in zip(mixers, self.pairs)]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from mipkd_plugin import config
-from mipkd_plugin.losses.base import DistillationLoss, bind
+from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.losses.binding import bind
 from mipkd_plugin.models.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import StepPlan

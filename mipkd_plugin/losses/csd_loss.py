@@ -1,0 +1,145 @@
+"""CSD: towards compact single image super-resolution via contrastive self-distillation (IJCAI 2021, 2105.11683)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import VGG19_Weights
+from torchvision.models.vgg import cfgs, make_layers
+
+from mipkd_plugin import require
+from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.registration import register
+from mipkd_plugin.step import Step
+
+LAYERS = (2, 7, 12, 21, 30)
+"""Where torchvision's VGG-19 is cut: behind relu1_1, relu2_1, relu3_1, relu4_1, relu5_1."""
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SMALLEST_DISTANCE = 1e-7
+
+
+class VGGFeatures:
+    """V_1..V_5 of frozen VGG-19, relu1_1 to relu5_1. No module: 50 MB that do not train stay out of checkpoints.
+
+    Args:
+        weights: State dict of torchvision's VGG-19 (``features.0.weight``, …), as a file; None: torchvision's own
+            ImageNet weights, from its cache or downloaded.
+
+    Raises:
+        ValueError: They cannot be had; the message says how to mend it.
+    """
+
+    def __init__(self, weights: str | None = None) -> None:
+        with torch.device('meta'):
+            layers = make_layers(cfgs['E'], batch_norm=False)[:LAYERS[-1]]
+        own = {name.removeprefix('features.'): value for name, value in _read_weights(weights).items()
+               if name.startswith('features.')}
+        wanted = {name: tuple(value.shape) for name, value in layers.state_dict().items()}
+        wrong = [name for name, shape in wanted.items() if name not in own or tuple(own[name].shape) != shape]
+        if wrong:
+            raise ValueError(f'weights {weights!r} are not those of VGG-19: {len(wrong)} tensors are missing or of '
+                             f'another shape, the first is features.{wrong[0]}; give vgg19-dcbb9e9d.pth of torchvision')
+        layers.load_state_dict({name: own[name] for name in wanted}, assign=True)
+        self.layers: nn.Module = layers.eval().requires_grad_(False)
+        for layer in self.layers.modules():
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """V_1..V_5 of RGB images (N, 3, H, W) in [0, 1], H and W at least 16."""
+        self.layers.to(images.device)
+        x = (images - images.new_tensor(_MEAN).view(3, 1, 1)) / images.new_tensor(_STD).view(3, 1, 1)
+        found = []
+        for index, layer in enumerate(self.layers.children(), 1):
+            x = layer(x)
+            if index in LAYERS:
+                found.append(x)
+        return found
+
+
+def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
+    if weights is None:
+        try:
+            return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f'weights of VGG-19 could not be downloaded by torchvision ({error}); write weights: FILE '
+                             'with the path of vgg19-dcbb9e9d.pth') from error
+    if not isinstance(weights, str) or not Path(weights).is_file():
+        raise ValueError(f'weights {weights!r} is no file; give the path of vgg19-dcbb9e9d.pth, or leave weights out '
+                         'to let torchvision download it')
+    try:
+        content: Any = torch.load(weights, map_location='cpu', weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError) as error:
+        raise ValueError(f'weights {weights!r} cannot be read by torch ({type(error).__name__}); give the path of '
+                         'vgg19-dcbb9e9d.pth') from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor],
+             layer_weights: Sequence[float], num_negatives: int | None = None) -> Tensor:
+    """Σ_i w_i |V_i(S) − V_i(T)| / mean over the negatives of |V_i(S) − V_i(neg)|, a scalar.
+
+    Args:
+        anchor: V_1..V_5 of the student's images, each (N, C_i, H_i, W_i).
+        positive: Those of the teacher's.
+        negative: Those of one negative a sample; the negatives of a sample are those of the other samples.
+        layer_weights: w_i.
+        num_negatives: How many of the others to take; None: all N − 1.
+    """
+    count = len(anchor[0]) - 1 if num_negatives is None else min(num_negatives, len(anchor[0]) - 1)
+    terms = []
+    for weight, a, p, n in zip(layer_weights, anchor, positive, negative):
+        away = torch.stack([(a - n.roll(shift, 0)).abs().mean() for shift in range(1, count + 1)]).mean()
+        terms.append(weight * (a - p).abs().mean() / (away + _SMALLEST_DISTANCE))
+    return torch.stack(terms).sum()
+
+
+@register(LOSS_REGISTRY)
+class CSDLoss(DistillationLoss):
+    """λ · Σ_i w_i |V_i(S) − V_i(T)| / mean_neg |V_i(S) − V_i(neg)|, w = 1/32, 1/16, 1/8, 1/4, 1.
+
+    The contrastive term of CSD alone: the paper trains the student as a slice of the teacher's channels jointly with
+    it, which a frozen teacher rules out. V_i are features of VGG-19; negatives are the bicubically upsampled LR images
+    of the batch's other samples. As in the authors' code (github.com/Booooooooooo/CSD at ab8570f) distances are
+    means over the batch. Its λ = 200 goes with images in [0, 255], as our 1 with [0, 1]. That images are normalized
+    as VGG-19 was trained is our choice.
+
+    Args:
+        weights: File with torchvision's VGG-19 (``vgg19-dcbb9e9d.pth``); None: torchvision downloads it.
+        num_negatives: Negatives a sample; None: all others of the batch (the paper has 10).
+        layer_weights: w_1..w_5.
+        loss_weight: λ of ``l_csd``.
+
+    Raises:
+        ValueError: The weights cannot be had, or an option is out of range.
+    """
+
+    smallest_batch = 2
+    why_batch = 'the negatives of a sample are the other ones'
+
+    def __init__(self, weights: str | None = None, num_negatives: int | None = None,
+                 layer_weights: Sequence[float] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if num_negatives is not None:
+            require.whole(num_negatives=num_negatives)
+        if not isinstance(layer_weights, (list, tuple)) or len(layer_weights) != len(LAYERS):
+            raise ValueError(f'layer_weights must be {len(LAYERS)} numbers, got {layer_weights!r}')
+        self.vgg = VGGFeatures(weights)
+        self.num_negatives = num_negatives
+        self.layer_weights = list(layer_weights)
+        self.loss_weight = loss_weight
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        with torch.no_grad():
+            upsampled = F.interpolate(step.lq, step.gt.shape[2:], mode='bicubic', align_corners=False)
+            positive, negative = self.vgg(step.teacher.output), self.vgg(upsampled)
+        anchor = self.vgg(step.student.output)
+        return {'l_csd': self.loss_weight * contrast(anchor, positive, negative, self.layer_weights,
+                                                     self.num_negatives)}
