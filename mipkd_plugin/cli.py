@@ -1,4 +1,4 @@
-"""The commands ``basicsr train|test`` (the toolbox's own pipelines) and ``mipkd check|taps|textures|prepare|demo``."""
+"""The commands ``basicsr train|test`` (the toolbox's own pipelines) and ``mipkd``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin import compat
+from mipkd_plugin import compat, lifeline
 from mipkd_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -125,16 +126,33 @@ def _mipkd_parser() -> argparse.ArgumentParser:
     command = commands.add_parser('prepare', help='make LR images and LMDBs from HR images')
     prepare.add_arguments(command)
     command.set_defaults(run=prepare.run)
-    _add_demo(commands)
+    _add_experiments(commands)
     return parser
 
 
-def _add_demo(commands: Any) -> None:
+def _add_experiments(commands: Any) -> None:
     from mipkd_plugin import demo
+    from mipkd_plugin.compare import command as comparing
+
+    command = commands.add_parser('compare', help='train with several methods and seeds; table and figure')
+    comparing.add_compare(command)
+    command.set_defaults(run=_with_plugins(comparing.run_compare))
+
+    command = commands.add_parser('ablate', help='the same with one method and one option of it changed at a time')
+    comparing.add_ablate(command)
+    command.set_defaults(run=_with_plugins(comparing.run_ablate))
 
     command = commands.add_parser('demo', help='a complete small distillation, with a table and a picture')
     demo.add_arguments(command)
     command.set_defaults(run=demo.run)
+
+
+def _with_plugins(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    def run_with_plugins(args: argparse.Namespace) -> int:
+        load_plugins()
+        return run(args)
+
+    return run_with_plugins
 
 
 def _versions() -> str:
@@ -180,13 +198,17 @@ def _checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) -> t
 
 def _run_pipeline(args: argparse.Namespace, arguments: list[str]) -> int:
     is_train = args.command == 'train'
-    _checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume)
+    lifeline.hold()
+    opt = _checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume)[0]
     before = sys.argv
     sys.argv = [f'basicsr {args.command}', *arguments]  # the toolbox parses them itself
     try:
         if is_train:
             from basicsr.train import train_pipeline
-            train_pipeline(os.getcwd())
+
+            from mipkd_plugin.replay import exact_resume
+            with exact_resume() if opt['train'].get('exact_resume') else nullcontext():
+                train_pipeline(os.getcwd())
         else:
             from basicsr.test import test_pipeline
             test_pipeline(os.getcwd())

@@ -11,9 +11,9 @@ from conftest import REPO
 PACKAGE = REPO / 'mipkd_plugin'
 FILES = sorted(PACKAGE.rglob('*.py'))
 # A room may import from the rooms that stand behind it.
-ORDER = ['__main__', 'cli', 'demo', 'textures', 'texture_sheet', 'prepare', 'models', 'config', 'losses', 'archs',
+ORDER = ['__main__', 'cli', 'demo', 'compare', 'textures', 'texture_sheet', 'prepare', 'models', 'config', 'losses', 'archs',
          'meta_step', 'lookahead', 'taps', 'trunk', 'features', 'step']
-FREE = {'compat', 'registration', 'version', 'downsample', 'require'}  # import nothing of ours, may be imported by all
+FREE = {'compat', 'registration', 'version', 'downsample', 'require', 'lifeline', 'replay'}  # import nothing of ours, may be imported by all
 
 
 def room(path: Path) -> str:

@@ -9,6 +9,7 @@ from mipkd_plugin.config.checks import (
     require_valid_distillation,
     run_checks,
 )
+from mipkd_plugin.config.comparison import CONTROL, Comparison, Trial, read_comparison, results_folder
 from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.distillation import (
     build_losses,
@@ -24,8 +25,9 @@ from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import load_options, read_options
 
 __all__ = [
-    'OptionError', 'Options', 'Problem', 'Report', 'build_for_taps', 'build_losses', 'build_teacher',
-    'check_distillation', 'check_options', 'distillation_entries', 'find_checkpoints', 'is_training',
-    'launcher_problem', 'load_options', 'load_student', 'models_folder', 'probe_shape', 'read_options',
-    'require_valid_distillation', 'run_checks', 'teacher_fingerprint', 'teacher_options', 'window_size',
+    'CONTROL', 'Comparison', 'OptionError', 'Options', 'Problem', 'Report', 'Trial', 'build_for_taps', 'build_losses',
+    'build_teacher', 'check_distillation', 'check_options', 'distillation_entries', 'find_checkpoints', 'is_training',
+    'launcher_problem', 'load_options', 'load_student', 'models_folder', 'probe_shape', 'read_comparison',
+    'read_options', 'require_valid_distillation', 'results_folder', 'run_checks', 'teacher_fingerprint',
+    'teacher_options', 'window_size',
 ]

@@ -82,7 +82,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'ema_decay': Key(FRACTION), 'optim_g': Key(MAPPING, 'train'), 'scheduler': Key(MAPPING, 'train'),
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
-        'distill_opt': Key(LOSSES),
+        'distill_opt': Key(LOSSES), 'exact_resume': Key(FLAG),
     },
     'val': {
         'val_freq': Key(ITERATIONS, 'train'), 'save_img': Key(FLAG, 'always'), 'suffix': Key(optional(TEXT)),
@@ -98,6 +98,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
 }
+COMPARE = {
+    'seeds': Key(LIST), 'methods': Key(MAPPING, 'always'), 'ablate': Key(MAPPING),
+}
+"""Of ``mipkd compare`` and ``mipkd ablate`` alone."""
 DATASET = {  # of any type; the rest is the dataset's own
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),

@@ -1,0 +1,88 @@
+"""What the toolbox's log files tell of a training run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+_TIME = re.compile(r'(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w+: (.*)')
+_PROGRESS = re.compile(r'\[epoch:.*?iter:\s*([\d,]+),')
+_RESUMED = re.compile(r'Resuming training from epoch: \d+, iter: (\d+)')
+_VALIDATION = re.compile(r'Validation (.+)')
+_METRIC = re.compile(r'\s*# ([^:]+): (-?[\d.]+|nan|inf)')
+_NETWORK = re.compile(r'Network: .*, with parameters: ([\d,]+)')
+_DISTILLATION = re.compile(r'Distillation: .*losses \(training only\) ([\d,]+) parameters')
+_END = 'End of training'
+
+
+@dataclass
+class History:
+    """What happened in a run, over all of its log files.
+
+    Attributes:
+        metrics: (iteration, test set) → metric → value.
+        seconds: Iteration → seconds of training since the progress line before it, without validation and saving.
+        parameters: Of the student.
+        training_parameters: Of the losses.
+    """
+
+    metrics: dict[tuple[int, str], dict[str, float]] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    parameters: int = 0
+    training_parameters: int = 0
+
+    def seconds_until(self, iteration: int) -> float:
+        """Seconds of training up to an iteration. What an interruption lost, and was done again, counts once."""
+        return sum(value for at, value in self.seconds.items() if at <= iteration)
+
+
+def progress(line: str) -> int | None:
+    """The iteration that a progress line of the toolbox tells of."""
+    found = _PROGRESS.search(line)
+    return _number(found[1]) if found else None
+
+
+def read_history(folder: Path, total: int) -> History:
+    """Read the log files of a run's folder, the oldest first.
+
+    Args:
+        folder: ``experiments/<name>``.
+        total: Number of iterations, to which the validation after the end belongs.
+    """
+    history = History()
+    for path in sorted(folder.glob('train_*.log'), key=lambda p: (p.stat().st_mtime, p.name)):
+        _read(path.read_text(encoding='utf-8', errors='replace').splitlines(), total, history)
+    return history
+
+
+def _read(lines: Iterable[str], total: int, history: History) -> None:
+    iteration, testset, since = 0, '', 0.0
+    for line in lines:
+        stamped = _TIME.match(line)
+        if stamped is None:
+            metric = _METRIC.match(line)
+            if metric is not None and testset:
+                history.metrics.setdefault((iteration, testset), {})[metric[1]] = float(metric[2])
+            continue
+        now, text = datetime.strptime(stamped[1], '%Y-%m-%d %H:%M:%S,%f').timestamp(), stamped[2]
+        at, resumed, validation = progress(text), _RESUMED.match(text), _VALIDATION.match(text)
+        testset = validation[1] if validation is not None else ''
+        if at is not None:
+            iteration = at
+            history.seconds[at] = now - since
+        elif resumed is not None:
+            iteration = int(resumed[1])
+        elif text.startswith(_END):
+            iteration = total
+        for pattern, name in ((_NETWORK, 'parameters'), (_DISTILLATION, 'training_parameters')):
+            found = pattern.match(text)
+            if found is not None:
+                setattr(history, name, _number(found[1]))
+        since = now
+
+
+def _number(text: str) -> int:
+    return int(text.replace(',', ''))

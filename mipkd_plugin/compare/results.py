@@ -1,0 +1,149 @@
+"""``results.csv``: one row per method, seed and test set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from mipkd_plugin.compare.logs import History
+from mipkd_plugin.config import Comparison, Trial
+
+
+class ResultsError(ValueError):
+    """``results.csv`` cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``results.csv``.
+
+    Attributes:
+        method: Name of the method.
+        seed: ``manual_seed``.
+        testset: Name of the test set.
+        psnr: dB, at the end of the training.
+        ssim: Likewise.
+        iterations: Length of the training.
+        seconds: Time of the training, without validation and saving.
+        parameters: Of the student.
+        training_parameters: What the losses train beside it.
+        curve: ``iteration:PSNR`` of each validation, separated by spaces.
+        curve_seconds: Seconds of training up to each of them.
+        commit: Version of the code.
+        hardware: ``CPU``, or the name of the GPU.
+        protocol: Digest of what the runs have in common.
+        losses: What distilled, as JSON.
+    """
+
+    method: str
+    seed: int
+    testset: str
+    psnr: float
+    ssim: float
+    iterations: int
+    seconds: float
+    parameters: int
+    training_parameters: int
+    curve: str
+    curve_seconds: str
+    commit: str
+    hardware: str
+    protocol: str
+    losses: str
+
+    def points(self) -> list[tuple[int, float, float]]:
+        """(iteration, seconds, PSNR) of each validation."""
+        pairs = [point.split(':') for point in self.curve.split()]
+        return [(int(at), float(seconds), float(psnr))
+                for (at, psnr), seconds in zip(pairs, self.curve_seconds.split())]
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+TIMES = ('seconds', 'curve_seconds')
+"""Columns that two runs of the same thing do not share."""
+
+
+def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str, hardware: str) -> list[Row]:
+    """The rows of a finished run; none if it has not been measured at its end on all test sets."""
+    total, (psnr, ssim) = comparison.iterations, comparison.metrics
+    rows = []
+    for testset in comparison.testsets:
+        last = history.metrics.get((total, testset), {})
+        if psnr not in last or ssim not in last:
+            return []
+        curve = sorted((at, found[psnr]) for (at, name), found in history.metrics.items() if name == testset)
+        rows.append(Row(
+            trial.method, trial.seed, testset, last[psnr], last[ssim], total, round(history.seconds_until(total), 1),
+            history.parameters, history.training_parameters, ' '.join(f'{at}:{value:.4f}' for at, value in curve),
+            ' '.join(f'{history.seconds_until(at):.1f}' for at, _ in curve), commit, hardware, comparison.protocol,
+            trial.losses))
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read ``results.csv``; no rows if there is no such file.
+
+    Raises:
+        ResultsError: It is damaged or has other columns.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = list(csv.DictReader(io.StringIO(path.read_text(encoding='utf-8'))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f'{path} cannot be read: {error}; move it away to start a new one') from error
+    rows = []
+    for number, line in enumerate(lines, 2):
+        if set(line) != set(COLUMNS):
+            raise ResultsError(f'{path}, line {number}: the columns must be {", ".join(COLUMNS)}; restore the file, or '
+                               'move it away to start a new one')
+        try:
+            kinds = {'int': int, 'float': float, 'str': str}
+            rows.append(Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)}))
+        except ValueError as error:
+            raise ResultsError(f'{path}, line {number}: {error}; restore the file, or delete this line to measure that '
+                               'run again') from error
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
+    """Write ``results.csv`` in one go: by method, seed and test set, in the order of the comparison."""
+    def place(row: Row) -> tuple[int, str, int, int]:
+        return (_index(comparison.methods, row.method), row.method, row.seed,
+                _index(comparison.testsets, row.testset))
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in sorted(rows, key=place))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.part')
+    temporary.write_text(text.getvalue(), encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:
+    """Rows that were measured otherwise than the option file says are not mixed with new ones.
+
+    Raises:
+        ResultsError: There are such rows.
+    """
+    remedy = f'restore the option file, give the comparison another name, or move {path} away'
+    for row in rows:
+        if (row.protocol, row.iterations) != (comparison.protocol, comparison.iterations):
+            raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, of another protocol ({row.protocol}, '
+                               f'{row.iterations} iterations; now {comparison.protocol}, {comparison.iterations}): '
+                               f'data, networks, teacher or training have changed; {remedy}')
+    wanted = {trial.method: trial.losses for trial in comparison.trials}
+    for row in rows:
+        if wanted.get(row.method, row.losses) != row.losses:
+            raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now '
+                               f'{wanted[row.method]}; {remedy}, or delete its rows')
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)

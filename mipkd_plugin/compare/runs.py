@@ -1,0 +1,190 @@
+"""One training run of a comparison, as a process of its own: ``basicsr train``, begun or resumed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mipkd_plugin import lifeline
+from mipkd_plugin.compare.logs import progress
+from mipkd_plugin.config import Trial
+
+EXPERIMENTS = Path('experiments')
+_COMMIT = re.compile(r'^# commit (\S+)$', re.MULTILINE)
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError)
+_MAY_DIFFER = ('logger', 'num_gpu')
+
+
+class RunError(ValueError):
+    """A run cannot be carried out; the message says why and what to do."""
+
+
+class InterruptedRunError(RuntimeError):
+    """A run was stopped from outside."""
+
+
+def run_folder(trial: Trial) -> Path:
+    """``experiments/<name>``, where the toolbox writes."""
+    return EXPERIMENTS / trial.name
+
+
+def code_version() -> str:
+    """The commit of this package's checkout, with ``+`` behind it where files are changed, or its version."""
+    from mipkd_plugin.version import __version__
+
+    here = Path(__file__).parent
+    try:
+        commit, changed = (subprocess.run(['git', '-C', str(here), *arguments], capture_output=True, text=True,
+                                          check=True).stdout.strip()
+                           for arguments in (['rev-parse', '--short', 'HEAD'],
+                                             ['status', '--porcelain', '--untracked-files=no']))
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f'{commit}+' if changed else commit
+
+
+def hardware(trial: Trial) -> str:
+    """``CPU``, or the name of the GPU that the run trains on."""
+    if torch.cuda.is_available() and trial.options.get('num_gpu') != 0:
+        return torch.cuda.get_device_name(0)
+    return 'CPU'
+
+
+def commit_of(trial: Trial) -> str:
+    """The version of the code that a run was begun with."""
+    path = run_folder(trial) / f'{trial.name}.yml'
+    found = _COMMIT.search(path.read_text(encoding='utf-8')) if path.is_file() else None
+    return found[1] if found else code_version()
+
+
+def refuse_other_options(trial: Trial) -> None:
+    """A folder of a run with other options is neither gone on with nor overwritten.
+
+    Raises:
+        RunError: There is one; the first difference is named.
+    """
+    path = run_folder(trial) / f'{trial.name}.yml'
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text(encoding='utf-8'))
+    before, now = ({key: value for key, value in options.items() if key not in _MAY_DIFFER}
+                   for options in (before if isinstance(before, dict) else {}, trial.options))
+    where = difference(before, now)
+    if where is not None:
+        raise RunError(f'{run_folder(trial)} was trained with other options: {where[0]} was {where[1]!r} and is '
+                       f'{where[2]!r}; restore the option file, give the comparison another name, or move the folder '
+                       'away')
+
+
+def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | None:
+    """(YAML path, old value, new value) of the first difference, or None."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            found = difference(before.get(key), now.get(key), f'{path}.{key}' if path else str(key))
+            if found is not None:
+                return found
+        return None
+    return None if before == now else (path, before, now)
+
+
+def can_resume(trial: Trial) -> bool:
+    """Whether a training state is there to go on from. One whose save was cut short is deleted: it holds nothing."""
+    folder = run_folder(trial) / 'training_states'
+    states = [path for path in folder.glob('*.state') if path.stem.isdigit()] if folder.is_dir() else []
+    for path in sorted(states, key=lambda p: int(p.stem), reverse=True):
+        try:
+            torch.load(path, map_location='cpu', weights_only=True)
+        except _UNREADABLE:
+            path.unlink()
+        else:
+            return True
+    return False
+
+
+def write_options(trial: Trial, folder: Path) -> Path:
+    """Write the option file of a run to ``folder/options``; it can also be used by hand."""
+    path = folder / 'options' / f'{trial.name}.yml'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (f'# {trial.method}, seed {trial.seed}; written by mipkd\n# basicsr train -opt {path}\n'
+            f'# commit {commit_of(trial)}\n' + yaml.safe_dump(trial.options, sort_keys=False))
+    temporary = path.with_name(f'{path.name}.part')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
+    return path
+
+
+class Runner:
+    """Trains runs as child processes, which end when this process does.
+
+    Args:
+        folder: Of the comparison.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._children: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._reading_end, self._writing_end = os.pipe()
+
+    def train(self, trial: Trial, on_iteration: Callable[[int], object]) -> None:
+        """Train until the end, from the last training state if there is one.
+
+        Args:
+            trial: The run.
+            on_iteration: Called with the iteration of each progress line.
+
+        Raises:
+            RunError: The training failed; the message holds the end of its output.
+            InterruptedRunError: :meth:`stop` was called.
+        """
+        refuse_other_options(trial)
+        resume = ['--auto_resume'] if can_resume(trial) else []
+        options = write_options(trial, self.folder)
+        command = [sys.executable, '-m', 'mipkd_plugin', 'train', '-opt', str(options), *resume]
+        tail: deque[str] = deque(maxlen=12)
+        child = self._start(command)
+        try:
+            for line in child.stdout or ():
+                tail.append(line)
+                iteration = progress(line)
+                if iteration is not None:
+                    on_iteration(iteration)
+        finally:
+            code = child.wait()
+            with self._lock:
+                self._children.discard(child)
+        if self._stopped:
+            raise InterruptedRunError(f'{trial.name} was interrupted')
+        if code:
+            raise RunError(f'{trial.name} ended with code {code}; the end of its output:\n{"".join(tail).rstrip()}')
+
+    def stop(self) -> None:
+        """End all runs; what they have saved stays, and they can be resumed."""
+        with self._lock:
+            self._stopped = True
+            for child in self._children:
+                child.terminate()
+
+    def _start(self, command: list[str]) -> subprocess.Popen[str]:
+        # one thread, whatever the number of jobs: sums in another order would give other results
+        environment = {'OMP_NUM_THREADS': '1', **os.environ, 'PYTHONUNBUFFERED': '1',
+                       **lifeline.environment(self._reading_end)}
+        with self._lock:
+            if self._stopped:
+                raise InterruptedRunError('no run is begun any more')
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, text=True, errors='replace', env=environment,
+                                     pass_fds=(self._reading_end, ))
+            self._children.add(child)
+        return child

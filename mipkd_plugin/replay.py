@@ -1,0 +1,122 @@
+"""Resuming exactly: an interrupted run ends with the same weights, to the last bit, as one that was not interrupted."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import basicsr.train as upstream
+import numpy as np
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+
+
+def random_state_path(models: str, iteration: int) -> str:
+    """Where the random numbers of a checkpoint are kept: ``models/random_<iter>.pth``."""
+    return os.path.join(models, f'random_{iteration}.pth')
+
+
+def _save_random_state(path: str) -> None:
+    """Write the state of all generators in one go."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state = {'torch': torch.get_rng_state(), 'python': random.getstate(),
+             'numpy': (name, np.asarray(keys).tolist(), *rest),
+             'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+    torch.save(state, f'{path}.part')
+    os.replace(f'{path}.part', path)
+
+
+def _restore_random_state(path: str) -> None:
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    torch.set_rng_state(state['torch'])
+    random.setstate(state['python'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
+
+
+class _Resumption:
+    """What the toolbox's pipeline has read and built, and what is left to catch up with."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.state: dict[str, Any] | None = None
+        self.model: Any = None
+        self.val_loaders: list[Any] = []
+
+    def catch_up(self, prefetcher: Any) -> None:
+        """Read past the batches of this epoch that were trained on, and repeat the validation behind the checkpoint."""
+        if self.state is None:
+            return
+        state, self.state = self.state, None
+        iteration, opt = state['iter'], self.options
+        batches = iteration - state['epoch'] * len(prefetcher.ori_loader)
+        for _ in range(batches):
+            prefetcher.next()
+        _restore_random_state(random_state_path(opt['path']['models'], iteration))
+        get_root_logger().info(f'Read past {batches} batches that were trained on before.')
+        if opt.get('val') is not None and iteration % opt['val']['val_freq'] == 0:
+            for loader in self.val_loaders:
+                self.model.validation(loader, iteration, None, opt['val']['save_img'])
+
+
+def _catching_up(prefetcher: type, resumption: _Resumption) -> type:
+    class CatchingUp(prefetcher):  # type: ignore[misc, valid-type]
+        def reset(self) -> None:
+            super().reset()
+            resumption.catch_up(self)
+
+    return CatchingUp
+
+
+@contextmanager
+def exact_resume() -> Iterator[None]:
+    """Inside the block ``basicsr.train.train_pipeline`` resumes exactly (option ``train.exact_resume``).
+
+    Upstream starts the epoch anew: the samples of its first part are seen twice, and random numbers (drop-path, crops
+    without data workers) start anew too. Here the random numbers are saved with each checkpoint, the batches that were
+    trained on are read once more and put aside, and a validation at the same iteration is repeated.
+    For one process; data workers must not be persistent.
+    """
+    resumption = _Resumption()
+    before = {name: getattr(upstream, name) for name in (
+        'load_resume_state', 'create_train_val_dataloader', 'build_model', 'CPUPrefetcher', 'CUDAPrefetcher')}
+    save_training_state = BaseModel.save_training_state
+
+    def load_resume_state(opt: dict[str, Any]) -> Any:
+        resumption.options, resumption.state = opt, before['load_resume_state'](opt)
+        return resumption.state
+
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> Any:
+        found = before['create_train_val_dataloader'](opt, logger)
+        resumption.val_loaders = found[2]
+        return found
+
+    def build_model(opt: dict[str, Any]) -> Any:
+        resumption.model = before['build_model'](opt)
+        return resumption.model
+
+    @master_only
+    def save_with_random_state(self: Any, epoch: int, current_iter: int) -> None:
+        if current_iter != -1:
+            _save_random_state(random_state_path(self.opt['path']['models'], current_iter))
+        save_training_state(self, epoch, current_iter)
+
+    replaced = {'load_resume_state': load_resume_state, 'create_train_val_dataloader': create_train_val_dataloader,
+                'build_model': build_model,
+                **{name: _catching_up(before[name], resumption) for name in ('CPUPrefetcher', 'CUDAPrefetcher')}}
+    try:
+        for name, value in replaced.items():
+            setattr(upstream, name, value)
+        BaseModel.save_training_state = save_with_random_state
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(upstream, name, value)
+        BaseModel.save_training_state = save_training_state
