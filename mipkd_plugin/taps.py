@@ -82,13 +82,10 @@ class TappedNet:
             return self._runner(lq)
 
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
-        """Run the network once, without gradient and in eval mode, and look at every tap.
+        """Run the network on images (N, C, H, W), without gradient and in eval mode, and look at every tap.
 
         A tap is refused whose module is not called exactly once, does not return a tensor, or whose tensor is changed
         in place afterwards (EDSR's ``conv_after_body``): a hook would see something else than the network used.
-
-        Args:
-            lq: Images (N, C, H, W).
 
         Returns:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.
@@ -253,11 +250,7 @@ class TappedNet:
 
 
 def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
-    """Look at every module of a network as a possible tap.
-
-    Args:
-        net: The network.
-        lq: Images (N, C, H, W) for the probe run.
+    """Look at every module of a network as a possible tap, in a probe run on images (N, C, H, W).
 
     Returns:
         One entry a module, in the network's own order; ``problem`` says why one cannot be tapped.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 
 import mipkd_plugin  # noqa: F401  (repairs the toolbox before basicsr is imported)
 from basicsr.archs import build_network
@@ -64,12 +65,25 @@ def make_pair(arch: str) -> tuple[nn.Module, nn.Module]:
     return build_network(STUDENTS[arch]), build_network(TEACHERS[arch])
 
 
-def batch(arch: str, size: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """LR and HR images (2, 3, size, size) and (2, 3, s·size, s·size)."""
+def batch(arch: str, size: int = 8, seed: int = 0, samples: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """LR and HR images (samples, 3, size, size) and (samples, 3, s·size, s·size)."""
     generator = torch.Generator().manual_seed(seed)
     scale = 4 if arch == 'RRDBNet' else 2
-    return (torch.rand(2, 3, size, size, generator=generator),
-            torch.rand(2, 3, size * scale, size * scale, generator=generator))
+    return (torch.rand(samples, 3, size, size, generator=generator),
+            torch.rand(samples, 3, size * scale, size * scale, generator=generator))
+
+
+@pytest.fixture(scope='session')
+def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with random weights for the convolutions of VGG-19, named as in torchvision's own."""
+    generator = torch.Generator().manual_seed(19)
+    state = make_layers(cfgs['E']).state_dict()
+    for name, value in state.items():
+        fan_out = len(value) * value[0, 0].numel() if name.endswith('weight') else torch.inf
+        state[name] = torch.randn(value.shape, generator=generator) * (2 / fan_out) ** 0.5
+    path = tmp_path_factory.mktemp('vgg') / 'vgg19.pth'
+    torch.save({f'features.{name}': value for name, value in state.items()}, path)
+    return str(path)
 
 
 @pytest.fixture

@@ -12,11 +12,23 @@ from conftest import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_pair
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipkd_plugin import DistillationLoss, Step, StepPlan, bind
+from mipkd_plugin import DistillationLoss, LogitsKDLoss, Step, StepPlan, bind
+from mipkd_plugin.losses.base import DrawingLoss
 
 LOSSES = sorted(name for name, cls in LOSS_REGISTRY
                 if issubclass(cls, DistillationLoss) and cls.__module__.startswith('mipkd_plugin.'))
-SMALL = {'MiPKDLoss': {'taps': 3, 'latent_channels': 8}, 'KRNetLoss': {'taps': 3, 'hidden_channels': 8}}
+OF_FEATURES = [name for name in LOSSES if LOSS_REGISTRY.get(name).needs_taps]
+SMALL = {'MiPKDLoss': {'taps': 3, 'latent_channels': 8}, 'KRNetLoss': {'taps': 3, 'hidden_channels': 8},
+         'FAKDLoss': {'positions': 30}}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _vgg(vgg_weights: str) -> None:
+    SMALL['CSDLoss'] = {'weights': vgg_weights}
+
+
+def images(arch: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return batch(arch, seed=seed, samples=3)  # RKDLoss needs three
 
 
 class Trial:
@@ -28,20 +40,31 @@ class Trial:
         self.loss: DistillationLoss = LOSS_REGISTRY.get(name)(**{**SMALL.get(name, {}), **options})
         self.loss.seed(3)
         self.student, self.teacher = student, teacher
-        self.student_net, self.teacher_net = bind([self.loss], student, teacher, batch(arch)[0][:1])
+        self.student_net, self.teacher_net = bind([self.loss], student, teacher, images(arch)[0][:1])
         self.own = [id(p) for p in self.loss.own_parameters()]
 
     def terms(self, seed: int = 0) -> dict[str, Tensor]:
-        return self.loss(Step.run(self.student_net, self.teacher_net, *batch(self.arch, seed=seed), iteration=1))
+        return self.loss(Step.run(self.student_net, self.teacher_net, *images(self.arch, seed), iteration=1))
 
     def prepare(self, iteration: int) -> dict[str, Tensor]:
         optimizer = torch.optim.Adam(self.student.parameters(), lr=1e-3)
         return self.loss.prepare(StepPlan.make(
-            self.student_net, self.teacher_net, *batch(self.arch), iteration, optimizer, F.l1_loss))
+            self.student_net, self.teacher_net, *images(self.arch), iteration, optimizer, F.l1_loss))
 
 
 def test_all_losses_are_registered() -> None:
-    assert {'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss'} <= set(LOSSES)
+    assert LOSSES == ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'FAKDLoss', 'FitNetLoss',
+                      'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss']
+    assert all(LOSS_REGISTRY.get(name).why_batch for name in LOSSES if LOSS_REGISTRY.get(name).smallest_batch > 1)
+
+
+@pytest.mark.parametrize('name', OF_FEATURES)
+def test_an_unbound_loss_that_needs_taps_says_so(name: str) -> None:
+    step = Step.run(*bind([LogitsKDLoss()], *make_pair('EDSR'), images('EDSR')[0][:1]), *images('EDSR'), iteration=1)
+    with pytest.raises(RuntimeError, match=rf'{name} has no \w+ yet: bind it to a student and a teacher first'):
+        LOSS_REGISTRY.get(name)(**{'taps': 3, **SMALL.get(name, {})})(step)
+    with pytest.raises(ValueError, match='taps must be a number, or a list of .student module, teacher module., got'):
+        LOSS_REGISTRY.get(name)(taps=None)
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
@@ -89,7 +112,7 @@ def test_what_a_loss_trains_itself_gets_no_gradient_but_moves(name: str, arch: s
     sum(trial.terms().values()).backward()
     own = [p for p in trial.loss.parameters() if id(p) in trial.own]
     assert all(p.grad is None for p in own)
-    assert bool(own) is (name == 'KRNetLoss')
+    assert bool(own) is (type(trial.loss).prepare is not DistillationLoss.prepare)
     before = [p.detach().clone() for p in own]
     for iteration in range(1, 11):
         assert all(not value.requires_grad for value in trial.prepare(iteration).values())
@@ -120,8 +143,8 @@ def test_same_seed_same_terms(name: str, arch: str) -> None:
 
     first, second, other = run(3), run(3), run(4)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
-    if name == 'MiPKDLoss':
-        assert not all(torch.equal(a, b) for a, b in zip(first, other))
+    draws = issubclass(LOSS_REGISTRY.get(name), DrawingLoss)
+    assert all(torch.equal(a, b) for a, b in zip(first, other)) is not draws
 
 
 @pytest.mark.parametrize('name', LOSSES)

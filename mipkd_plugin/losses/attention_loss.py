@@ -8,6 +8,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
+from mipkd_plugin import require
 from mipkd_plugin.losses.base import DistillationLoss, mean
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
@@ -28,12 +29,16 @@ class AttentionTransferLoss(DistillationLoss):
     Args:
         taps: Number of taps, evenly spaced over both trunks, or a list of [student module, teacher module].
         loss_weight: β of ``l_at``.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     needs_taps = True
 
     def __init__(self, taps: int | Sequence[Sequence[str]] = 3, loss_weight: float = 1000.0) -> None:
         super().__init__(taps)
+        require.positive(loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:

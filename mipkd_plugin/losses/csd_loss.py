@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
     if weights is None:
         try:
             return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
+        except (pickle.UnpicklingError, OSError, RuntimeError, EOFError) as error:
             raise ValueError(f'weights of VGG-19 could not be downloaded by torchvision ({error}); write weights: FILE '
                              'with the path of vgg19-dcbb9e9d.pth') from error
     if not isinstance(weights, str) or not Path(weights).is_file():
@@ -76,10 +78,12 @@ def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
                          'to let torchvision download it')
     try:
         content: Any = torch.load(weights, map_location='cpu', weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError) as error:
+    except (pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError,
+            TypeError) as error:
         raise ValueError(f'weights {weights!r} cannot be read by torch ({type(error).__name__}); give the path of '
                          'vgg19-dcbb9e9d.pth') from error
-    return content if isinstance(content, Mapping) else {}
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor],
@@ -127,10 +131,13 @@ class CSDLoss(DistillationLoss):
     def __init__(self, weights: str | None = None, num_negatives: int | None = None,
                  layer_weights: Sequence[float] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), loss_weight: float = 1.0) -> None:
         super().__init__()
+        require.positive(loss_weight=loss_weight)
         if num_negatives is not None:
             require.whole(num_negatives=num_negatives)
         if not isinstance(layer_weights, (list, tuple)) or len(layer_weights) != len(LAYERS):
             raise ValueError(f'layer_weights must be {len(LAYERS)} numbers, got {layer_weights!r}')
+        for weight in layer_weights:
+            require.between(0, math.inf, layer_weights=weight)
         self.vgg = VGGFeatures(weights)
         self.num_negatives = num_negatives
         self.layer_weights = list(layer_weights)

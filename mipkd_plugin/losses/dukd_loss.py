@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mipkd_plugin import require
@@ -36,6 +36,24 @@ def restore(images: Tensor, steps: Sequence[str]) -> Tensor:
     return augment(images, list(reversed(steps)))
 
 
+def window_size(net: nn.Module) -> int:
+    """What height and width of an image must be a multiple of; 1 for a network without attention in windows.
+
+    The toolbox's SwinIR itself does not remember the size of its windows, only its blocks do.
+    """
+    found = (getattr(module, 'window_size', 1) for module in net.modules())
+    return math.lcm(*(size for size in found if isinstance(size, int) and size > 0))
+
+
+def mirrored(images: Tensor, height: int, width: int) -> Tensor:
+    """Images (N, C, h, w), continued below and to the right to (height, width): as mode 'reflect', however far."""
+    for dim, side in ((2, height), (3, width)):
+        last = images.shape[dim] - 1
+        places = torch.arange(side, device=images.device) % max(2 * last, 1)
+        images = images.index_select(dim, torch.minimum(places, 2 * last - places))
+    return images
+
+
 @register(LOSS_REGISTRY)
 class DUKDLoss(DrawingLoss):
     """λ_in |T(u) − F⁻¹(S(F(u)))| + λ_out (|S(x↓) − x| + |S(x↓) − T(x↓)|): more training images out of those there are.
@@ -44,7 +62,7 @@ class DUKDLoss(DrawingLoss):
     F is a chain of invertible augmentations (label consistency). Zoom-out: x↓ is x downsampled once more, with x as its
     ground truth. Joins any other loss: write LogitsKDLoss beside it for the paper's total. Our choice: one
     tile a sample and iteration, at a random place of the grid; one F for the whole batch; PyTorch's antialiased
-    bicubic for x↓; images are mirrored to a multiple of the networks' ``window_size``, where they have one.
+    bicubic for x↓; x↓ is mirrored to a multiple of the networks' windows, where they have any.
 
     The student runs three times an iteration rather than once, and so does the teacher.
 
@@ -63,6 +81,8 @@ class DUKDLoss(DrawingLoss):
                  zoom_in_weight: float = 1.0, zoom_out_weight: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()
         require.between(0, 1, probability=probability)
+        require.positive(loss_weight=loss_weight)
+        require.between(0, math.inf, zoom_in_weight=zoom_in_weight, zoom_out_weight=zoom_out_weight)
         if not isinstance(augmentations, (list, tuple)):
             raise ValueError(f'augmentations must be a list of names, got {augmentations!r}')
         for name in augmentations:
@@ -106,8 +126,8 @@ class DUKDLoss(DrawingLoss):
         height, width = (side // scale for side in step.lq.shape[2:])
         truth = step.lq[:, :, :height * scale, :width * scale]
         small = F.interpolate(truth, (height, width), mode='bicubic', align_corners=False, antialias=True).clamp(0, 1)
-        window = math.lcm(*(getattr(net.net, 'window_size', 1) for net in (step.student_net, step.teacher_net)))
-        padded = F.pad(small, (0, -width % window, 0, -height % window), mode='reflect')
+        window = math.lcm(*(window_size(net.net) for net in (step.student_net, step.teacher_net)))
+        padded = mirrored(small, height + -height % window, width + -width % window)
         of_student, of_teacher = (net.image(padded)[:, :, :height * scale, :width * scale]
                                   for net in (step.student_net, step.teacher_net))
         return (of_student - truth).abs().mean(), (of_student - of_teacher).abs().mean()

@@ -40,7 +40,7 @@ class FAKDLoss(DrawingLoss):
         loss_weight: Weight of ``l_fakd``.
 
     Raises:
-        ValueError: ``positions`` is out of range.
+        ValueError: An option is out of range.
     """
 
     needs_taps = True
@@ -51,6 +51,7 @@ class FAKDLoss(DrawingLoss):
         if positions is not None:
             require.whole(2, positions=positions)
         self.positions = positions
+        require.positive(loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
+from mipkd_plugin import require
 from mipkd_plugin.losses.base import DistillationLoss, mean
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
@@ -42,6 +44,9 @@ class RKDLoss(DistillationLoss):
         distance_weight: Weight of ``l_rkd_distance``.
         angle_weight: Weight of ``l_rkd_angle``.
         loss_weight: Common factor on both terms.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     needs_taps = True
@@ -51,10 +56,12 @@ class RKDLoss(DistillationLoss):
     def __init__(self, taps: int | Sequence[Sequence[str]] = 3, distance_weight: float = 25.0,
                  angle_weight: float = 50.0, loss_weight: float = 1.0) -> None:
         super().__init__(taps)
+        require.positive(loss_weight=loss_weight)
+        require.between(0, math.inf, distance_weight=distance_weight, angle_weight=angle_weight)
         self.weights = {'l_rkd_distance': loss_weight * distance_weight, 'l_rkd_angle': loss_weight * angle_weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         codes = [(f_s.mean((2, 3)), f_t.mean((2, 3))) for f_s, f_t in self.features(step)]
         relations = {'l_rkd_distance': relative_distances, 'l_rkd_angle': angles}
-        return {name: self.weights[name] * mean(F.smooth_l1_loss(relation(of_s), relation(of_t)) for of_s, of_t in codes)
+        return {name: self.weights[name] * mean(F.smooth_l1_loss(relation(s), relation(t)) for s, t in codes)
                 for name, relation in relations.items()}
