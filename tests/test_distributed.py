@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from conftest import REPO
+from conftest import REPO, STUDENTS
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
 
@@ -61,3 +61,16 @@ def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'Resuming training from epoch' in result.stdout + result.stderr
     assert (states / '4.state').exists()
+
+
+def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Data upcycling runs the student three times before one backward; SwinIR has buffers that DDP broadcasts."""
+    opt = train_options(model_type='SwinIRDistillModel', network_g=STUDENTS['SwinIR'])
+    opt['datasets']['train']['batch_size_per_gpu'] = 3
+    opt['train'].update(total_iter=2, distill_opt=[
+        {'type': 'DUKDLoss'}, {'type': 'RKDLoss', 'taps': 2}, {'type': 'CrossKDLoss', 'taps': 3},
+        {'type': 'FAKDLoss', 'taps': 2, 'positions': 16}, opt['train']['distill_opt']])
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'l_zoom_out_logits' in result.stdout + result.stderr
