@@ -123,6 +123,55 @@ def test_exception_during_finish_restores_the_blocks() -> None:
         torch.testing.assert_close(net(lq), plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('arch', NETWORKS)
+def test_image_is_the_plain_output_and_records_nothing(arch: str) -> None:
+    """A pass of another size between a run and a re-entry changes neither the features nor the blocks' arguments."""
+    net = build_network(NETWORKS[arch]).eval()
+    blocks = find_trunk(net)[1]
+    lq, other = torch.rand(2, 3, 8, 12), torch.rand(1, 3, 16, 4)
+    plain = net(other)
+    with TappedNet(net, blocks) as tapped:
+        run = tapped(lq)
+        before, infos = {path: feature.clone() for path, feature in run.features.items()}, dict(tapped.infos)
+        calls = dict(tapped._calls)
+        image = tapped.image(other)
+        torch.testing.assert_close(image, plain, rtol=0, atol=0)
+        assert image.requires_grad
+        assert (tapped._raw, tapped._calls, tapped.infos) == (None, calls, infos)
+        assert all(torch.equal(run.features[path], feature) for path, feature in before.items())
+        for first, last in zip(blocks, blocks[1:]):
+            again = tapped.segment(run.features[first], first, last)
+            torch.testing.assert_close(again, run.features[last], rtol=0, atol=0)
+        torch.testing.assert_close(tapped.finish(lq, blocks[1], run.features[blocks[1]]), run.output, rtol=0, atol=0)
+        (image.sum() + run.output.sum()).backward()  # both graphs are whole
+
+
+def test_image_goes_through_the_runner_and_leaves_the_mode() -> None:
+    net, seen = build_network(NETWORKS['EDSR']).train(), []
+
+    def runner(lq: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(lq.shape))
+        return net(lq)
+
+    with TappedNet(net, ['body.1'], runner=runner) as tapped:
+        tapped.image(torch.rand(1, 3, 8, 8))
+        tapped.image(torch.rand(2, 3, 5, 9))
+    assert seen == [(1, 3, 8, 8), (2, 3, 5, 9)]
+    assert net.training
+
+
+def test_image_of_a_frozen_net_has_no_gradient_and_no_drop_path() -> None:
+    net = build_network({**NETWORKS['SwinIR'], 'drop_path_rate': 0.9})
+    lq = torch.rand(2, 3, 8, 8)
+    with TappedNet(net, ['layers.1'], frozen=True) as tapped:
+        expected = tapped(lq).output
+        net.train()
+        image = tapped.image(lq.clone().requires_grad_())
+        assert not any(module.training for module in net.modules())
+        assert not image.requires_grad
+        torch.testing.assert_close(image, expected, rtol=0, atol=0)
+
+
 def test_order_is_the_given_one() -> None:
     net = build_network({**NETWORKS['EDSR'], 'num_block': 12})
     taps = ['body.2', 'body.10']
