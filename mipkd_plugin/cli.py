@@ -219,56 +219,22 @@ def _run_pipeline(args: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    opt, is_train, report = _checked(args, None if args.mode is None else args.mode == 'train', probe='full')
-    print(f'ok: {args.opt} can be used by basicsr {"train" if is_train else "test"}')
-    for role, net in (('student', report.built.student), ('teacher', report.built.teacher)):
-        if net is not None:
-            label = role if report.built.teacher is not None else 'network'
-            print(f'  {label:8} {type(net).__name__}, {_count(net):,d} parameters')
-    for where, loss in report.built.losses.items():
-        print(f'  loss     {type(loss).__name__}, {_count(loss):,d} parameters (training only)')
-        for pair in report.built.pairs.get(where, []):
-            s, t = pair.student, pair.teacher
-            print(f'           {s.path} {s.channels}×{s.height}×{s.width} <- '
-                  f'{t.path} {t.channels}×{t.height}×{t.width}')
-    for where, count in report.images.items():
-        name = opt['datasets'][where.removeprefix('datasets.')]['name']
-        print(f'  {where.removeprefix("datasets."):8} {name}, {count} pairs of images')
-    return 0
+    from mipkd_plugin import config, inspection
 
-
-def _count(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    opt = config.read_options(args.opt, args.force_yml)
+    if 'compare' in opt and args.mode is None:
+        load_plugins()
+        return inspection.check_comparison(opt)
+    is_train = None if args.mode is None else args.mode == 'train'
+    opt, is_train, report = _checked(args, is_train, probe='full')
+    return inspection.show_report(opt, 'train' if is_train else 'test', report)
 
 
 def _taps(args: argparse.Namespace) -> int:
-    import torch
-
-    from mipkd_plugin import config
-    from mipkd_plugin.taps import list_taps
-    from mipkd_plugin.trunk import TapError, find_trunk
+    from mipkd_plugin import config, inspection
 
     load_plugins()
-    opt = config.read_options(args.opt, args.force_yml)
-    student, teacher, shape = config.build_for_taps(opt)
-    if args.teacher and teacher is None:
-        raise UsageError(f'{args.opt} has no teacher; leave out --teacher')
-    for role, net in (('student', student), ('teacher', teacher)):
-        if net is None or (args.teacher and role == 'student'):
-            continue
-        try:
-            trunk, blocks = find_trunk(net)
-        except TapError:
-            trunk, blocks = '', []
-        print(f'{role} {type(net).__name__}, {_count(net):,d} parameters, on a patch of '
-              f'{shape[0]}×{shape[1]}×{shape[2]}; trunk: {trunk or "none found"}, {len(blocks)} blocks')
-        for info in list_taps(net, torch.rand(1, *shape)):
-            if args.all or info.path in blocks or '.' not in info.path:
-                size = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
-                mark = '*' if info.path in blocks else ' '
-                print(f' {mark} {info.path:32} {size:>14}  {info.problem or "ok"}')
-    print(' * block of the trunk: here features can also re-enter the network')
-    return 0
+    return inspection.show_taps(config.read_options(args.opt, args.force_yml), args)
 
 
 def _textures(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import random
 from collections.abc import Callable
@@ -86,52 +87,59 @@ def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture
-def image_pairs(tmp_path: Path) -> Path:
-    """Folders HR (48×48) and LRbicx2 (24×24) with four smooth random images."""
+def write_image_pairs(folder: Path) -> Path:
+    """Make folders HR (48×48) and LRbicx2 (24×24) with four smooth random images."""
     rng = np.random.default_rng(0)
     for name in ('HR', 'LRbicx2'):
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
     for index in range(4):
         coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
         high = cv2.resize(coarse, (48, 48), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(tmp_path / 'HR' / f'{index}.png'), high)
-        cv2.imwrite(str(tmp_path / 'LRbicx2' / f'{index}.png'), cv2.resize(high, (24, 24),
-                                                                           interpolation=cv2.INTER_AREA))
-    return tmp_path
+        cv2.imwrite(str(folder / 'HR' / f'{index}.png'), high)
+        cv2.imwrite(str(folder / 'LRbicx2' / f'{index}.png'), cv2.resize(high, (24, 24),
+                                                                         interpolation=cv2.INTER_AREA))
+    return folder
+
+
+def tiny_options(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Options of a tiny training run (EDSR x2) on those images, its teacher's weights beside them."""
+    weights = folder / 'teacher.pth'
+    if not weights.exists():
+        torch.manual_seed(1)
+        torch.save({'params': build_network(TEACHERS['EDSR']).state_dict()}, weights)
+    images = {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'HR'),
+              'dataroot_lq': str(folder / 'LRbicx2'), 'io_backend': {'type': 'disk'}}
+    opt: dict[str, Any] = {
+        'name': 'tiny', 'model_type': 'DistillModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
+        'datasets': {
+            'train': {**images, 'name': 'train', 'gt_size': 16, 'use_hflip': True, 'use_rot': True,
+                      'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4},
+            'val': {**images, 'name': 'val'}},
+        'network_g': dict(STUDENTS['EDSR']),
+        'teacher': {'network': dict(TEACHERS['EDSR']), 'weights': str(weights), 'param_key': 'params'},
+        'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
+        'train': {'ema_decay': 0.9, 'total_iter': 4, 'warmup_iter': -1,
+                  'optim_g': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
+                  'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+                  'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
+                  'distill_opt': {'type': 'MiPKDLoss', 'taps': 3, 'latent_channels': 8}},
+        'val': {'val_freq': 4, 'save_img': False,
+                'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True}}
+    opt.update(changes)
+    return opt
+
+
+@pytest.fixture
+def image_pairs(tmp_path: Path) -> Path:
+    """Folders HR (48×48) and LRbicx2 (24×24) with four smooth random images."""
+    return write_image_pairs(tmp_path)
 
 
 @pytest.fixture
 def train_options(image_pairs: Path) -> Callable[..., dict[str, Any]]:
     """Options of a tiny training run (EDSR x2) with its teacher's weights on disk, as the YAML would hold them."""
-    def make(**changes: Any) -> dict[str, Any]:
-        weights = image_pairs / 'teacher.pth'
-        if not weights.exists():
-            torch.manual_seed(1)
-            torch.save({'params': build_network(TEACHERS['EDSR']).state_dict()}, weights)
-        images = {'type': 'PairedImageDataset', 'dataroot_gt': str(image_pairs / 'HR'),
-                  'dataroot_lq': str(image_pairs / 'LRbicx2'), 'io_backend': {'type': 'disk'}}
-        opt: dict[str, Any] = {
-            'name': 'tiny', 'model_type': 'DistillModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
-            'datasets': {
-                'train': {**images, 'name': 'train', 'gt_size': 16, 'use_hflip': True, 'use_rot': True,
-                          'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4},
-                'val': {**images, 'name': 'val'}},
-            'network_g': dict(STUDENTS['EDSR']),
-            'teacher': {'network': dict(TEACHERS['EDSR']), 'weights': str(weights), 'param_key': 'params'},
-            'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
-            'train': {'ema_decay': 0.9, 'total_iter': 4, 'warmup_iter': -1,
-                      'optim_g': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
-                      'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
-                      'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
-                      'distill_opt': {'type': 'MiPKDLoss', 'taps': 3, 'latent_channels': 8}},
-            'val': {'val_freq': 4, 'save_img': False,
-                    'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}},
-            'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True}}
-        opt.update(changes)
-        return opt
-
-    return make
+    return functools.partial(tiny_options, image_pairs)
 
 
 def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:

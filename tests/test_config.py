@@ -62,11 +62,19 @@ def listing(root: Path) -> list[tuple[str, int]]:
 def test_every_option_file_is_in_order(path: Path) -> None:
     opt = config.load_options(path)
     probe = 'small' if 'SwinIR_x4' in path.name or 'small' in path.name else 'none'
+    head = ''.join(path.read_text(encoding='utf-8').splitlines(keepends=True)[:15])
+    assert head.startswith('#')
+    if path.stem.split('_')[0] == 'compare':
+        comparison = config.read_comparison(opt, files=False, probe=probe)
+        assert comparison.name == path.stem
+        assert comparison.methods[0] == config.CONTROL
+        assert f'mipkd compare -opt options/{path.name}' in head
+        if 'ablate' in opt['compare']:
+            config.read_comparison(opt, ablate=(None, {}), files=False, probe=probe)
+        return
     problems = config.check_options(opt, is_train=config.is_training(opt), files=False, probe=probe)
     assert [str(p) for p in problems] == []
     assert path.stem.split('_')[0] in ('train', 'test', 'demo')
-    head = ''.join(path.read_text(encoding='utf-8').splitlines(keepends=True)[:15])
-    assert head.startswith('#')
     assert 'basicsr ' in head
 
 

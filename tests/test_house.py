@@ -11,9 +11,10 @@ from conftest import REPO
 PACKAGE = REPO / 'mipkd_plugin'
 FILES = sorted(PACKAGE.rglob('*.py'))
 # A room may import from the rooms that stand behind it.
-ORDER = ['__main__', 'cli', 'demo', 'compare', 'textures', 'texture_sheet', 'prepare', 'models', 'config', 'losses', 'archs',
-         'meta_step', 'lookahead', 'taps', 'trunk', 'features', 'step']
-FREE = {'compat', 'registration', 'version', 'downsample', 'require', 'lifeline', 'replay'}  # import nothing of ours, may be imported by all
+ORDER = ['__main__', 'cli', 'demo', 'inspection', 'compare', 'textures', 'texture_sheet', 'prepare', 'models', 'config',
+         'losses', 'archs', 'meta_step', 'lookahead', 'taps', 'trunk', 'features', 'step']
+# These import nothing of ours, and may be imported by all.
+FREE = {'compat', 'registration', 'version', 'downsample', 'require', 'lifeline', 'replay'}
 
 
 def room(path: Path) -> str:

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
-from mipkd_plugin.compare.logs import read_history
+from mipkd_plugin.compare.campaign import Campaign
+from mipkd_plugin.compare.locks import TakenError, alone
 from mipkd_plugin.compare.report import write_report
-from mipkd_plugin.compare.results import (
-    ResultsError,
-    Row,
-    read_rows,
-    refuse_other_protocol,
-    rows_of,
-    write_rows,
+from mipkd_plugin.compare.results import RESULTS, ResultsError, Row, read_rows, refuse_other_protocol
+from mipkd_plugin.compare.runs import EXPERIMENTS, refuse_other_options
+from mipkd_plugin.config import (
+    Comparison,
+    Options,
+    ablated_method,
+    read_comparison,
+    read_options,
+    results_folder,
 )
-from mipkd_plugin.compare.runs import (
-    EXPERIMENTS,
-    InterruptedRunError,
-    RunError,
-    Runner,
-    commit_of,
-    hardware,
-    refuse_other_options,
-    run_folder,
-)
-from mipkd_plugin.config import Comparison, Options, Trial, read_comparison, read_options, results_folder
 
-RESULTS = 'results.csv'
+_EXPONENT = re.compile(r'[+-]?\d+\.?\d*[eE][+-]?\d+')
 
 
 class UsageError(ValueError):
@@ -73,7 +62,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Carry out ``mipkd compare``."""
-    return _run(args, lambda opt: read_comparison(opt, args.methods, args.seeds), lambda opt: None)
+    if args.report and (args.methods or args.seeds):
+        raise UsageError('--report shows all rows of results.csv; leave out --methods and --seeds')
+    if args.report:
+        return _report(args, lambda opt: results_folder(opt))
+    return _run(args, lambda opt: read_comparison(opt, args.methods, args.seeds))
 
 
 def run_ablate(args: argparse.Namespace) -> int:
@@ -82,155 +75,99 @@ def run_ablate(args: argparse.Namespace) -> int:
     empty = [option for option, values in vary.items() if not values]
     if empty:
         raise UsageError(f'--vary {empty[0]}: no values to try; write --vary {empty[0]} VALUE VALUE …')
-    return _run(args, lambda opt: read_comparison(opt, None, args.seeds, ablate=(args.method, vary)),
-                lambda opt: args.method or _ablated_method(opt))
+    if args.report and (vary or args.seeds):
+        raise UsageError('--report shows all rows of results.csv; leave out --vary and --seeds')
+    if args.report:
+        return _report(args, lambda opt: results_folder(opt, _ablated(opt, args.method)))
+    return _run(args, lambda opt: read_comparison(opt, None, args.seeds, ablate=(args.method, vary)))
 
 
-def _ablated_method(opt: Mapping[str, Any]) -> str | None:
-    compare = opt.get('compare')
-    ablate = compare.get('ablate') if isinstance(compare, Mapping) else None
-    return str(ablate.get('method')) if isinstance(ablate, Mapping) else None
+def _ablated(opt: Options, method: str | None) -> str:
+    found = ablated_method(opt, method)
+    if found is None:
+        raise UsageError(f'{opt.source} has no compare.ablate.method; name the method with --method')
+    return found
 
 
 def _value(text: str) -> Any:
+    """What an option file would hold; 1e-4 is a number here."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        return float(value) if _EXPONENT.fullmatch(str(value)) else value
     except yaml.YAMLError as error:
         raise UsageError(f'--vary: {text!r} cannot be read as a value: {error}') from error
 
 
-def _run(args: argparse.Namespace, read: Any, ablated: Any) -> int:
+def _run(args: argparse.Namespace, read: Callable[[Options], Comparison]) -> int:
     if args.jobs < 1:
         raise UsageError(f'--jobs must be 1 or more, got {args.jobs}')
-    if args.report:
-        return _report(args, ablated)
     if args.opt is None or args.results is not None:
         raise UsageError('-opt FILE.yml is missing' if args.opt is None else '--results goes with --report')
     comparison = read(read_options(args.opt, args.force_yml))
     folder = EXPERIMENTS / comparison.name
-    rows = read_rows(folder / RESULTS)
-    refuse_other_protocol(folder / RESULTS, rows, comparison)
+    if args.into is not None:
+        _split(args.into, comparison.name)
+    _read_own_rows(folder, comparison)
     for trial in comparison.trials:
-        refuse_other_options(trial)
-    with _only_one(folder):
-        failures = _Campaign(comparison, folder, rows).run(args.jobs)
-    if any(row.testset for row in read_rows(folder / RESULTS)):
-        _show(write_report(read_rows(folder / RESULTS), folder), folder, args.into)
+        refuse_other_options(trial, comparison.protocol)
+    try:
+        with alone(folder / 'lock'):
+            failures = Campaign(comparison, folder, _read_own_rows(folder, comparison)).run(args.jobs)
+    except TakenError as error:
+        raise UsageError(f'another mipkd is at work in {folder}; wait for it, or stop it') from error
+    rows = read_rows(folder / RESULTS)
+    if rows:
+        _show(rows, folder, args.into)
     for failure in failures:
-        sys.stderr.write(f'{failure}\n')
+        sys.stderr.write(f'\n{failure}\n')
     return 1 if failures else 0
 
 
-def _report(args: argparse.Namespace, ablated: Any) -> int:
+def _read_own_rows(folder: Path, comparison: Comparison) -> list[Row]:
+    rows = read_rows(folder / RESULTS)
+    refuse_other_protocol(folder / RESULTS, rows, comparison)
+    return rows
+
+
+def _report(args: argparse.Namespace, folder_of: Callable[[Options], str]) -> int:
     if (args.opt is None) == (args.results is None):
         raise UsageError('--report needs either -opt FILE.yml or --results FILE.csv')
     path = args.results
     if path is None:
-        opt: Options = read_options(args.opt, args.force_yml)
-        path = EXPERIMENTS / results_folder(opt, ablated(opt)) / RESULTS
+        path = EXPERIMENTS / folder_of(read_options(args.opt, args.force_yml)) / RESULTS
     rows = read_rows(path)
     if not rows:
         raise ResultsError(f'{path} {"holds no rows" if path.exists() else "does not exist"}; run the command without '
                            '--report first')
-    _show(write_report(rows, path.parent), path.parent, args.into)
+    if args.into is not None:
+        _split(args.into, path.resolve().parent.name)
+    _show(rows, path.parent, args.into)
     return 0
 
 
-def _show(table: str, folder: Path, into: Path | None) -> None:
+def _show(rows: Sequence[Row], folder: Path, into: Path | None) -> None:
+    table = write_report(rows, folder)
     sys.stdout.write(f'\n{table}\nWritten to {folder}: {RESULTS}, table.md, table.tex, figure.png\n')
     if into is not None:
-        _put_into(into, folder.name, table)
+        before, after = _split(into, folder.resolve().name)
+        temporary = into.with_name(f'{into.name}.part')
+        temporary.write_text(before + table + after, encoding='utf-8')
+        os.replace(temporary, into)
 
 
-def _put_into(path: Path, name: str, table: str) -> None:
+def _split(path: Path, name: str) -> tuple[str, str]:
+    """A text before and after the place for the table.
+
+    Raises:
+        UsageError: There is no such place, or more than one.
+    """
     begin, end = f'<!-- {name} -->\n', f'<!-- /{name} -->'
-    text = path.read_text(encoding='utf-8') if path.is_file() else ''
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UsageError(f'{path} has no pair of lines {begin.strip()} and {end} to put the table between')
-    start = text.index(begin) + len(begin)
-    temporary = path.with_name(f'{path.name}.part')
-    temporary.write_text(text[:start] + table + text[text.index(end):], encoding='utf-8')
-    os.replace(temporary, path)
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two comparisons in one folder would train the same runs twice; the lock ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / 'lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f'another mipkd is at work in {folder}; wait for it, or stop it') from error
-        yield
-
-
-class _Campaign:
-    """All runs of a comparison, some at a time."""
-
-    def __init__(self, comparison: Comparison, folder: Path, rows: Sequence[Row]) -> None:
-        self.comparison = comparison
-        self.folder = folder
-        self.rows = list(rows)
-        self.runner = Runner(folder)
-
-    def run(self, jobs: int) -> list[RunError]:
-        """Train what is not there yet; write ``results.csv`` after each run.
-
-        Returns:
-            Why runs failed.
-
-        Raises:
-            KeyboardInterrupt: After all runs have been stopped.
-        """
-        failures = []
-        todo = [trial for trial in self.comparison.trials if not self._is_there(trial)]
-        done = len(self.comparison.trials) - len(todo)
-        if done:
-            tqdm.write(f'{done} of {len(self.comparison.trials)} runs are in {self.folder / RESULTS}')
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                futures = {pool.submit(self._measure, trial): trial for trial in todo}
-                for future in as_completed(futures):
-                    failures += self._take(future, futures[future])
-            except BaseException:
-                self.runner.stop()
-                pool.shutdown(cancel_futures=True)
-                raise
-        return failures
-
-    def _is_there(self, trial: Trial) -> bool:
-        found = {row.testset for row in self.rows if (row.method, row.seed) == (trial.method, trial.seed)}
-        return found >= set(self.comparison.testsets)
-
-    def _measure(self, trial: Trial) -> list[Row]:
-        """Train a run unless it is finished, and read its results from the log."""
-        rows = self._collect(trial)
-        if rows:
-            return rows
-        with tqdm(desc=f'{trial.method} seed {trial.seed}', total=self.comparison.iterations, unit='it', disable=None,
-                  leave=False) as bar:
-            self.runner.train(trial, lambda iteration: bar.update(iteration - bar.n))
-        rows = self._collect(trial)
-        if not rows:
-            raise RunError(f'{trial.name} has ended, but its log in {run_folder(trial)} has no validation at iteration '
-                           f'{self.comparison.iterations} on {", ".join(self.comparison.testsets)}')
-        return rows
-
-    def _collect(self, trial: Trial) -> list[Row]:
-        history = read_history(run_folder(trial), self.comparison.iterations)
-        return rows_of(trial, self.comparison, history, commit_of(trial), hardware(trial))
-
-    def _take(self, future: Future[list[Row]], trial: Trial) -> list[RunError]:
-        try:
-            rows = future.result()
-        except RunError as error:
-            tqdm.write(f'{trial.method} seed {trial.seed}: failed')
-            return [error]
-        except InterruptedRunError:
-            return []
-        self.rows = [row for row in self.rows if (row.method, row.seed) != (trial.method, trial.seed)] + rows
-        write_rows(self.folder / RESULTS, self.rows, self.comparison)
-        measured = ', '.join(f'{row.testset} {row.psnr:.3f} dB' for row in rows)
-        tqdm.write(f'{trial.method} seed {trial.seed}: {measured}, {rows[0].seconds:.0f} s')
-        return []
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'--into {path} cannot be read: {getattr(error, "strerror", None) or error}') from error
+    start = text.find(begin) + len(begin)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < start:
+        raise UsageError(f'--into {path} needs a line {begin.strip()} and below it a line {end}, once each, to put the '
+                         'table between')
+    return text[:start], text[text.index(end):]

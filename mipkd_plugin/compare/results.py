@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mipkd_plugin.compare.logs import History
 from mipkd_plugin.config import Comparison, Trial
+
+RESULTS = 'results.csv'
 
 
 class ResultsError(ValueError):
@@ -59,7 +63,7 @@ class Row:
         """(iteration, seconds, PSNR) of each validation."""
         pairs = [point.split(':') for point in self.curve.split()]
         return [(int(at), float(seconds), float(psnr))
-                for (at, psnr), seconds in zip(pairs, self.curve_seconds.split())]
+                for (at, psnr), seconds in zip(pairs, self.curve_seconds.split(), strict=True)]
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -93,21 +97,52 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_text(encoding='utf-8'))))
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding='utf-8')))
+        header, lines = list(reader.fieldnames or ()), [(reader.line_num, line) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f'{path} cannot be read: {error}; move it away to start a new one') from error
-    rows = []
-    for number, line in enumerate(lines, 2):
-        if set(line) != set(COLUMNS):
-            raise ResultsError(f'{path}, line {number}: the columns must be {", ".join(COLUMNS)}; restore the file, or '
-                               'move it away to start a new one')
+        raise ResultsError(f'{path} cannot be read: {error}; restore the file, or move it away to start a new '
+                           'one') from error
+    if sorted(header) != sorted(COLUMNS):
+        raise ResultsError(f'{path}, line 1: the columns must be {",".join(COLUMNS)}, not {",".join(header)}; restore '
+                           'the file, or move it away to start a new one')
+    rows: dict[tuple[str, int, str], Row] = {}
+    for number, line in lines:
         try:
-            kinds = {'int': int, 'float': float, 'str': str}
-            rows.append(Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)}))
+            row = _row(line)
+            if (row.method, row.seed, row.testset) in rows:
+                raise ValueError(f'there is another line of {row.method!r}, seed {row.seed}, on {row.testset!r}')
         except ValueError as error:
             raise ResultsError(f'{path}, line {number}: {error}; restore the file, or delete this line to measure that '
                                'run again') from error
-    return rows
+        rows[row.method, row.seed, row.testset] = row
+    return list(rows.values())
+
+
+def _row(line: Mapping[str | None, str | None]) -> Row:
+    """One line of the file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if set(line) != set(COLUMNS) or None in line.values():
+        found = sum(value is not None for key, value in line.items() if key is not None) + len(line.get(None) or ())
+        raise ValueError(f'has {found} of {len(COLUMNS)} columns')
+    values: dict[str, Any] = {}
+    for name, kind in ((field.name, {'int': int, 'float': float}.get(str(field.type), str)) for field in fields(Row)):
+        try:
+            values[name] = kind(line[name])  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ValueError(f'{name} is {line[name]!r}, no number') from error
+    row = Row(**values)
+    try:
+        row.points()
+    except ValueError as error:
+        raise ValueError(f'curve {row.curve!r} and curve_seconds {row.curve_seconds!r} do not match') from error
+    try:
+        json.loads(row.losses)
+    except ValueError as error:
+        raise ValueError(f'losses is {row.losses!r}, no JSON') from error
+    return row
 
 
 def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
@@ -132,7 +167,7 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
     Raises:
         ResultsError: There are such rows.
     """
-    remedy = f'restore the option file, give the comparison another name, or move {path} away'
+    remedy = f'restore the option file, write another name, or move {path} and the folders of its runs away'
     for row in rows:
         if (row.protocol, row.iterations) != (comparison.protocol, comparison.iterations):
             raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, of another protocol ({row.protocol}, '
@@ -142,7 +177,7 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
     for row in rows:
         if wanted.get(row.method, row.losses) != row.losses:
             raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now '
-                               f'{wanted[row.method]}; {remedy}, or delete its rows')
+                               f'{wanted[row.method]}; {remedy}')
 
 
 def _index(names: Sequence[str], name: str) -> int:

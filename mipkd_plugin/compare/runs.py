@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 import yaml
 
 from mipkd_plugin import lifeline
+from mipkd_plugin.compare.locks import TakenError, alone
 from mipkd_plugin.compare.logs import progress
 from mipkd_plugin.config import Trial
 
 EXPERIMENTS = Path('experiments')
-_COMMIT = re.compile(r'^# commit (\S+)$', re.MULTILINE)
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError)
+_NOTE = re.compile(r'^# (commit|protocol) (\S+)$', re.MULTILINE)
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError,
+               pickle.UnpicklingError)
 _MAY_DIFFER = ('logger', 'num_gpu')
 
 
@@ -42,13 +45,13 @@ def code_version() -> str:
     """The commit of this package's checkout, with ``+`` behind it where files are changed, or its version."""
     from mipkd_plugin.version import __version__
 
-    here = Path(__file__).parent
+    git, here = ['git', '-C', str(Path(__file__).parent)], Path(__file__).name
     try:
-        commit, changed = (subprocess.run(['git', '-C', str(here), *arguments], capture_output=True, text=True,
-                                          check=True).stdout.strip()
-                           for arguments in (['rev-parse', '--short', 'HEAD'],
-                                             ['status', '--porcelain', '--untracked-files=no']))
-    except (OSError, subprocess.CalledProcessError):
+        _, commit, changed = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (['ls-files', '--error-unmatch', here], ['rev-parse', '--short', 'HEAD'],
+                              ['status', '--porcelain', '--untracked-files=no']))
+    except (OSError, subprocess.CalledProcessError):  # installed: a repository around it is somebody else's
         return __version__
     return f'{commit}+' if changed else commit
 
@@ -62,13 +65,21 @@ def hardware(trial: Trial) -> str:
 
 def commit_of(trial: Trial) -> str:
     """The version of the code that a run was begun with."""
+    return _notes(trial).get('commit') or code_version()
+
+
+def _notes(trial: Trial) -> dict[str, str]:
+    """What :func:`write_options` noted in the option file that a run was begun with."""
     path = run_folder(trial) / f'{trial.name}.yml'
-    found = _COMMIT.search(path.read_text(encoding='utf-8')) if path.is_file() else None
-    return found[1] if found else code_version()
+    return dict(_NOTE.findall(path.read_text(encoding='utf-8'))) if path.is_file() else {}
 
 
-def refuse_other_options(trial: Trial) -> None:
+def refuse_other_options(trial: Trial, protocol: str) -> None:
     """A folder of a run with other options is neither gone on with nor overwritten.
+
+    Args:
+        trial: The run.
+        protocol: Of the comparison: the teacher's weights and the data may be others under the same names.
 
     Raises:
         RunError: There is one; the first difference is named.
@@ -76,14 +87,21 @@ def refuse_other_options(trial: Trial) -> None:
     path = run_folder(trial) / f'{trial.name}.yml'
     if not path.is_file():
         return
-    before = yaml.safe_load(path.read_text(encoding='utf-8'))
+    remedy = 'restore them, give the comparison another name, or move the folder away'
+    try:
+        before = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f'{path}, the options that the run was begun with, cannot be read: {error}; {remedy}') from error
     before, now = ({key: value for key, value in options.items() if key not in _MAY_DIFFER}
                    for options in (before if isinstance(before, dict) else {}, trial.options))
     where = difference(before, now)
     if where is not None:
         raise RunError(f'{run_folder(trial)} was trained with other options: {where[0]} was {where[1]!r} and is '
-                       f'{where[2]!r}; restore the option file, give the comparison another name, or move the folder '
-                       'away')
+                       f'{where[2]!r}; {remedy}')
+    noted = _notes(trial).get('protocol', protocol)
+    if noted != protocol:
+        raise RunError(f'{run_folder(trial)} was trained by another protocol ({noted}, now {protocol}), although with '
+                       f"the same options: the teacher's weights or the images are not those of then; {remedy}")
 
 
 def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | None:
@@ -111,12 +129,12 @@ def can_resume(trial: Trial) -> bool:
     return False
 
 
-def write_options(trial: Trial, folder: Path) -> Path:
+def write_options(trial: Trial, folder: Path, commit: str, protocol: str) -> Path:
     """Write the option file of a run to ``folder/options``; it can also be used by hand."""
     path = folder / 'options' / f'{trial.name}.yml'
     path.parent.mkdir(parents=True, exist_ok=True)
     text = (f'# {trial.method}, seed {trial.seed}; written by mipkd\n# basicsr train -opt {path}\n'
-            f'# commit {commit_of(trial)}\n' + yaml.safe_dump(trial.options, sort_keys=False))
+            f'# commit {commit}\n# protocol {protocol}\n' + yaml.safe_dump(trial.options, sort_keys=False))
     temporary = path.with_name(f'{path.name}.part')
     temporary.write_text(text, encoding='utf-8')
     os.replace(temporary, path)
@@ -128,10 +146,12 @@ class Runner:
 
     Args:
         folder: Of the comparison.
+        protocol: Of the comparison.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, protocol: str) -> None:
         self.folder = folder
+        self.protocol = protocol
         self._children: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -148,26 +168,39 @@ class Runner:
             RunError: The training failed; the message holds the end of its output.
             InterruptedRunError: :meth:`stop` was called.
         """
-        refuse_other_options(trial)
+        try:
+            with alone(EXPERIMENTS / '.locks' / trial.name):
+                code, tail = self._train(trial, on_iteration)
+        except TakenError as error:
+            raise RunError(f'{trial.name} is being trained by another mipkd, for a comparison and its ablations share '
+                           'runs; run this command again when that has ended') from error
+        if self._stopped:
+            raise InterruptedRunError(f'{trial.name} was interrupted')
+        if code:
+            raise RunError(f'{trial.name} ended with code {code}; the end of its output:\n{"".join(tail).rstrip()}')
+
+    def _train(self, trial: Trial, on_iteration: Callable[[int], object]) -> tuple[int, Sequence[str]]:
+        """Exit code and the end of the output."""
+        refuse_other_options(trial, self.protocol)
         resume = ['--auto_resume'] if can_resume(trial) else []
-        options = write_options(trial, self.folder)
-        command = [sys.executable, '-m', 'mipkd_plugin', 'train', '-opt', str(options), *resume]
+        commit = commit_of(trial) if resume else code_version()
+        options = write_options(trial, self.folder, commit, self.protocol)
+        child = self._start([sys.executable, '-m', 'mipkd_plugin', 'train', '-opt', str(options), *resume])
         tail: deque[str] = deque(maxlen=12)
-        child = self._start(command)
         try:
             for line in child.stdout or ():
                 tail.append(line)
                 iteration = progress(line)
                 if iteration is not None:
                     on_iteration(iteration)
+        except BaseException:
+            child.terminate()
+            raise
         finally:
             code = child.wait()
             with self._lock:
                 self._children.discard(child)
-        if self._stopped:
-            raise InterruptedRunError(f'{trial.name} was interrupted')
-        if code:
-            raise RunError(f'{trial.name} ended with code {code}; the end of its output:\n{"".join(tail).rstrip()}')
+        return code, tail
 
     def stop(self) -> None:
         """End all runs; what they have saved stays, and they can be resumed."""

@@ -24,7 +24,7 @@ from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Built, build_and_fit, load_teacher, probe_shape
 from mipkd_plugin.config.keys import TEACHER
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, block, located
-from mipkd_plugin.config.resume import check_resume, find_resume_state
+from mipkd_plugin.config.resume import check_exact_resume, check_resume, find_resume_state
 from mipkd_plugin.config.sections import check_gpus, check_keys, check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
 from mipkd_plugin.config.weights import check_pretrained
@@ -85,6 +85,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     check_components(ctx)
     if ctx.is_train:
         check_training(ctx)
+        check_exact_resume(ctx)
     images = check_datasets(ctx)
     built = build_and_fit(ctx, probe)
     if ctx.files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,6 +210,16 @@ def _check_sizes(ctx: Context, where: str, pairs: Sequence[Pair], gt_size: Any, 
 
 def _image_size(path: Path) -> Size | None:
     """(height, width) as OpenCV will decode it, or None if it is no image."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _size_of_version(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _size_of_version(path: Path, changed: int, length: int) -> Size | None:
+    """Size of an image; read once for all methods of a comparison, as long as the file stays as it is."""
     try:
         with Image.open(path) as image:
             width, height = image.size

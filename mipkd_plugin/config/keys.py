@@ -98,10 +98,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
 }
-COMPARE = {
-    'seeds': Key(LIST), 'methods': Key(MAPPING, 'always'), 'ablate': Key(MAPPING),
+CONTROL = 'none'
+"""The method without distillation: in every comparison, trained with the toolbox's own model."""
+COMPARE = {  # of mipkd compare and mipkd ablate alone; seeds and methods have checks of their own
+    'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING),
 }
-"""Of ``mipkd compare`` and ``mipkd ablate`` alone."""
+ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
 DATASET = {  # of any type; the rest is the dataset's own
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),

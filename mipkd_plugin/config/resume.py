@@ -11,6 +11,7 @@ from torch import nn
 from mipkd_plugin.config.distillation import Built
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.weights import misfit, read_file, select_state, teacher_fingerprint
+from mipkd_plugin.replay import random_state_path
 
 
 def find_resume_state(ctx: Context) -> Path | None:
@@ -24,6 +25,24 @@ def find_resume_state(ctx: Context) -> Path | None:
     names = [path.name.split('.state')[0] for path in folder.glob('*.state')] if folder.is_dir() else []
     numbers = [int(name) for name in names if name.isdigit()]
     return folder / f'{max(numbers)}.state' if numbers else None
+
+
+def check_exact_resume(ctx: Context) -> None:
+    """Check that ``train.exact_resume`` can be kept: the random numbers of all that draws some are saved."""
+    data = ctx.section('datasets', 'train')
+    if ctx.section('train').get('exact_resume') is not True:
+        return
+    if ctx.launcher != 'none':
+        ctx.add('train.exact_resume', f'is for one process, and --launcher {ctx.launcher} starts several',
+                'take it out; without it a run resumes as the toolbox does')
+    workers = data.get('num_worker_per_gpu')
+    if data.get('persistent_workers') is True and workers != 0:
+        ctx.add('datasets.train.persistent_workers', 'rules out resuming a run exactly (train.exact_resume)',
+                'write false')
+    if workers == 0 and data.get('prefetch_mode') is not None:
+        ctx.add('datasets.train.prefetch_mode', 'reads ahead with the random numbers of the training itself, where '
+                'num_worker_per_gpu is 0, and rules out resuming a run exactly (train.exact_resume)',
+                'write num_worker_per_gpu: 1, or prefetch_mode: ~')
 
 
 def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
@@ -50,6 +69,10 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
     problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
     if problem:
         ctx.add(where, f'{path} {problem[0]}', 'resume with the option file the run was started with')
+    if ctx.section('train').get('exact_resume') is True:
+        read_file(ctx, where, Path(random_state_path(str(models), state['iter'])),
+                  'without its random numbers the run cannot be resumed exactly; restore the file, or take '
+                  'train.exact_resume out', damaged)
     if ctx.distills:
         _check_distillation_state(ctx, where, models / f'distill_{state["iter"]}.pth', built, damaged)
 

@@ -26,6 +26,11 @@ def check_sections(ctx: Context) -> None:
     for key in sorted(misplaced):
         ctx.add(key, 'the teacher has a block of its own; the toolbox re-points networks at this level on '
                 'resume', 'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
+    if 'compare' in ctx.opt and (strict or ctx.distills):
+        source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
+        ctx.add('compare', 'is read by mipkd compare and mipkd ablate, not by basicsr',
+                f'type: mipkd compare -opt {source}; or take it out, and write one method as train.distill_opt')
+        misplaced.add('compare')
     check_keys(ctx, '', {k: v for k, v in ctx.opt.items() if k not in misplaced}, top, strict)
     for path, keys in _with_networks(networks).items():
         section = ctx.section(*path.split('.'))
@@ -151,7 +156,8 @@ def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[s
 def _check_which_model_distills(ctx: Context, strict: bool) -> None:
     if ctx.distills and ctx.is_train:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
-            if where.rpartition('.')[2] not in section:
+            key = where.rpartition('.')[2]
+            if key not in section and not (key == 'distill_opt' and 'compare' in ctx.opt):
                 ctx.add(where, f'is missing, and {ctx.opt["model_type"]} needs it',
                         'see options/train_MiPKD_*.yml')
     elif strict and not ctx.distills and ctx.is_train:

@@ -1,0 +1,112 @@
+"""Training within the process of the tests, as a process of its own would train, and its death at a chosen moment."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import basicsr.models.sr_model
+import basicsr.train
+import basicsr.utils.misc
+import pytest
+import torch
+import yaml
+from basicsr.utils.logger import initialized_logger
+
+from mipkd_plugin.cli import basicsr_main
+
+_TIMES = itertools.count(20200101_000000)
+
+
+class Killed(BaseException):
+    """The process ends here: nobody catches it."""
+
+
+def forget_logger() -> None:
+    """A new process has no logger yet."""
+    log = logging.getLogger('basicsr')
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    initialized_logger.pop('basicsr', None)
+
+
+def train(path: Path | str, *arguments: str) -> int:
+    """``basicsr train -opt path``; two runs in one second get two log files, as two processes do."""
+    before = basicsr.train.get_time_str, basicsr.utils.misc.get_time_str
+    basicsr.train.get_time_str = basicsr.utils.misc.get_time_str = lambda: str(next(_TIMES))
+    forget_logger()
+    try:
+        return basicsr_main(['train', '-opt', str(path), *arguments])
+    finally:
+        basicsr.train.get_time_str, basicsr.utils.misc.get_time_str = before
+        forget_logger()
+
+
+def train_until(path: Path | str, moment: str, count: int) -> None:
+    """``basicsr train -opt path``, dying at a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, moment, count)
+        with pytest.raises(Killed):
+            train(path)
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
+    """Raise :class:`Killed` at a moment of the next training.
+
+    Args:
+        monkeypatch: To be undone before the training goes on.
+        moment: ``trained``: iteration ``count`` is trained, and not saved yet; ``saved``: it has just been saved;
+            ``cut``: while its training state is written; ``validated``: after the validation number ``count``.
+        count: Which.
+    """
+    model = basicsr.models.sr_model.SRModel
+    validations = itertools.count(1)
+
+    def after(function: Callable[..., Any], dies: Callable[..., bool]) -> Callable[..., Any]:
+        def dying(*args: Any, **named: Any) -> Any:
+            result = function(*args, **named)
+            if dies(*args, *named.values()):
+                raise Killed
+            return result
+
+        return dying
+
+    def cut(state: Any, path: str) -> None:
+        save(state, path)
+        if str(path).endswith(f'/{count}.state'):
+            content = Path(path).read_bytes()
+            Path(path).write_bytes(content[:len(content) // 2])
+            raise Killed
+
+    save = torch.save
+    if moment == 'trained':
+        monkeypatch.setattr(model, 'get_current_learning_rate', after(
+            model.get_current_learning_rate, lambda self: self.trained == count))
+        monkeypatch.setattr(model, 'update_learning_rate', _remember(model.update_learning_rate))
+    elif moment == 'saved':
+        monkeypatch.setattr(model, 'save', after(model.save, lambda self, epoch, iteration: iteration == count))
+    elif moment == 'cut':
+        monkeypatch.setattr(torch, 'save', cut)
+    elif moment == 'validated':
+        monkeypatch.setattr(model, '_log_validation_metric_values', after(
+            model._log_validation_metric_values, lambda *args: next(validations) == count))
+    else:
+        raise ValueError(moment)
+
+
+def _remember(function: Callable[..., Any]) -> Callable[..., Any]:
+    def remembering(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
+        self.trained = current_iter
+        function(self, current_iter, warmup_iter)
+
+    return remembering
+
+
+def write_options(opt: dict[str, Any], path: Path) -> Path:
+    """Write an option file."""
+    path.write_text(yaml.safe_dump(opt, sort_keys=False), encoding='utf-8')
+    return path
