@@ -110,3 +110,16 @@ def write_options(opt: dict[str, Any], path: Path) -> Path:
     """Write an option file."""
     path.write_text(yaml.safe_dump(opt, sort_keys=False), encoding='utf-8')
     return path
+
+
+def comparison_options(opt: dict[str, Any]) -> dict[str, Any]:
+    """Options of a tiny training run made into those of a comparison; twelve iterations, four to an epoch."""
+    opt['datasets']['train']['dataset_enlarge_ratio'] = 2
+    opt['train'].update(total_iter=12)
+    opt['train'].pop('distill_opt')
+    opt['val']['metrics']['ssim'] = {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True}
+    opt['val']['val_freq'] = 4
+    opt['logger'].update(save_checkpoint_freq=3, use_tb_logger=False)
+    opt['compare'] = {'seeds': [0, 1], 'methods': {
+        'logits': {'type': 'LogitsKDLoss'}, 'mipkd': {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4}}}
+    return opt

@@ -71,7 +71,9 @@ def run_compare(args: argparse.Namespace) -> int:
 
 def run_ablate(args: argparse.Namespace) -> int:
     """Carry out ``mipkd ablate``."""
-    vary = {entry[0]: [_value(text) for text in entry[1:]] for entry in args.vary}
+    vary: dict[str, list[Any]] = {}
+    for option, *texts in args.vary:
+        vary.setdefault(option, []).extend(_value(text) for text in texts)
     empty = [option for option, values in vary.items() if not values]
     if empty:
         raise UsageError(f'--vary {empty[0]}: no values to try; write --vary {empty[0]} VALUE VALUE …')
