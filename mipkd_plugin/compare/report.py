@@ -7,11 +7,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.config import CONTROL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,22 @@ class Style:
         underlined: Marks the second.
         plus_minus: Between mean and standard error.
         plain: Makes a text harmless.
+        minus: Writes a number with its sign.
     """
 
     bold: Callable[[str], str]
     underlined: Callable[[str], str]
     plus_minus: str
     plain: Callable[[str], str]
+    minus: Callable[[str], str] = str
 
 
 MARKDOWN = Style('**{}**'.format, '<u>{}</u>'.format, ' ± ', lambda text: text.replace('|', r'\|'))
-LATEX = Style(r'\textbf{{{}}}'.format, r'\underline{{{}}}'.format, r' $\pm$ ',
-              lambda text: ''.join('\\' + c if c in '_&%$#{}' else c for c in text))
+_ESCAPES = str.maketrans({**{c: f'\\{c}' for c in '_&%$#{}'}, '\\': r'\textbackslash{}', '~': r'\textasciitilde{}',
+                          '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}', '–': '--',
+                          '±': r'$\pm$'})
+LATEX = Style(r'\textbf{{{}}}'.format, r'\underline{{{}}}'.format, r' $\pm$ ', lambda text: text.translate(_ESCAPES),
+              lambda number: number.replace('-', '$-$'))
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:
@@ -88,7 +97,7 @@ def _cells(rows: Sequence[Row], style: Style) -> list[list[str]]:
     columns.append(['' if method == CONTROL else _text(gain(rows, method, CONTROL, first), 3, style, sign='+')
                     for method in methods])
     columns.append([f'{select(rows, method)[0].training_parameters:,}' for method in methods])
-    columns.append([_ratio(_relative_time(rows, method, first)) for method in methods])
+    columns.append([_text(Measured(_relative_time(rows, method, first), math.nan, 1), 1, style) for method in methods])
     columns.append([str(max(len(select(rows, method, testset)) for testset in testsets)) for method in methods])
     measures = [f'{style.plain(testset)} {metric}' for testset in testsets for metric in ('PSNR', 'SSIM')]
     header = ['method', *measures, f'gain, {style.plain(first)}', 'extra parameters', 'time', 'seeds']
@@ -97,13 +106,9 @@ def _cells(rows: Sequence[Row], style: Style) -> list[list[str]]:
 
 def _text(value: Measured, digits: int, style: Style, sign: str = '') -> str:
     if math.isnan(value.mean):
-        return '–'
+        return style.plain('–')
     error = '' if math.isnan(value.error) else f'{style.plus_minus}{value.error:.{max(digits, 3)}f}'
-    return f'{value.mean:{sign}.{digits}f}{error}'
-
-
-def _ratio(value: float) -> str:
-    return '–' if math.isnan(value) else f'{value:.1f}'
+    return style.minus(f'{value.mean:{sign}.{digits}f}') + error
 
 
 def _ranked(values: Sequence[Measured], digits: int, style: Style) -> list[str]:
@@ -134,54 +139,60 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def latex_table(rows: Sequence[Row]) -> str:
     """The comparison as a LaTeX ``tabular`` (needs the package booktabs)."""
-    header, *lines = [' & '.join(line) + r' \\' for line in _cells(rows, LATEX)]
-    width = len(_cells(rows, LATEX)[0])
-    caption = LATEX.plain(_caption(rows)).replace('±', r'$\pm$')
-    return '\n'.join([f'% {caption}', rf'\begin{{tabular}}{{l{"c" * (width - 1)}}}', r'\toprule', header, r'\midrule',
-                      *(line.replace('–', '--') for line in lines), r'\bottomrule', r'\end{tabular}', ''])
+    cells = _cells(rows, LATEX)
+    header, *lines = [' & '.join(line) + r' \\' for line in cells]
+    begin = rf'\begin{{tabular}}{{l{"c" * (len(cells[0]) - 1)}}}'
+    return '\n'.join([f'% {LATEX.plain(_caption(rows))}', begin, r'\toprule', header, r'\midrule', *lines,
+                      r'\bottomrule', r'\end{tabular}', ''])
 
 
-def draw_curves(rows: Sequence[Row], path: Path) -> None:
-    """Draw PSNR on the first test set, mean over the seeds, against iterations and against the time of training."""
+def curves(rows: Sequence[Row]) -> Figure:
+    """PSNR on the first test set, mean over the seeds, against iterations and against the time of training."""
     from matplotlib.figure import Figure
 
-    testset = rows[0].testset
+    testset, methods = rows[0].testset, methods_of(rows)
     figure = Figure(figsize=(12, 4.8), dpi=120, layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
-    colors = _colors(len(methods_of(rows)))
-    for method, color in zip(methods_of(rows), colors):
-        curves = [{at: (seconds, psnr) for at, seconds, psnr in row.points()} for row in select(rows, method, testset)]
-        shared = sorted(set.intersection(*map(set, curves))) if curves else []
-        seconds, psnr = (np.array([np.mean([curve[at][i] for curve in curves]) for at in shared]) for i in (0, 1))
-        dashed = {'linestyle': '--'} if method == CONTROL else {}
-        for axis, x in zip(axes, (shared, seconds)):
-            axis.plot(x, psnr, marker='o', markersize=3, color=color, label=method, **dashed)
-    for axis, label in zip(axes, ('iterations', 'seconds of training')):
+    unit, length = _unit(max(row.seconds for row in rows))
+    for method, style in zip(methods, _styles(methods)):
+        found = [{at: (seconds, psnr) for at, seconds, psnr in row.points()} for row in select(rows, method, testset)]
+        shared = sorted(set.intersection(*map(set, found))) if found else []
+        seconds, psnr = (np.array([np.mean([curve[at][i] for curve in found]) for at in shared]) for i in (0, 1))
+        for axis, x in zip(axes, (shared, seconds / length)):
+            axis.plot(x, psnr, marker='o', markersize=3, label=method, **style)
+    for axis, label in zip(axes, ('iterations', f'{unit} of training')):
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f'PSNR on {testset}, dB')
-    _leave_out_the_start(axes[0], rows, testset)
+    limits = _without_the_start([[psnr for _, _, psnr in row.points()] for row in rows if row.testset == testset])
+    if limits is not None:
+        axes[0].set_ylim(*limits)
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
-    temporary = path.with_name(f'{path.stem}.part{path.suffix}')
-    figure.savefig(temporary)
-    os.replace(temporary, path)
+    return figure
 
 
-def _colors(count: int) -> list[tuple[float, ...]]:
+def _unit(seconds: float) -> tuple[str, int]:
+    """A unit of time for an axis up to ``seconds``, and its length in seconds."""
+    return next((unit for unit in (('hours', 3600), ('minutes', 60)) if seconds > 3 * unit[1]), ('seconds', 1))
+
+
+def _styles(methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Color and dashes of each method: those of the control are its own, all others differ."""
     from matplotlib import colormaps
 
-    table = colormaps['tab10' if count <= 10 else 'tab20']
-    return ['black', *(table(i % table.N) for i in range(count - 1))]  # type: ignore[list-item]
+    table = colormaps['tab10' if len(methods) <= 10 else 'tab20']
+    others = [{'color': table(i % table.N), 'linestyle': ('-', ':', '-.')[i // table.N % 3]}
+              for i in range(len(methods))]
+    return [{'color': 'black', 'linestyle': '--'} if name == CONTROL else others.pop(0) for name in methods]
 
 
-def _leave_out_the_start(axis: object, rows: Sequence[Row], testset: str) -> None:
-    """The first validations lie so low that the ends could not be told apart."""
-    curves = [[psnr for _, _, psnr in row.points()] for row in rows if row.testset == testset]
-    ends = [curve[len(curve) // 3:] for curve in curves]
-    values = [value for end in ends for value in end]
-    if values and max(values) > min(values):
-        margin = 0.08 * (max(values) - min(values))
-        axis.set_ylim(min(values) - margin, max(values) + margin)  # type: ignore[attr-defined]
+def _without_the_start(series: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Limits for an axis: the first validations lie so low that the ends could not be told apart."""
+    values = [value for values in series for value in values[len(values) // 3:] if math.isfinite(value)]
+    if not values or min(values) == max(values):
+        return None
+    margin = 0.08 * (max(values) - min(values))
+    return min(values) - margin, max(values) + margin
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> str:
@@ -190,10 +201,11 @@ def write_report(rows: Sequence[Row], folder: Path) -> str:
     Returns:
         The Markdown table.
     """
-    table = markdown_table(rows)
+    table, figure = markdown_table(rows), folder / 'figure.png.part'
+    curves(rows).savefig(figure, format='png')
     for name, text in (('table.md', table), ('table.tex', latex_table(rows))):
         temporary = folder / f'{name}.part'
         temporary.write_text(text, encoding='utf-8')
         os.replace(temporary, folder / name)
-    draw_curves(rows, folder / 'figure.png')
+    os.replace(figure, folder / 'figure.png')
     return table
