@@ -31,6 +31,7 @@ def forget_logger() -> None:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
+    log.setLevel(logging.NOTSET)
     initialized_logger.pop('basicsr', None)
 
 
