@@ -11,10 +11,13 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.utils.registry import LOSS_REGISTRY
 from conftest import REPO, STUDENTS, TEACHERS
 
 from mipkd_plugin import cli
-from mipkd_plugin.losses import KRNetLoss, MiPKDLoss
+from mipkd_plugin.compare.report import markdown_table
+from mipkd_plugin.compare.results import read_rows
+from mipkd_plugin.losses import DistillationLoss, KRNetLoss, MiPKDLoss
 
 README = (REPO / 'README.md').read_text(encoding='utf-8')
 
@@ -119,3 +122,32 @@ def test_options_of_krnets_named_in_the_text_exist() -> None:
     sentence = README[README.index('all that is our choice is an option'):]
     names = re.findall(r'`(\w+)`', sentence[:sentence.index('.\n')])
     assert set(names) == set(inspect.signature(KRNetLoss).parameters) - {'taps', 'momentum', 'loss_weight'}
+
+
+COMPARISONS = re.findall(r'<!-- (compare_\w+) -->', README)
+
+
+def test_there_are_tables_to_check() -> None:
+    assert {'compare_EDSR_x2_small', 'compare_EDSR_x2_depth', 'compare_EDSR_x2_compound'} <= set(COMPARISONS)
+
+
+@pytest.mark.parametrize('name', COMPARISONS)
+def test_tables_are_those_of_the_results(name: str) -> None:
+    table = README[README.index(f'<!-- {name} -->'):README.index(f'<!-- /{name} -->')].partition('\n')[2]
+    assert table == markdown_table(read_rows(REPO / 'experiments' / name / 'results.csv'))
+
+
+def test_compare_block_as_printed_names_losses_and_options_that_exist() -> None:
+    compare = next(yaml.safe_load(block) for block in blocks('yaml') if block.startswith('compare:'))['compare']
+    for losses in compare['methods'].values():
+        for loss in losses if isinstance(losses, list) else [losses]:
+            arguments = dict(loss)
+            LOSS_REGISTRY.get(arguments.pop('type'))(**arguments)
+    assert compare['ablate']['method'] in compare['methods']
+
+
+def test_all_losses_are_in_the_table_of_methods() -> None:
+    names = {name for name, cls in LOSS_REGISTRY
+             if issubclass(cls, DistillationLoss) and cls.__module__.startswith('mipkd_plugin.')}
+    section = README[README.index('## Methods'):README.index('## Comparing methods')]
+    assert set(re.findall(r'^\| `(\w+)`', section, flags=re.M)) == names

@@ -29,20 +29,21 @@ class FeaturePriorMixer(ScaledFeatures):
     """Mixes a student's and a teacher's feature in one latent space, by a random mask (one mixer a tap pair).
 
     z = I ⊙ E_S(F_S) + (1 − I) ⊙ E_T(F_T), I ~ Bernoulli(ρ); decoders D_T and D_S lead back to the widths of the two
-    networks. Separate encoders, convolutions and a random 3-D mask are the paper's best choices; the layers (two
-    3×3 convolutions with a ReLU between), the latent width, ρ, the second decoder and the feature scale are our choice.
+    networks. Separate encoders, convolutions and a random 3-D mask are the paper's best choices; the layers (one 3×3
+    convolution each), the latent width (the student's), ρ, the second decoder and the feature scale are our choice.
+    A latent space wider than the student was measured to take the gain away, see ``experiments/README.md``.
 
     Args:
         student_channels: Width of the student's feature.
         teacher_channels: Width of the teacher's feature.
-        latent_channels: Width Z of the latent space.
+        latent_channels: Width Z of the latent space; None: the student's width.
         mask_ratio: ρ, the probability that an element of the mask takes the student's side, in [0, 1].
         mask_type: ``3d``: one draw per element of (N, Z, H, W); ``channel``: per (N, Z); ``pixel``: per (N, H, W).
         encoders: ``separate`` (paper's best) or ``shared``: 1×1 convolutions to the latent width, then one
             encoder for both.
         feature_scale: ``running``: features are divided by a running mean of |F_T|, a buffer saved with the mixer;
             ``none``: raw features.
-        num_layers: Convolutions per encoder and decoder.
+        num_layers: Convolutions per encoder and decoder, with a ReLU between them.
         kernel_size: Odd size of their kernels; 1 gives an MLP per pixel.
         momentum: Weight of the newest mean in the running mean.
 
@@ -50,17 +51,17 @@ class FeaturePriorMixer(ScaledFeatures):
         ValueError: An option is out of range; the message names it.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, latent_channels: int = 64,
+    def __init__(self, student_channels: int, teacher_channels: int, latent_channels: int | None = None,
                  mask_ratio: float = 0.5, mask_type: str = '3d', encoders: str = 'separate',
-                 feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
+                 feature_scale: str = 'running', num_layers: int = 1, kernel_size: int = 3,
                  momentum: float = 0.01) -> None:
         super().__init__(feature_scale, momentum)
         require.one_of(MASK_TYPES, mask_type=mask_type)
         require.one_of(ENCODERS, encoders=encoders)
         require.between(0, 1, mask_ratio=mask_ratio)
-        require.whole(latent_channels=latent_channels, num_layers=num_layers)
+        z = student_channels if latent_channels is None else latent_channels
+        require.whole(latent_channels=z, num_layers=num_layers)
         require.odd(kernel_size=kernel_size)
-        z = latent_channels
         if encoders == 'shared':
             shared = _convolutions(z, z, z, num_layers, kernel_size)
             self.encoder_s: nn.Module = nn.Sequential(nn.Conv2d(student_channels, z, 1), shared)
@@ -70,7 +71,7 @@ class FeaturePriorMixer(ScaledFeatures):
             self.encoder_t = _convolutions(teacher_channels, z, z, num_layers, kernel_size)
         self.decoder_s = _convolutions(z, z, student_channels, num_layers, kernel_size)
         self.decoder_t = _convolutions(z, z, teacher_channels, num_layers, kernel_size)
-        self.latent_channels = latent_channels
+        self.latent_channels = z
         self.mask_ratio = mask_ratio
         self.mask_type = mask_type
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ class MiPKDLoss(DrawingLoss):
 
     Args:
         taps: Number of taps K, evenly spaced over both trunks, or a list of [student block, teacher block].
-        latent_channels: Width Z of the latent space.
+        latent_channels: Width Z of the latent space; None: the student's width.
         mask_ratio: ρ, share of the student in the mixed feature.
         mask_type: ``3d``, ``channel`` or ``pixel``.
         encoders: ``separate`` or ``shared``.
@@ -51,11 +50,12 @@ class MiPKDLoss(DrawingLoss):
     needs_taps = True
     reenters = True
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int = 64, mask_ratio: float = 0.5,
-                 mask_type: str = '3d', encoders: str = 'separate', route_probability: float = 0.5,
-                 remix: bool = True, feature_scale: str = 'running', num_layers: int = 2, kernel_size: int = 3,
-                 momentum: float = 0.01, loss_weight: float = 1.0, kd_weight: float = 1.0, feat_weight: float = 1.0,
-                 ae_weight: float = 1.0, block_weight: float = 0.1) -> None:
+    def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int | None = None,
+                 mask_ratio: float = 0.5, mask_type: str = '3d', encoders: str = 'separate',
+                 route_probability: float = 0.5, remix: bool = True, feature_scale: str = 'running',
+                 num_layers: int = 1, kernel_size: int = 3, momentum: float = 0.01, loss_weight: float = 1.0,
+                 kd_weight: float = 1.0, feat_weight: float = 1.0, ae_weight: float = 1.0,
+                 block_weight: float = 0.1) -> None:
         super().__init__(taps)
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
