@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,7 @@ class Child:
         path = Path(command[5])
         self.started.append(path.stem)
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                self.code = train(path, *command[6:])
+            self.code = train(path, *command[6:])
             logs = sorted(Path('experiments', path.stem).glob('*.log'))
             self.stdout = logs[-1].read_text().splitlines(keepends=True) if self.code == 0 else ['refused\n']
         except (ArithmeticError, OSError, RuntimeError, ValueError):
@@ -172,12 +170,13 @@ def test_another_seed_beside_it_and_its_lines(whole: Path, work: Path, capsys: p
     assert [row for row in after if row['seed'] == '0'] == before
     assert len(after) == len(before) + 4
     assert {row['psnr'] for row in after if row['seed'] == '1'}.isdisjoint(row['psnr'] for row in before)
-    out = capsys.readouterr().out.splitlines()
+    out = [line for line in capsys.readouterr().out.splitlines() if line != 'Disable distributed.']  # of the trainings
     assert out[0] == '2 of 4 runs are in experiments/tiny/results.csv'
     psnr = {(row['method'], row['seed']): float(row['psnr']) for row in after}
-    for line, method in zip(sorted(out[1:3]), ('logits', 'none')):
+    for number, line in enumerate(out[1:3], 3):
+        method = line.split()[1]
         value = f'{psnr[method, "1"]:.3f} dB'
-        assert re.fullmatch(rf'{method} seed 1: val {re.escape(value)}, again {re.escape(value)}, \d+ s', line)
+        assert re.fullmatch(rf'\[{number}/4\] {method} seed 1: val {value}, again {value}, \d+ s', line)
     assert out[4].startswith('| method | val PSNR | val SSIM | again PSNR')
     assert len([line for line in out if line.startswith('| ')]) == 5
 
@@ -307,12 +306,12 @@ def test_a_run_that_fails_does_not_stop_the_others(work: Path, options: dict[str
     for _ in range(2):
         assert mipkd_main(command) == 1
         captured = capsys.readouterr()
-        assert '\nbroken seed 0: failed\n' in captured.out
+        assert '/3] broken seed 0: failed\n' in captured.out
         assert '| logits | ' in captured.out
         assert 'tiny_broken_seed0 ended with code 1; the end of its output:\n' in captured.err
         assert captured.err.rstrip().splitlines()[-1].startswith(
             'FloatingPointError: iteration 1: the loss is not finite (l_pix = ')
-        assert len(captured.err.splitlines()) <= 14
+        assert captured.err[captured.err.index('tiny_broken_seed0 ended'):].count('\n') <= 14
         assert {row['method'] for row in rows()} == {'none', 'logits'}
     assert Child.started.count('tiny_broken_seed0') == 2
     assert len(Child.started) == 4
@@ -581,7 +580,9 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
         for pid in processes(cut):
             os.kill(pid, signal.SIGKILL)
     assert (process.returncode, err) == (0, '')
-    assert sorted(line.split(':')[0] for line in out.splitlines()[:2]) == ['mipkd seed 0', 'none seed 0']
+    first, second = (line.split(':')[0] for line in out.splitlines()[:2])
+    assert (first[:6], second[:6]) == ('[1/2] ', '[2/2] ')
+    assert {first[6:], second[6:]} == {'mipkd seed 0', 'none seed 0'}
     assert rows(results) == rows(work / RESULTS)
     assert len(rows(results)) == 4
     resumed = [re.findall(r'Resuming training from epoch: \d+, iter: (\d+)', path.read_text())

@@ -28,6 +28,7 @@ class Campaign:
         self.folder = folder
         self.rows = list(rows)
         self.runner = Runner(folder, comparison.protocol)
+        self.ended = 0
 
     def run(self, jobs: int) -> list[RunError]:
         """Train what is not there yet; write ``results.csv`` after each run.
@@ -40,9 +41,9 @@ class Campaign:
         """
         failures = []
         todo = [trial for trial in self.comparison.trials if not self._is_there(trial)]
-        done = len(self.comparison.trials) - len(todo)
-        if done:
-            tqdm.write(f'{done} of {len(self.comparison.trials)} runs are in {self.folder / RESULTS}')
+        self.ended = len(self.comparison.trials) - len(todo)
+        if self.ended:
+            tqdm.write(f'{self.ended} of {len(self.comparison.trials)} runs are in {self.folder / RESULTS}')
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures = {pool.submit(self._measure, trial): trial for trial in todo}
@@ -80,17 +81,19 @@ class Campaign:
         return rows_of(trial, self.comparison, history, commit_of(trial), hardware(trial))
 
     def _take(self, future: Future[list[Row]], trial: Trial) -> list[RunError]:
+        self.ended += 1
+        line = f'[{self.ended}/{len(self.comparison.trials)}] {trial.method} seed {trial.seed}: '
         try:
             rows = future.result()
         except RunError as error:
-            tqdm.write(f'{trial.method} seed {trial.seed}: failed')
+            tqdm.write(f'{line}failed')
             return [error]
         except InterruptedRunError:
             return []
         self.rows = [row for row in self.rows if (row.method, row.seed) != (trial.method, trial.seed)] + rows
         write_rows(self.folder / RESULTS, self.rows, self.comparison)
         measured = ', '.join(f'{row.testset} {row.psnr:.3f} dB' for row in rows)
-        tqdm.write(f'{trial.method} seed {trial.seed}: {measured}, {rows[0].seconds:.0f} s')
+        tqdm.write(f'{line}{measured}, {rows[0].seconds:.0f} s')
         return []
 
 

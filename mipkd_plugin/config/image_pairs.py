@@ -15,6 +15,7 @@ from mipkd_plugin.config.problems import Context
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 _META_LINE = re.compile(r'(?P<name>.+) \((?P<height>\d+),(?P<width>\d+),\d+\) \d+')
+_EXIF = re.compile(rb'exif', re.IGNORECASE)
 _MOST_READ = 1000  # images whose size is read from disk; an LMDB lists all sizes in one file
 Size = tuple[int, int]
 
@@ -223,7 +224,9 @@ def _size_of_version(path: Path, changed: int, length: int) -> Size | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
+            # of a PNG, Pillow decodes all of it to look for EXIF data behind the pixels
+            plain = image.format == 'PNG' and not _EXIF.search(path.read_bytes())
+            turned = not plain and image.getexif().get(0x0112, 1) >= 5
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
         return None
     return (width, height) if turned else (height, width)
