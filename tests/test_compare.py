@@ -412,11 +412,11 @@ def test_rows_that_another_mipkd_has_just_written_are_kept(whole: Path, work: Pa
 def test_an_ablation_shares_the_runs_of_the_comparison(whole: Path, work: Path,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(whole / 'experiments', 'experiments')
-    command = ['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'mask_ratio', '0.5', '0.25', '--seeds', '0']
+    command = ['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'mask_ratio', '0.8', '0.25', '--seeds', '0']
     readme = Path('README.md')
     readme.write_text('<!-- tiny_ablate_mipkd -->\n<!-- /tiny_ablate_mipkd -->\n')
     assert mipkd_main([*command, '--into', 'README.md']) == 0
-    assert Child.started == ['tiny_mipkd-mask_ratio-0.25_seed0']  # 0.5 is the default
+    assert Child.started == ['tiny_mipkd-mask_ratio-0.25_seed0']  # 0.8 is the default
     found = rows(Path('experiments/tiny_ablate_mipkd/results.csv'))
     assert list(dict.fromkeys(row['method'] for row in found)) == ['none', 'mipkd', 'mipkd mask_ratio=0.25']
     assert found[:4] == [row for row in rows(whole / RESULTS) if row['method'] != 'logits']

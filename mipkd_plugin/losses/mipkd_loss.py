@@ -51,7 +51,7 @@ class MiPKDLoss(DrawingLoss):
     reenters = True
 
     def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int | None = None,
-                 mask_ratio: float = 0.5, mask_type: str = '3d', encoders: str = 'separate',
+                 mask_ratio: float = 0.8, mask_type: str = '3d', encoders: str = 'separate',
                  route_probability: float = 0.5, remix: bool = True, feature_scale: str = 'running',
                  num_layers: int = 1, kernel_size: int = 3, momentum: float = 0.01, loss_weight: float = 1.0,
                  kd_weight: float = 1.0, feat_weight: float = 1.0, ae_weight: float = 1.0,
