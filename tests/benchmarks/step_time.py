@@ -1,9 +1,10 @@
 """Time of one training step of several losses, as ratios to the first: measured in turn, in one process.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/step_time.py options/train_KRNet_EDSR_x2_small.yml
+    OMP_NUM_THREADS=1 python tests/benchmarks/step_time.py options/compare_EDSR_x2_small.yml
 
-Takes networks, teacher, batch and patch size from the option file; the batch itself is random. Mean of the rounds, the
-first of which is not counted.
+The methods are those of a comparison, the control first, or else variants of KRNetLoss. Takes networks, teacher, batch
+and patch size from the option file; the batch itself is random. Mean of the rounds, the first of which is not counted.
 """
 
 from __future__ import annotations
@@ -37,6 +38,18 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
 }
 
 
+def variants(opt: config.Options, taps: int) -> dict[str, dict[str, Any]]:
+    """Name → options of a run."""
+    if 'compare' in opt:
+        return {trial.method: trial.options for trial in config.read_comparison(opt, seeds=[0]).trials}
+    found = {}
+    for name, losses in LOSSES.items():
+        found[name] = copy.deepcopy(dict(opt))
+        found[name]['train']['distill_opt'] = [{**loss, 'taps': taps} if loss['type'] == 'KRNetLoss' else loss
+                                               for loss in losses]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('option_file')
@@ -44,17 +57,14 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=6)
     args = parser.parse_args()
     opt = config.load_options(args.option_file)
-    opt['num_gpu'] = min(torch.cuda.device_count(), 1)
     channels, height, width = config.probe_shape(opt)
     size, scale = opt['datasets']['train']['batch_size_per_gpu'], opt['scale']
     data = {'lq': torch.rand(size, channels, height, width), 'gt': torch.rand(size, channels, scale * height,
                                                                               scale * width)}
     models = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, losses in LOSSES.items():
-            own = copy.deepcopy(dict(opt))
-            own['train']['distill_opt'] = [{**loss, 'taps': args.taps} if loss['type'] == 'KRNetLoss' else loss
-                                           for loss in losses]
+        for name, own in variants(opt, args.taps).items():
+            own['num_gpu'] = min(torch.cuda.device_count(), 1)
             models[name] = build_model(as_parsed(own, Path(folder)))
             models[name].feed_data(data)
         logging.disable(logging.CRITICAL)
@@ -67,8 +77,9 @@ def main() -> None:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 spent[name] += (time.perf_counter() - begin) * (turn > 0)
+    first = next(iter(spent.values()))
     for name, seconds in spent.items():
-        sys.stdout.write(f'{name:44} {seconds / args.rounds / 10:8.4f} s  {seconds / spent["logits"]:5.2f}\n')
+        sys.stdout.write(f'{name:44} {seconds / args.rounds / 10:8.4f} s  {seconds / first:5.2f}\n')
 
 
 if __name__ == '__main__':
