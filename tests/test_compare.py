@@ -58,7 +58,7 @@ class Child:
     started: list[str] = []
 
     def __init__(self, command: list[str], env: dict[str, str], **kwargs: Any) -> None:
-        assert command[:4] == [sys.executable, '-m', 'mipkd_plugin', 'train']
+        assert (command[:2], command[3:5]) == ([sys.executable, '-c'], ['train', '-opt'])
         assert env['OMP_NUM_THREADS'] == '1'
         path = Path(command[5])
         self.started.append(path.stem)
@@ -500,7 +500,7 @@ def test_children_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
 
 def mipkd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start ``mipkd`` as its console script does."""
-    code = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
+    code = 'import sys; del sys.path[0]; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO), 'CUDA_VISIBLE_DEVICES': '',
                    'GIT_DIR': '/dev/null'}  # the commit does not change in the middle of the test
     return subprocess.Popen([sys.executable, '-c', code, *arguments], cwd=folder, env=environment, text=True,
@@ -548,7 +548,8 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
     opt['logger']['save_checkpoint_freq'] = 5
     command = [*COMPARE, '--methods', 'mipkd']
     cut = work / 'cut'
-    cut.mkdir()
+    (cut / 'mipkd_plugin').mkdir(parents=True)
+    (cut / 'mipkd_plugin/__init__.py').write_text('raise ImportError')  # not ours, and not taken for it
     for folder in (work, cut):
         write_options(opt, folder / 'x.yml')
     monkeypatch.setattr(runs, 'code_version', lambda: __version__)

@@ -25,6 +25,9 @@ EXPERIMENTS = Path('experiments')
 _NOTE = re.compile(r'^# (commit|protocol) (\S+)$', re.MULTILINE)
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError,
                pickle.UnpicklingError)
+# `basicsr`, of this very package: -m would take one from the working directory, which may be a clone of it
+_PROGRAM = (f'import sys; sys.path[0] = {str(Path(__file__).resolve().parents[2])!r}; '
+            'from mipkd_plugin.cli import basicsr_main; sys.exit(basicsr_main())')
 _MAY_DIFFER = ('logger', 'num_gpu')
 
 
@@ -42,15 +45,15 @@ def run_folder(trial: Trial) -> Path:
 
 
 def code_version() -> str:
-    """The commit of this package's checkout, with ``+`` behind it where files are changed, or its version."""
+    """The commit of this package's checkout, with ``+`` behind it where its code is changed, or its version."""
     from mipkd_plugin.version import __version__
 
-    git, here = ['git', '-C', str(Path(__file__).parent)], Path(__file__).name
+    git, here = ['git', '-C', str(Path(__file__).parents[1])], 'compare/runs.py'
     try:
         _, commit, changed = (
             subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
             for arguments in (['ls-files', '--error-unmatch', here], ['rev-parse', '--short', 'HEAD'],
-                              ['status', '--porcelain', '--untracked-files=no']))
+                              ['status', '--porcelain', '--untracked-files=no', '.']))
     except (OSError, subprocess.CalledProcessError):  # installed: a repository around it is somebody else's
         return __version__
     return f'{commit}+' if changed else commit
@@ -185,7 +188,7 @@ class Runner:
         resume = ['--auto_resume'] if can_resume(trial) else []
         commit = commit_of(trial) if resume else code_version()
         options = write_options(trial, self.folder, commit, self.protocol)
-        child = self._start([sys.executable, '-m', 'mipkd_plugin', 'train', '-opt', str(options), *resume])
+        child = self._start([sys.executable, '-c', _PROGRAM, 'train', '-opt', str(options), *resume])
         tail: deque[str] = deque(maxlen=12)
         try:
             for line in child.stdout or ():
