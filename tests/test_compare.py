@@ -45,10 +45,11 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='module')
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two test sets, validated at iterations 5 and 10 and after the last, which is 12; saved every three iterations."""
+    """Two test sets, validated at iterations 6 and 12 and after the last, which is 13; saved every three iterations."""
     opt = comparison_options(tiny_options(write_image_pairs(tmp_path_factory.mktemp('data'))))
     opt['datasets']['val_2'] = {**opt['datasets']['val'], 'name': 'again'}
-    opt['val']['val_freq'] = 5
+    opt['train']['total_iter'] = 13
+    opt['val']['val_freq'] = 6
     return opt
 
 
@@ -124,12 +125,12 @@ def test_one_row_per_method_seed_and_test_set(whole: Path, options: dict[str, An
         own = {**row, 'losses': json.loads(row['losses'])}
         losses = options['compare']['methods'].get(row['method'])
         assert {key: own[key] for key in ('seed', 'iterations', 'parameters', 'commit', 'hardware', 'losses')} == {
-            'seed': '0', 'iterations': '12', 'parameters': '6867', 'commit': 'abc1234', 'hardware': 'CPU',
+            'seed': '0', 'iterations': '13', 'parameters': '6867', 'commit': 'abc1234', 'hardware': 'CPU',
             'losses': [losses] if losses else []}
         assert (int(row['training_parameters']) > 0) is (row['method'] == 'mipkd')
         curve = dict(point.split(':') for point in row['curve'].split())
-        assert list(curve) == ['5', '10', '12']
-        assert float(curve['12']) == pytest.approx(float(row['psnr']))
+        assert list(curve) == ['6', '12', '13']
+        assert float(curve['13']) == pytest.approx(float(row['psnr']))
         seconds = [float(value) for value in row['curve_seconds'].split()]
         assert seconds == sorted(seconds)
         assert seconds[-1] == pytest.approx(float(row['seconds']), abs=0.051)
@@ -148,7 +149,7 @@ def test_all_methods_of_a_seed_begin_with_the_same_student_and_data(whole: Path)
     assert len({dict(found)['1'] for found in first}) == 1
     assert len({dict(found)['2'] for found in first}) > 1  # from then on they differ
     logs = [path.read_text() for path in whole.glob('experiments/tiny_*_seed0/*.log')]
-    assert {text.count(' l_pix: ') for text in logs} == {12}
+    assert {text.count(' l_pix: ') for text in logs} == {13}
 
 
 def test_what_is_written_beside_the_rows(whole: Path) -> None:
@@ -213,11 +214,12 @@ def test_rows_outlive_their_folders_and_folders_their_rows(whole: Path, work: Pa
 MOMENTS = [
     [('trained', 2)],  # nothing saved yet
     [('saved', 3)],
-    [('saved', 6)],
+    [('saved', 6)],  # between checkpoint and validation
     [('cut', 6)],  # while the training state was written
     [('cut', 3)],  # the only one
     [('validated', 1)],  # between two test sets
     [('validated', 2)],
+    [('trained', 8)],
     [('saved', 12)],  # the last state, but not measured
     [('saved', -1)],
     [('validated', 5)],  # after the end, between two test sets
@@ -331,7 +333,7 @@ def test_a_run_that_ends_without_being_measured(work: Path, monkeypatch: pytest.
 
     monkeypatch.setattr('test_compare.train', nothing)
     assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
-    assert ('tiny_none_seed0 has ended, but its log in experiments/tiny_none_seed0 has no validation at iteration 12 '
+    assert ('tiny_none_seed0 has ended, but its log in experiments/tiny_none_seed0 has no validation at iteration 13 '
             'on val, again') in capsys.readouterr().err
     assert not RESULTS.exists()
 
@@ -342,7 +344,7 @@ def test_runs_with_other_options_are_neither_gone_on_with_nor_overwritten(
     shutil.copytree(whole / 'experiments', 'experiments')
     opt = copy.deepcopy(options)
     opt['train']['optim_g']['lr'] = 0.002
-    opt['logger']['print_freq'] = 5  # may differ
+    opt['logger']['print_freq'] = 3  # may differ
     write_options(opt, work / 'x.yml')
     before = listing(Path('experiments'))
     assert mipkd_main(COMPARE) == 2
@@ -450,6 +452,8 @@ def test_the_version_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     git('commit', '-qm', 'ours')
     assert runs.code_version() == git('rev-parse', '--short', 'HEAD')
     (tmp_path / 'theirs.txt').write_text('changed')
+    assert runs.code_version() == git('rev-parse', '--short', 'HEAD')  # not what computes
+    file.write_text('changed')
     assert runs.code_version() == git('rev-parse', '--short', 'HEAD') + '+'
 
 
