@@ -84,6 +84,7 @@ def work(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runs.subprocess, 'Popen', Child)
     monkeypatch.setattr(runs, 'code_version', lambda: 'abc1234')
     monkeypatch.setattr(Child, 'started', [])
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     write_options(options, tmp_path / 'x.yml')
     return tmp_path
 
@@ -192,6 +193,12 @@ def test_finished_runs_are_left_alone(whole: Path, work: Path, capsys: pytest.Ca
     assert [listing(folder) for folder in folders] == before
     assert RESULTS.read_bytes() == content
     assert capsys.readouterr().out.startswith('3 of 3 runs are in experiments/tiny/results.csv\n\n| method |')
+
+
+def test_methods_keep_their_order_whatever_is_trained_last(whole: Path, work: Path) -> None:
+    for methods in (['mipkd'], ['logits']):
+        assert mipkd_main([*COMPARE, '--methods', *methods]) == 0
+    assert rows() == rows(whole / RESULTS)
 
 
 def test_rows_outlive_their_folders_and_folders_their_rows(whole: Path, work: Path) -> None:

@@ -91,6 +91,7 @@ def test_the_controls_model(model_type: str, plain: str) -> None:
 
 def test_a_choice_of_methods_and_seeds(compare_options: dict[str, Any]) -> None:
     comparison = read(compare_options, ['mipkd', 'none', 'mipkd'], [7])
+    assert (comparison.methods, comparison.order) == (['none', 'mipkd'], ['none', 'logits', 'mipkd'])
     assert [(t.seed, t.method) for t in comparison.trials] == [(7, 'none'), (7, 'mipkd')]
 
 

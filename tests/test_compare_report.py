@@ -192,8 +192,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def comparison(**changes: Any) -> config.Comparison:
     trials = [config.Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'distill_opt': losses}})
               for method, losses in (('none', []), ('best', []), ('second', []))]
-    values = {'name': 'work', 'trials': trials, 'methods': ['none', 'best', 'second'], 'testsets': ['Set5'],
-              'metrics': ('psnr', 'ssim'), 'iterations': 4000, 'protocol': '0123456789ab'}
+    values = {'name': 'work', 'trials': trials, 'methods': ['none', 'second'],
+              'order': ['none', 'best', 'second'], 'testsets': ['Set5'], 'metrics': ('psnr', 'ssim'),
+              'iterations': 4000, 'protocol': '0123456789ab'}
     return config.Comparison(**{**values, **changes})
 
 
@@ -255,12 +256,13 @@ def test_rows_are_read_as_they_were_written(results: Path) -> None:
     assert read_rows(results) == odd
 
 
-def test_rows_stand_in_the_order_of_the_comparison(results: Path) -> None:
+def test_rows_stand_in_the_order_of_the_option_file(results: Path) -> None:
+    """Whatever was chosen to be trained last."""
     rows = [row(method, seed, 30, testset=testset) for method in ('zzz', 'second', 'none', 'aaa', 'best')
             for seed in (10, 9) for testset in ('Set5', 'Kodak24')]
     write_rows(results, rows, comparison(testsets=['Kodak24', 'Set5']))
     found = [(r.method, r.seed, r.testset) for r in read_rows(results)]
-    assert found == [(m, s, t) for m in ('none', 'best', 'second', 'aaa', 'zzz') for s in (9, 10)
+    assert found == [(m, s, t) for m in ('none', 'best', 'second', 'zzz', 'aaa') for s in (9, 10)
                      for t in ('Kodak24', 'Set5')]
 
 

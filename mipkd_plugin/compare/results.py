@@ -146,10 +146,16 @@ def _row(line: Mapping[str | None, str | None]) -> Row:
 
 
 def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
-    """Write ``results.csv`` in one go: by method, seed and test set, in the order of the comparison."""
-    def place(row: Row) -> tuple[int, str, int, int]:
-        return (_index(comparison.methods, row.method), row.method, row.seed,
-                _index(comparison.testsets, row.testset))
+    """Write ``results.csv`` in one go: by method, seed and test set, in the order of the option file.
+
+    Methods that the file does not name (any more) come last, as they came.
+    """
+    rows = list(rows)
+    methods = list(dict.fromkeys([*comparison.order, *(row.method for row in rows)]))
+    testsets = list(dict.fromkeys([*comparison.testsets, *(row.testset for row in rows)]))
+
+    def place(row: Row) -> tuple[int, int, int]:
+        return methods.index(row.method), row.seed, testsets.index(row.testset)
 
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
@@ -178,7 +184,3 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
         if wanted.get(row.method, row.losses) != row.losses:
             raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now '
                                f'{wanted[row.method]}; {remedy}')
-
-
-def _index(names: Sequence[str], name: str) -> int:
-    return names.index(name) if name in names else len(names)

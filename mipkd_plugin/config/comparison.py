@@ -57,7 +57,8 @@ class Comparison:
     Attributes:
         name: Of the comparison and of its folder.
         trials: All runs, seed by seed.
-        methods: In the order of the table.
+        methods: The chosen ones, the control first.
+        order: All methods of the option file, in the order of the table.
         testsets: In the order of the option file.
         metrics: Names of PSNR and of SSIM in ``val.metrics``.
         iterations: Of each run.
@@ -67,6 +68,7 @@ class Comparison:
     name: str
     trials: list[Trial]
     methods: list[str]
+    order: list[str]
     testsets: list[str]
     metrics: tuple[str, str]
     iterations: int
@@ -122,7 +124,8 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         raise OptionError(located(ctx.problems, opt), opt.source)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
-    return Comparison(folder, trials, chosen, testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol)
+    return Comparison(folder, trials, chosen, list(known), testsets_of(opt), (psnr, ssim),
+                      int(opt['train']['total_iter']), protocol)
 
 
 def _check_rest(ctx: Context) -> None:
