@@ -224,6 +224,7 @@ MOMENTS = [
     [('saved', 6)],  # between checkpoint and validation
     [('cut', 6)],  # while the training state was written
     [('cut', 3)],  # the only one
+    [('written', 6)],  # all that belongs to it must be there
     [('validated', 1)],  # between two test sets
     [('validated', 2)],
     [('trained', 8)],

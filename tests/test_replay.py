@@ -102,7 +102,7 @@ def test_the_same_to_the_last_bit_and_upstreams_resume_is_not(train_options: Mak
 
 
 @pytest.mark.parametrize(('moment', 'count', 'begins'), [
-    ('trained', 2, 0), ('saved', 4, 4), ('saved', 6, 6), ('validated', 3, 6), ('saved', -1, 10)])
+    ('trained', 2, 0), ('written', 4, 4), ('saved', 6, 6), ('validated', 3, 6), ('saved', -1, 10)])
 def test_whenever_it_is_interrupted(train_options: Make, tmp_path: Path, moment: str, count: int, begins: int,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -61,7 +61,8 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
     Args:
         monkeypatch: To be undone before the training goes on.
         moment: ``trained``: iteration ``count`` is trained, and not saved yet; ``saved``: it has just been saved;
-            ``cut``: while its training state is written; ``validated``: after the validation number ``count``.
+            ``cut``: while its training state is written; ``written``: right after it; ``validated``: after the
+            validation number ``count``.
         count: Which.
     """
     model = basicsr.models.sr_model.SRModel
@@ -76,11 +77,11 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
 
         return dying
 
-    def cut(state: Any, path: str) -> None:
+    def dying_save(state: Any, path: str) -> None:
         save(state, path)
         if str(path).endswith(f'/{count}.state'):
             content = Path(path).read_bytes()
-            Path(path).write_bytes(content[:len(content) // 2])
+            Path(path).write_bytes(content[:len(content) // 2] if moment == 'cut' else content)
             raise Killed
 
     save = torch.save
@@ -90,8 +91,8 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
         monkeypatch.setattr(model, 'update_learning_rate', _remember(model.update_learning_rate))
     elif moment == 'saved':
         monkeypatch.setattr(model, 'save', after(model.save, lambda self, epoch, iteration: iteration == count))
-    elif moment == 'cut':
-        monkeypatch.setattr(torch, 'save', cut)
+    elif moment in ('cut', 'written'):
+        monkeypatch.setattr(torch, 'save', dying_save)
     elif moment == 'validated':
         monkeypatch.setattr(model, '_log_validation_metric_values', after(
             model._log_validation_metric_values, lambda *args: next(validations) == count))
