@@ -25,7 +25,8 @@ def step_of(pairs: Pairs) -> Step:
     nothing = torch.zeros(())
     student, teacher = (NetPass(nothing, {f'{role}{k}': pair[side] for k, pair in enumerate(pairs)})
                         for side, role in enumerate('st'))
-    return Step(nothing, nothing, 1, student, teacher, None, None)
+    lq = torch.zeros(len(pairs[0][0]), 3, 1, 1)
+    return Step(lq, nothing, 1, student, teacher, None, None)
 
 
 def fitted(loss: DistillationLoss, pairs: Pairs) -> DistillationLoss:

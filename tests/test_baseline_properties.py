@@ -106,3 +106,34 @@ def test_fakd_positions_keep_the_expected_value() -> None:
     drawn = [values(loss, pairs)['l_fakd'] for _ in range(300)]
     assert len(set(drawn)) > 290, 'the positions are not drawn anew'
     assert np.mean(drawn) == pytest.approx(full * (30 / 29) * (5 / 6), rel=0.02)
+
+
+# ---------------------------------------------------------------------------------- what has no direction
+@pytest.mark.parametrize('name', ['FAKDLoss', 'RKDLoss', 'AttentionTransferLoss'])
+def test_vectors_of_length_zero_pass_no_gradient_without_bound(name: str) -> None:
+    """Dead positions (FAKD), samples that look the same (RKD): a division by their length would pass 1e10 and more."""
+    pairs = [(f_s.clone(), f_t) for f_s, f_t in two_taps()]
+    for f_s, _ in pairs:
+        f_s[:2] = 0
+        f_s[2, :, 0, 0] = 0
+        f_s.requires_grad_()
+    sum(fitted(LOSS_REGISTRY.get(name)(taps=2, loss_weight=1.0), pairs)(step_of(pairs)).values()).backward()
+    for f_s, _ in pairs:
+        assert torch.isfinite(f_s.grad).all()
+        assert f_s.grad.abs().max() < 1e3
+        assert f_s.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('samples', [1, 2])
+def test_a_batch_too_small_for_rkd_is_refused_in_a_plain_loop(samples: int) -> None:
+    pairs = two_taps(samples=samples)
+    with pytest.raises(ValueError, match=rf'RKDLoss needs batches of 3 images or more, got {samples}: .*drop_last'):
+        fitted(LOSS_REGISTRY.get('RKDLoss')(taps=2), pairs)(step_of(pairs))
+
+
+def test_a_term_of_rkd_of_weight_zero_is_not_computed() -> None:
+    pairs = two_taps()
+    loss = fitted(LOSS_REGISTRY.get('RKDLoss')(taps=2, angle_weight=0), pairs)
+    assert values(loss, pairs).keys() == {'l_rkd_distance'}
+    with pytest.raises(ValueError, match='distance_weight and angle_weight are both 0'):
+        LOSS_REGISTRY.get('RKDLoss')(taps=2, distance_weight=0, angle_weight=0)

@@ -190,3 +190,18 @@ def test_without_a_file_torchvision_brings_its_own(vgg_weights: str, monkeypatch
     for a, b in zip(VGGFeatures()(images), VGGFeatures(vgg_weights)(images)):
         torch.testing.assert_close(a, b)
     assert asked == [('vgg19-dcbb9e9d.pth', True)]
+
+
+def test_a_batch_of_one_and_gray_images_are_refused(vgg_weights: str) -> None:
+    loss, step = step_of(vgg_weights, samples=1)
+    with pytest.raises(ValueError, match='CSDLoss needs batches of 2 images or more, got 1: the negatives'):
+        loss(step)
+    loss, step = step_of(vgg_weights)
+    gray = dataclasses.replace(step, student=NetPass(step.student.output[:, :1], {}))
+    with pytest.raises(ValueError, match='needs RGB images, as VGG-19 does, got 1 channels'):
+        loss(gray)
+
+
+def test_layer_weights_of_zero_are_refused(vgg_weights: str) -> None:
+    with pytest.raises(ValueError, match='layer_weights are all 0'):
+        CSDLoss(weights=vgg_weights, layer_weights=[0] * 5)

@@ -252,3 +252,10 @@ def test_one_training_step_from_options(train_options: Callable[..., dict[str, A
                                              'l_logits', 'l_block', 'l_logits_2']
     assert not any(torch.equal(a, b) for a, b in zip(before, model.net_g.parameters()))
     assert len(model.optimizer_g.param_groups) == 2, 'DUKD has nothing to train'
+
+
+def test_images_too_small_to_zoom_out_are_refused() -> None:
+    loss = DUKDLoss()
+    step = step_of(loss, *make_pair('EDSR'), images(1, 8))
+    with pytest.raises(ValueError, match=r'DUKDLoss zooms out by 2, .* only \(1, 8\) pixels'):
+        loss(step)

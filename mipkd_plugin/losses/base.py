@@ -10,9 +10,12 @@ import torch
 from basicsr.archs import build_network
 from torch import Tensor, nn
 
+from mipkd_plugin import require
 from mipkd_plugin.archs.projection_arch import FeatureProjection
 from mipkd_plugin.features import TapInfo
 from mipkd_plugin.step import Step, StepPlan
+
+_SMALLEST_LENGTH = 1e-6
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,16 @@ class DistillationLoss(nn.Module):
                                'see bind()')
         return [(step.student.features[s], step.teacher.features[t]) for s, t in self.pairs]
 
+    def require_batch(self, step: Step) -> None:
+        """Refuse a batch that is too small, in a loop that the option check has not seen.
+
+        Raises:
+            ValueError: There are fewer than ``smallest_batch`` images.
+        """
+        if len(step.lq) < self.smallest_batch:
+            raise ValueError(f'{type(self).__name__} needs batches of {self.smallest_batch} images or more, got '
+                             f'{len(step.lq)}: {self.why_batch}; drop the last, smaller batch (drop_last=True)')
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute the weighted terms.
 
@@ -145,8 +158,11 @@ class ProjectingLoss(DistillationLoss):
 
     needs_taps = True
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] | None, feature_scale: str, momentum: float) -> None:
+    def __init__(self, taps: int | Sequence[Sequence[str]] | None, feature_scale: str, momentum: float,
+                 loss_weight: float) -> None:
         super().__init__(taps)
+        require.positive(loss_weight=loss_weight)
+        self.loss_weight = loss_weight
         self.projection_options: dict[str, Any] = {'feature_scale': feature_scale, 'momentum': momentum}
         FeatureProjection(1, 1, **self.projection_options)  # refuses options out of range now, not at the first probe
         self.projections = nn.ModuleList()
@@ -164,6 +180,12 @@ class ProjectingLoss(DistillationLoss):
             projection.update_scale(f_t)
             found.append((projection, projection(f_s), f_t))
         return found
+
+
+def unit(vectors: Tensor, dim: int) -> Tensor:
+    """Vectors of length 1 along ``dim``; one of length 0 stays 0 and passes no gradient (it would be without bound)."""
+    length = vectors.norm(dim=dim, keepdim=True)
+    return torch.where(length > _SMALLEST_LENGTH, vectors / length.clamp_min(_SMALLEST_LENGTH), 0.0)
 
 
 def mean(values: Iterable[Tensor]) -> Tensor:

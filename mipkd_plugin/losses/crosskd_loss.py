@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin import require
 from mipkd_plugin.losses.base import ProjectingLoss, mean
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
@@ -35,9 +34,7 @@ class CrossKDLoss(ProjectingLoss):
 
     def __init__(self, taps: int | Sequence[Sequence[str]] = 3, feature_scale: str = 'running',
                  momentum: float = 0.01, loss_weight: float = 1.0) -> None:
-        super().__init__(taps, feature_scale, momentum)
-        require.positive(loss_weight=loss_weight)
-        self.loss_weight = loss_weight
+        super().__init__(taps, feature_scale, momentum, loss_weight)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         images = [step.teacher_net.finish(step.lq, t, hint * projection.scale)

@@ -138,12 +138,17 @@ class CSDLoss(DistillationLoss):
             raise ValueError(f'layer_weights must be {len(LAYERS)} numbers, got {layer_weights!r}')
         for weight in layer_weights:
             require.between(0, math.inf, layer_weights=weight)
+        if not any(layer_weights):
+            raise ValueError('layer_weights are all 0: nothing would be distilled')
         self.vgg = VGGFeatures(weights)
         self.num_negatives = num_negatives
         self.layer_weights = list(layer_weights)
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        self.require_batch(step)
+        if step.student.output.shape[1] != 3:
+            raise ValueError(f'CSDLoss needs RGB images, as VGG-19 does, got {step.student.output.shape[1]} channels')
         with torch.no_grad():
             upsampled = F.interpolate(step.lq, step.gt.shape[2:], mode='bicubic', align_corners=False)
             positive, negative = self.vgg(step.teacher.output), self.vgg(upsampled)

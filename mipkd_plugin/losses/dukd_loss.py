@@ -124,6 +124,9 @@ class DUKDLoss(DrawingLoss):
     def _zoom_out(self, step: Step) -> tuple[Tensor, Tensor]:
         scale = step.gt.shape[2] // step.lq.shape[2]
         height, width = (side // scale for side in step.lq.shape[2:])
+        if not height or not width:
+            raise ValueError(f'DUKDLoss zooms out by {scale}, and the LR images have only {tuple(step.lq.shape[2:])} '
+                             'pixels; take larger patches, or zoom_out_weight: 0')
         truth = step.lq[:, :, :height * scale, :width * scale]
         small = F.interpolate(truth, (height, width), mode='bicubic', align_corners=False, antialias=True).clamp(0, 1)
         window = math.lcm(*(window_size(net.net) for net in (step.student_net, step.teacher_net)))

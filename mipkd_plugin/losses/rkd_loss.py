@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mipkd_plugin import require
-from mipkd_plugin.losses.base import DistillationLoss, mean
+from mipkd_plugin.losses.base import DistillationLoss, mean, unit
 from mipkd_plugin.registration import register
 from mipkd_plugin.step import Step
 
@@ -27,7 +27,7 @@ def relative_distances(codes: Tensor) -> Tensor:
 
 def angles(codes: Tensor) -> Tensor:
     """ψ_A, equation 9: cosine of the angle at sample i between samples j and k: (N, C) → (N, N, N)."""
-    directions = F.normalize(codes.unsqueeze(0) - codes.unsqueeze(1), dim=2)
+    directions = unit(codes.unsqueeze(0) - codes.unsqueeze(1), dim=2)
     return directions @ directions.transpose(1, 2)
 
 
@@ -58,10 +58,13 @@ class RKDLoss(DistillationLoss):
         super().__init__(taps)
         require.positive(loss_weight=loss_weight)
         require.between(0, math.inf, distance_weight=distance_weight, angle_weight=angle_weight)
+        if not distance_weight and not angle_weight:
+            raise ValueError('distance_weight and angle_weight are both 0: nothing would be distilled')
         self.weights = {'l_rkd_distance': loss_weight * distance_weight, 'l_rkd_angle': loss_weight * angle_weight}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        self.require_batch(step)
         codes = [(f_s.mean((2, 3)), f_t.mean((2, 3))) for f_s, f_t in self.features(step)]
         relations = {'l_rkd_distance': relative_distances, 'l_rkd_angle': angles}
         return {name: self.weights[name] * mean(F.smooth_l1_loss(relation(s), relation(t)) for s, t in codes)
-                for name, relation in relations.items()}
+                for name, relation in relations.items() if self.weights[name]}
