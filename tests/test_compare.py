@@ -247,6 +247,8 @@ def test_the_same_results_whenever_it_is_interrupted(work: Path, whole: Path, mo
         assert all(row['method'] == 'none' for row in rows())
     assert mipkd_main([*COMPARE, '--methods', 'mipkd']) == 0
     assert rows() == [row for row in rows(whole / RESULTS) if row['method'] != 'logits']
+    fresh = [moment for moment in moments if moment in [('trained', 1), ('trained', 2), ('cut', 3)]]
+    assert len(list(Path('experiments').glob('*_archived_*'))) == len(fresh)  # all others were resumed
     finished = moments[-1] == ('validated', 6)
     assert Child.started == ['tiny_mipkd_seed0'] * (len(moments) + (not finished))
 
@@ -484,7 +486,7 @@ spec.loader.exec_module(lifeline)
 time.sleep(float(sys.argv[2]))
 lifeline.hold()
 print('holds', flush=True)
-time.sleep(60)
+time.sleep(200)
 """
 PARENT = """
 import os, signal, subprocess, sys, time
@@ -501,10 +503,8 @@ def test_children_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
     assert lifeline.environment(7) == {'MIPKD_LIFELINE': '7'}
     (tmp_path / 'child.py').write_text(CHILD)
     (tmp_path / 'parent.py').write_text(PARENT)
-    start = time.monotonic()
     parent = subprocess.run([sys.executable, 'parent.py', lifeline.__file__], cwd=tmp_path, capture_output=True,
-                            text=True, timeout=50, check=False)  # returns when the children have closed their output
-    assert time.monotonic() - start < 15
+                            text=True, timeout=100, check=False)  # returns when the children have closed their output
     assert parent.returncode == -signal.SIGKILL
     assert parent.stdout.startswith('holds\n')  # the other one was not even at work yet
     assert parent.stderr == ''
@@ -572,17 +572,17 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
         process = mipkd(cut, *command)
         wait_for(lambda: has_trained(run, 12))
         process.kill()
-        process.communicate(timeout=60)
-        wait_for(lambda: processes(cut) == [], 15)
+        process.communicate(timeout=120)
+        wait_for(lambda: processes(cut) == [], 60)
         assert not has_trained(run, 40)
 
         process = mipkd(cut, *command)
         wait_for(lambda: has_trained(run, 27))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (130, 'interrupted\n')
         assert out == 'stopping; the same command will go on from what has been saved\n'
-        wait_for(lambda: processes(cut) == [], 15)
+        wait_for(lambda: processes(cut) == [], 60)
         assert not has_trained(run, 40)
         assert not results.exists()
 

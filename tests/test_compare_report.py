@@ -35,7 +35,7 @@ def row(method: str, seed: int, psnr: float, ssim: float = 0.9, seconds: float =
 
 ROWS = [row('none', 0, 30.00, 0.9000, 10), row('none', 1, 30.02, 0.9010, 20), row('none', 2, 30.07, 0.9020, 10),
         row('best', 0, 30.30, 0.9100, 20), row('best', 1, 30.36, 0.9102, 40), row('best', 2, 30.30, 0.9104, 20),
-        row('second', 0, 30.10, 0.9051, 30), row('second', 1, 30.11, 0.9051, 60), row('second', 2, 30.12, 0.9051, 40)]
+        row('second', 0, 30.10, 0.9051, 30), row('second', 1, 30.11, 0.9051, 60), row('second', 2, 30.12, 0.9051, 120)]
 
 
 def cells(table: str) -> dict[str, list[str]]:
@@ -53,8 +53,8 @@ def test_a_table_worked_out_by_hand() -> None:
     assert found['none'] == ['30.03 ± 0.021', '0.9010 ± 0.0006', '', '0', '1.0', '3']
     # gains .30 .34 .23: mean .29, deviations .01 .05 -.06, variance .0062 / 2, error sqrt(.0031 / 3) = .0321
     assert found['best'] == ['**30.32 ± 0.020**', '**0.9102 ± 0.0001**', '+0.290 ± 0.032', '1,234,567', '2.0', '3']
-    # times 3, 3 and 4 times that of none: geometric mean 36 ** (1 / 3) = 3.30; gains .10 .09 .05: mean .08
-    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '3.3',
+    # times 3, 3 and 12 times that of none: geometric mean 108 ** (1 / 3) = 4.76; gains .10 .09 .05: mean .08
+    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '4.8',
                                '3']
 
 
@@ -399,18 +399,20 @@ def write_logs(folder: Path) -> None:
 
 def test_the_logs_of_a_resumed_run(tmp_path: Path) -> None:
     write_logs(tmp_path)
-    history = read_history(tmp_path, 2000)
+    history = read_history(tmp_path, 2100)
     assert (history.parameters, history.training_parameters) == (6867, 15756)
-    assert history.metrics.keys() == {(1000, 'Set 5: new'), (1000, 'B100'), (2000, 'Set 5: new'), (2000, 'B100')}
+    assert history.metrics.keys() == {(1000, 'Set 5: new'), (1000, 'B100'), (2100, 'Set 5: new'), (2100, 'B100')}
     assert history.metrics[1000, 'B100'] == {'psnr': 28.0, 'ssim': 0.8}
     assert history.metrics[1000, 'Set 5: new'] == {'psnr': 30.2, 'ssim': 0.91}  # the later of the two
-    assert math.isnan(history.metrics[2000, 'Set 5: new']['psnr'])
-    assert history.metrics[2000, 'Set 5: new']['ssim'] == -0.01
-    assert history.metrics[2000, 'B100'] == {'psnr': math.inf}
-    # 500: 3 s, 1,000: 2 s, 1,500: 1 s in the second file, 2,000: 4 s; not the validations, and 1,500 once
-    assert history.seconds == pytest.approx({500: 3, 1000: 2, 1500: 1, 2000: 4})
+    assert math.isnan(history.metrics[2100, 'Set 5: new']['psnr'])
+    assert history.metrics[2100, 'Set 5: new']['ssim'] == -0.01
+    assert history.metrics[2100, 'B100'] == {'psnr': math.inf}
+    # 500: 3 s, 1,000: 2 s, 1,500: 1 s in the second file, 2,000: 4 s, to the end 6 s; not the validations, 1,500 once
+    assert history.seconds == pytest.approx({500: 3, 1000: 2, 1500: 1, 2000: 4, 2100: 6})
     assert history.seconds_until(1000) == pytest.approx(5)
     assert history.seconds_until(2000) == pytest.approx(10)
+    assert history.seconds_until(2100) == pytest.approx(16)
+    assert read_history(tmp_path, 2000).seconds_until(2000) == pytest.approx(10)
 
 
 def test_no_logs(tmp_path: Path) -> None:

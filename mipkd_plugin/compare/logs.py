@@ -77,6 +77,7 @@ def _read(lines: Iterable[str], total: int, history: History) -> None:
             iteration = int(resumed[1])
         elif text.startswith(_END):
             iteration = total
+            history.seconds.setdefault(total, now - since)  # behind the last progress line
         for pattern, name in ((_NETWORK, 'parameters'), (_DISTILLATION, 'training_parameters')):
             found = pattern.match(text)
             if found is not None:
