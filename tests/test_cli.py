@@ -155,7 +155,9 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     (basicsr_main, ['--help'], ['train', 'test']),
     (basicsr_main, ['train', '--help'], ['--auto_resume', '--launcher', '--force_yml', '--debug']),
     (basicsr_main, ['--version'], ['mipkd-plugin 0.', 'basicsr 1.4.2']),
-    (mipkd_main, ['--help'], ['check', 'taps', 'prepare', 'demo']),
+    (mipkd_main, ['--help'], ['check', 'taps', 'prepare', 'compare', 'ablate', 'demo']),
+    (mipkd_main, ['compare', '--help'], ['--methods', '--seeds', '--jobs', '--report', '--results', '--into']),
+    (mipkd_main, ['ablate', '--help'], ['--method ', '--vary', '--seeds']),
     (mipkd_main, ['prepare', '--help'], ['--hr', '--scale', '--lmdb']),
 ])
 def test_help(main: Callable[[list[str]], int], arguments: list[str], pieces: list[str],

@@ -9,6 +9,7 @@ import copy
 import csv
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -123,11 +124,11 @@ def test_one_row_per_method_seed_and_test_set(whole: Path, options: dict[str, An
     assert [(row['method'], row['testset']) for row in found] == [
         (method, testset) for method in ('none', 'logits', 'mipkd') for testset in ('val', 'again')]
     for row in found:
-        own = {**row, 'losses': json.loads(row['losses'])}
+        own = {**row, 'losses': [loss['type'] for loss in json.loads(row['losses'])]}
         losses = options['compare']['methods'].get(row['method'])
         assert {key: own[key] for key in ('seed', 'iterations', 'parameters', 'commit', 'hardware', 'losses')} == {
             'seed': '0', 'iterations': '13', 'parameters': '6867', 'commit': 'abc1234', 'hardware': 'CPU',
-            'losses': [losses] if losses else []}
+            'losses': [losses['type']] if losses else []}
         assert (int(row['training_parameters']) > 0) is (row['method'] == 'mipkd')
         curve = dict(point.split(':') for point in row['curve'].split())
         assert list(curve) == ['6', '12', '13']
@@ -296,6 +297,66 @@ def test_a_damaged_training_state_is_deleted_and_the_one_before_taken(whole: Pat
     assert not runs.can_resume(trial)
 
 
+def test_a_training_state_that_is_whole_is_not_deleted(work: Path) -> None:
+    """Whatever keeps it from being read (memory, rights, an object of a plug-in) may pass."""
+    trial = config.read_comparison(config.read_options('x.yml'), ['mipkd'], [0]).trials[1]
+    state = Path('experiments/tiny_mipkd_seed0/training_states/3.state')
+    state.parent.mkdir(parents=True)
+    torch.save({'scheduler': Path('x')}, state)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(state, weights_only=True)
+    assert runs.can_resume(trial)
+    assert state.is_file()
+
+
+def test_options_that_were_not_copied_yet_do_not_block(work: Path) -> None:
+    comparison = config.read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
+    copied = Path('experiments/tiny_mipkd_seed0/tiny_mipkd_seed0.yml')
+    copied.parent.mkdir(parents=True)
+    copied.write_text('')
+    runs.refuse_other_options(comparison.trials[1], comparison.protocol)
+    (copied.parent / 'training_states').mkdir()
+    (copied.parent / 'training_states/3.state').write_bytes(b'x')
+    with pytest.raises(runs.RunError, match='was trained with other options'):
+        runs.refuse_other_options(comparison.trials[1], comparison.protocol)
+
+
+@pytest.mark.parametrize(('note', 'value', 'message'), [
+    ('losses', '[{"type": "MiPKDLoss", "mask_ratio": 0.5}]', 'was trained with other defaults of the losses'),
+    ('protocol', 'f00d', 'was trained by another protocol')])
+def test_notes_of_a_run_that_do_not_fit(work: Path, note: str, value: str, message: str) -> None:
+    comparison = config.read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
+    trial = comparison.trials[1]
+    copied = runs.run_folder(trial) / f'{trial.name}.yml'
+    copied.parent.mkdir(parents=True)
+    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol), copied)
+    runs.refuse_other_options(trial, comparison.protocol)
+    assert (runs.commit_of(trial), runs.hardware_of(trial)) == ('c0ffee', 'CPU')
+    copied.write_text(re.sub(rf'# {note} .*', f'# {note} {value}', copied.read_text()))
+    with pytest.raises(runs.RunError, match=message):
+        runs.refuse_other_options(trial, comparison.protocol)
+
+
+def test_a_run_begun_on_other_hardware_is_not_gone_on_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = config.read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
+    trial = comparison.trials[1]
+    folder = runs.run_folder(trial)
+    (folder / 'training_states').mkdir(parents=True)
+    torch.save({}, folder / 'training_states/3.state')
+    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol), folder)
+    monkeypatch.setattr(runs, 'hardware', lambda trial: 'NVIDIA H100')
+    with pytest.raises(runs.RunError, match='was begun on CPU, and this is NVIDIA H100'):
+        runs.Runner(Path('experiments/tiny'), comparison.protocol).train(trial, print)
+
+
+def test_runs_have_one_thread_whatever_the_shell_says(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, str] = {}
+    monkeypatch.setenv('OMP_NUM_THREADS', '4')
+    monkeypatch.setattr(runs.subprocess, 'Popen', lambda *args, env, **kwargs: found.update(env))
+    runs.Runner(Path('experiments/tiny'), '')._start(['true'])
+    assert (found['OMP_NUM_THREADS'], found['MKL_NUM_THREADS']) == ('1', '1')
+
+
 def test_the_commit_is_that_of_what_has_been_trained(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for moment, version in ((('trained', 2), 'first'), (('saved', 3), 'second')):
         monkeypatch.setattr(runs, 'code_version', lambda version=version: version)
@@ -432,8 +493,9 @@ def test_an_ablation_shares_the_runs_of_the_comparison(whole: Path, work: Path,
     found = rows(Path('experiments/tiny_ablate_mipkd/results.csv'))
     assert list(dict.fromkeys(row['method'] for row in found)) == ['none', 'mipkd', 'mipkd mask_ratio=0.25']
     assert found[:4] == [row for row in rows(whole / RESULTS) if row['method'] != 'logits']
-    assert json.loads(found[-1]['losses']) == [
-        {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4, 'mask_ratio': 0.25}]
+    loss, = json.loads(found[-1]['losses'])
+    wanted = {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4, 'mask_ratio': 0.25}
+    assert {**loss, **wanted} == loss
     assert rows() == rows(whole / RESULTS)
     assert '| mipkd mask_ratio=0.25 | ' in readme.read_text()
     capsys.readouterr()

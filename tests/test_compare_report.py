@@ -193,8 +193,8 @@ def comparison(**changes: Any) -> config.Comparison:
     trials = [config.Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'distill_opt': losses}})
               for method, losses in (('none', []), ('best', []), ('second', []))]
     values = {'name': 'work', 'trials': trials, 'methods': ['none', 'second'],
-              'order': ['none', 'best', 'second'], 'testsets': ['Set5'], 'metrics': ('psnr', 'ssim'),
-              'iterations': 4000, 'protocol': '0123456789ab'}
+              'losses': dict.fromkeys(['none', 'best', 'second'], '[]'), 'testsets': ['Set5'],
+              'metrics': ('psnr', 'ssim'), 'iterations': 4000, 'protocol': '0123456789ab'}
     return config.Comparison(**{**values, **changes})
 
 
@@ -315,7 +315,7 @@ def test_a_file_that_is_no_text(results: Path, capsys: pytest.CaptureFixture[str
     ({'protocol': 'f00d'}, "results.csv holds 'none', seed 0, of another protocol (0123456789ab, 4000 iterations; now "
      'f00d, 4000): data, networks, teacher or training have changed; restore the option file'),
     ({'iterations': 5000}, 'now 0123456789ab, 5000)'),
-    ({'trials': [config.Trial('best', 0, {'name': 'x', 'train': {'distill_opt': {'type': 'A'}}})]},
+    ({'trials': [], 'losses': {'best': '[{"type": "A"}]'}},  # a method that is not trained now
      "holds 'best' with other losses: [], now [{\"type\": \"A\"}]; restore the option file"),
 ])
 def test_rows_of_another_protocol_are_not_mixed(results: Path, changes: dict[str, Any], message: str) -> None:
@@ -413,6 +413,16 @@ def test_the_logs_of_a_resumed_run(tmp_path: Path) -> None:
     assert history.seconds_until(2000) == pytest.approx(10)
     assert history.seconds_until(2100) == pytest.approx(16)
     assert read_history(tmp_path, 2000).seconds_until(2000) == pytest.approx(10)
+
+
+def test_saving_between_two_progress_lines_loses_no_time(tmp_path: Path) -> None:
+    lines = ['10:00:00,000 INFO: Start training from epoch: 0, iter: 0',
+             '10:00:04,000 INFO: [x..][epoch:  0, iter:     100, lr:(1.000e-03,)] ',
+             '10:00:06,000 INFO: Saving models and training states.',
+             '10:00:09,000 INFO: [x..][epoch:  0, iter:     200, lr:(1.000e-03,)] ',
+             '09:00:10,000 INFO: [x..][epoch:  0, iter:     300, lr:(1.000e-03,)] ']  # the clock was set back
+    (tmp_path / 'train_x.log').write_text(''.join(f'2026-10-25 {line}\n' for line in lines))
+    assert read_history(tmp_path, 300).seconds == pytest.approx({100: 4, 200: 5, 300: 0})
 
 
 def test_no_logs(tmp_path: Path) -> None:

@@ -143,6 +143,17 @@ def test_nothing_stays_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --------------------------------------------------------------------------------------------- what the check refuses
+@pytest.mark.parametrize('changes', [{'manual_seed': None}, {}])
+def test_without_a_seed_no_run_can_be_resumed_exactly(train_options: Make, changes: dict[str, Any]) -> None:
+    opt = train_options(**changes)
+    if not changes:
+        del opt['manual_seed']
+    assert config.check_options(opt, is_train=True) == []
+    opt['train']['exact_resume'] = True
+    problem, = config.check_options(opt, is_train=True)
+    assert str(problem).startswith('manual_seed: is missing: the toolbox would draw another one')
+
+
 @pytest.mark.parametrize(('data', 'launcher', 'message'), [
     ({}, 'slurm', 'train.exact_resume: is for one process, and --launcher slurm starts several\n   -> take it out'),
     ({'num_worker_per_gpu': 1, 'persistent_workers': True}, 'none',

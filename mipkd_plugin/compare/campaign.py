@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mipkd_plugin.compare.logs import read_history
 from mipkd_plugin.compare.results import RESULTS, Row, rows_of, write_rows
-from mipkd_plugin.compare.runs import InterruptedRunError, RunError, Runner, commit_of, hardware, run_folder
+from mipkd_plugin.compare.runs import InterruptedRunError, RunError, Runner, commit_of, hardware_of, run_folder
 from mipkd_plugin.config import Comparison, Trial
 
 
@@ -78,7 +78,7 @@ class Campaign:
         history = read_history(run_folder(trial), self.comparison.iterations)
         if not history.metrics:
             return []
-        return rows_of(trial, self.comparison, history, commit_of(trial), hardware(trial))
+        return rows_of(trial, self.comparison, history, commit_of(trial), hardware_of(trial))
 
     def _take(self, future: Future[list[Row]], trial: Trial) -> list[RunError]:
         self.ended += 1

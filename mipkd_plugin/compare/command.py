@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -148,13 +147,18 @@ def _report(args: argparse.Namespace, folder_of: Callable[[Options], str]) -> in
 
 
 def _show(rows: Sequence[Row], folder: Path, into: Path | None) -> None:
-    table = write_report(rows, folder)
+    try:
+        table = write_report(rows, folder)
+    except OSError as error:
+        raise UsageError(f'{error.filename or folder} cannot be written ({error.strerror}); mend its rights, or copy '
+                         f'{RESULTS} elsewhere and name it with --report --results') from error
     sys.stdout.write(f'\n{table}\nWritten to {folder}: {RESULTS}, table.md, table.tex, figure.png\n')
     if into is not None:
         before, after = _split(into, folder.resolve().name)
-        temporary = into.with_name(f'{into.name}.part')
-        temporary.write_text(before + table + after, encoding='utf-8')
-        os.replace(temporary, into)
+        try:
+            into.write_text(before + table + after, encoding='utf-8')
+        except OSError as error:
+            raise UsageError(f'--into {into} cannot be written: {error.strerror}') from error
 
 
 def _split(path: Path, name: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +21,12 @@ def alone(path: Path) -> Iterator[None]:
     Raises:
         TakenError: Another process, or another thread of this one, holds it.
     """
+    import fcntl  # there is none on Windows, where the other commands need none
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise TakenError(f'{path} is locked') from error
         yield

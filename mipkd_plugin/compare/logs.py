@@ -15,6 +15,7 @@ _VALIDATION = re.compile(r'Validation (.+)')
 _METRIC = re.compile(r'\s*# ([^:]+): (-?[\d.]+|nan|inf)')
 _NETWORK = re.compile(r'Network: .*, with parameters: ([\d,]+)')
 _DISTILLATION = re.compile(r'Distillation: .*losses \(training only\) ([\d,]+) parameters')
+_BEFORE = re.compile('Start training from epoch|Read past ')  # what came before is no training
 _END = 'End of training'
 
 
@@ -24,7 +25,7 @@ class History:
 
     Attributes:
         metrics: (iteration, test set) → metric → value.
-        seconds: Iteration → seconds of training since the progress line before it, without validation and saving.
+        seconds: Iteration → seconds of training since the progress line before it, without validation.
         parameters: Of the student.
         training_parameters: Of the losses.
     """
@@ -59,7 +60,7 @@ def read_history(folder: Path, total: int) -> History:
 
 
 def _read(lines: Iterable[str], total: int, history: History) -> None:
-    iteration, testset, since = 0, '', 0.0
+    iteration, testset, since, spent = 0, '', 0.0, 0.0
     for line in lines:
         stamped = _TIME.match(line)
         if stamped is None:
@@ -70,14 +71,17 @@ def _read(lines: Iterable[str], total: int, history: History) -> None:
         now, text = datetime.strptime(stamped[1], '%Y-%m-%d %H:%M:%S,%f').timestamp(), stamped[2]
         at, resumed, validation = progress(text), _RESUMED.match(text), _VALIDATION.match(text)
         testset = validation[1] if validation is not None else ''
-        if at is not None:
-            iteration = at
-            history.seconds[at] = now - since
+        if validation is None:
+            spent += max(now - since, 0)  # a clock may be set back
+        if _BEFORE.match(text):
+            spent = 0
+        elif at is not None:
+            iteration, history.seconds[at], spent = at, spent, 0
         elif resumed is not None:
             iteration = int(resumed[1])
         elif text.startswith(_END):
             iteration = total
-            history.seconds.setdefault(total, now - since)  # behind the last progress line
+            history.seconds.setdefault(total, spent)  # behind the last progress line
         for pattern, name in ((_NETWORK, 'parameters'), (_DISTILLATION, 'training_parameters')):
             found = pattern.match(text)
             if found is not None:

@@ -151,7 +151,7 @@ def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
     Methods that the file does not name (any more) come last, as they came.
     """
     rows = list(rows)
-    methods = list(dict.fromkeys([*comparison.order, *(row.method for row in rows)]))
+    methods = list(dict.fromkeys([*comparison.losses, *(row.method for row in rows)]))
     testsets = list(dict.fromkeys([*comparison.testsets, *(row.testset for row in rows)]))
 
     def place(row: Row) -> tuple[int, int, int]:
@@ -179,8 +179,6 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
             raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, of another protocol ({row.protocol}, '
                                f'{row.iterations} iterations; now {comparison.protocol}, {comparison.iterations}): '
                                f'data, networks, teacher or training have changed; {remedy}')
-    wanted = {trial.method: trial.losses for trial in comparison.trials}
-    for row in rows:
-        if wanted.get(row.method, row.losses) != row.losses:
-            raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now '
-                               f'{wanted[row.method]}; {remedy}')
+        now = comparison.losses.get(row.method, row.losses)
+        if now != row.losses:
+            raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now {now}; {remedy}')

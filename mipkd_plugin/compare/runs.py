@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import subprocess
 import sys
 import threading
+import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,7 @@ from mipkd_plugin.compare.logs import progress
 from mipkd_plugin.config import Trial
 
 EXPERIMENTS = Path('experiments')
-_NOTE = re.compile(r'^# (commit|protocol) (\S+)$', re.MULTILINE)
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError,
-               pickle.UnpicklingError)
+_NOTE = re.compile(r'^# (commit|protocol|losses|hardware) (.+)$', re.MULTILINE)
 # `basicsr`, of this very package: -m would take one from the working directory, which may be a clone of it
 _PROGRAM = (f'import sys; sys.path[0] = {str(Path(__file__).resolve().parents[2])!r}; '
             'from mipkd_plugin.cli import basicsr_main; sys.exit(basicsr_main())')
@@ -60,7 +58,7 @@ def code_version() -> str:
 
 
 def hardware(trial: Trial) -> str:
-    """``CPU``, or the name of the GPU that the run trains on."""
+    """``CPU``, or the name of the GPU that the run would train on here."""
     if torch.cuda.is_available() and trial.options.get('num_gpu') != 0:
         return torch.cuda.get_device_name(0)
     return 'CPU'
@@ -69,6 +67,11 @@ def hardware(trial: Trial) -> str:
 def commit_of(trial: Trial) -> str:
     """The version of the code that a run was begun with."""
     return _notes(trial).get('commit') or code_version()
+
+
+def hardware_of(trial: Trial) -> str:
+    """What a run was begun on."""
+    return _notes(trial).get('hardware') or hardware(trial)
 
 
 def _notes(trial: Trial) -> dict[str, str]:
@@ -88,8 +91,8 @@ def refuse_other_options(trial: Trial, protocol: str) -> None:
         RunError: There is one; the first difference is named.
     """
     path = run_folder(trial) / f'{trial.name}.yml'
-    if not path.is_file():
-        return
+    if not path.is_file() or not _states(trial) and not path.read_text(encoding='utf-8', errors='replace').strip():
+        return  # the toolbox had not copied it yet when the run was killed
     remedy = 'restore them, give the comparison another name, or move the folder away'
     try:
         before = yaml.safe_load(path.read_text(encoding='utf-8'))
@@ -104,7 +107,12 @@ def refuse_other_options(trial: Trial, protocol: str) -> None:
     noted = _notes(trial).get('protocol', protocol)
     if noted != protocol:
         raise RunError(f'{run_folder(trial)} was trained by another protocol ({noted}, now {protocol}), although with '
-                       f"the same options: the teacher's weights or the images are not those of then; {remedy}")
+                       "the same options: the teacher's weights or the number of images are not those of then; "
+                       f'{remedy}')
+    losses = _notes(trial).get('losses', trial.losses)
+    if losses != trial.losses:
+        raise RunError(f'{run_folder(trial)} was trained with other defaults of the losses: {losses}, now '
+                       f'{trial.losses}; write the old ones into the option file, or move the folder away')
 
 
 def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | None:
@@ -119,25 +127,32 @@ def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | 
 
 
 def can_resume(trial: Trial) -> bool:
-    """Whether a training state is there to go on from. One whose save was cut short is deleted: it holds nothing."""
+    """Whether a training state is there to go on from. One whose save was cut short is deleted: it holds nothing.
+
+    A file of torch is a zip archive, whose table stands at its end: without it nothing in the file can be read.
+    """
+    for path in _states(trial):
+        if zipfile.is_zipfile(path):
+            return True
+        path.unlink()
+    return False
+
+
+def _states(trial: Trial) -> list[Path]:
+    """The training states of a run, the newest first."""
     folder = run_folder(trial) / 'training_states'
     states = [path for path in folder.glob('*.state') if path.stem.isdigit()] if folder.is_dir() else []
-    for path in sorted(states, key=lambda p: int(p.stem), reverse=True):
-        try:
-            torch.load(path, map_location='cpu', weights_only=True)
-        except _UNREADABLE:
-            path.unlink()
-        else:
-            return True
-    return False
+    return sorted(states, key=lambda path: int(path.stem), reverse=True)
 
 
 def write_options(trial: Trial, folder: Path, commit: str, protocol: str) -> Path:
     """Write the option file of a run to ``folder/options``; it can also be used by hand."""
     path = folder / 'options' / f'{trial.name}.yml'
     path.parent.mkdir(parents=True, exist_ok=True)
+    notes = {'commit': commit, 'protocol': protocol, 'losses': trial.losses, 'hardware': hardware(trial)}
     text = (f'# {trial.method}, seed {trial.seed}; written by mipkd\n# basicsr train -opt {path}\n'
-            f'# commit {commit}\n# protocol {protocol}\n' + yaml.safe_dump(trial.options, sort_keys=False))
+            + ''.join(f'# {name} {value}\n' for name, value in notes.items())
+            + yaml.safe_dump(trial.options, sort_keys=False))
     temporary = path.with_name(f'{path.name}.part')
     temporary.write_text(text, encoding='utf-8')
     os.replace(temporary, path)
@@ -187,6 +202,10 @@ class Runner:
         refuse_other_options(trial, self.protocol)
         resume = ['--auto_resume'] if can_resume(trial) else []
         commit = commit_of(trial) if resume else code_version()
+        before = hardware_of(trial)
+        if resume and before != hardware(trial):
+            raise RunError(f'{trial.name} was begun on {before}, and this is {hardware(trial)}: it would not end as it '
+                           f'would have there; resume it there, or move {run_folder(trial)} away')
         options = write_options(trial, self.folder, commit, self.protocol)
         child = self._start([sys.executable, '-c', _PROGRAM, 'train', '-opt', str(options), *resume])
         tail: deque[str] = deque(maxlen=12)
@@ -214,7 +233,7 @@ class Runner:
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:
         # one thread, whatever the number of jobs: sums in another order would give other results
-        environment = {'OMP_NUM_THREADS': '1', **os.environ, 'PYTHONUNBUFFERED': '1',
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1',
                        **lifeline.environment(self._reading_end)}
         with self._lock:
             if self._stopped:

@@ -51,10 +51,10 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
     found, homes = {CONTROL: [], name: known[name]}, {name: f'compare.methods.{name}'}
     entries = known[name] if isinstance(known[name], list) else [known[name]]
     for option, values in options.items():
-        first = next((i for i, loss in enumerate(entries) if option in _arguments(loss)), None)
+        first = next((i for i, loss in enumerate(entries) if option in arguments_of(loss)), None)
         if first is None:
             ctx.add(where.format(option), f'no loss of {name!r} has an option {option!r}',
-                    suggestion(option, sorted({taken for loss in entries for taken in _arguments(loss)})))
+                    suggestion(option, sorted({taken for loss in entries for taken in arguments_of(loss)})))
             continue
         for value in values if isinstance(values, list) else [values]:
             if _differs(entries[first], option, value):
@@ -64,7 +64,7 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
     return found, homes
 
 
-def _arguments(loss: Any) -> dict[str, Any]:
+def arguments_of(loss: Any) -> dict[str, Any]:
     """Option → default of a loss's class."""
     cls = lookup(LOSS_REGISTRY, loss.get('type')) if isinstance(loss, Mapping) else None
     return {} if cls is None else {name: p.default for name, p in inspect.signature(cls).parameters.items()}
@@ -72,4 +72,4 @@ def _arguments(loss: Any) -> dict[str, Any]:
 
 def _differs(loss: Mapping[str, Any], option: str, value: Any) -> bool:
     """Whether an option has another value already."""
-    return bool(loss.get(option, _arguments(loss)[option]) != value)
+    return bool(loss.get(option, arguments_of(loss)[option]) != value)

@@ -13,7 +13,7 @@ from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from mipkd_plugin.config.ablation import ablated_method, variants
+from mipkd_plugin.config.ablation import ablated_method, arguments_of, variants
 from mipkd_plugin.config.checks import run_checks
 from mipkd_plugin.config.compared import check_block, check_measuring, check_seeds, choose, metric_names, testsets_of
 from mipkd_plugin.config.components import check_teacher_network, find_model, lookup
@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def losses(self) -> str:
-        """What distills, as JSON."""
+        """What distills, with all options, as JSON."""
         return losses_text(self.options['train'].get('distill_opt', []))
 
 
@@ -58,7 +58,7 @@ class Comparison:
         name: Of the comparison and of its folder.
         trials: All runs, seed by seed.
         methods: The chosen ones, the control first.
-        order: All methods of the option file, in the order of the table.
+        losses: Method → what distills, as JSON, of all methods of the option file, in the order of the table.
         testsets: In the order of the option file.
         metrics: Names of PSNR and of SSIM in ``val.metrics``.
         iterations: Of each run.
@@ -68,7 +68,7 @@ class Comparison:
     name: str
     trials: list[Trial]
     methods: list[str]
-    order: list[str]
+    losses: dict[str, str]
     testsets: list[str]
     metrics: tuple[str, str]
     iterations: int
@@ -76,8 +76,13 @@ class Comparison:
 
 
 def losses_text(losses: Any) -> str:
-    """One loss or a list of them as a line of JSON, to be compared with another."""
-    return json.dumps(losses if isinstance(losses, list) else [losses], sort_keys=True)
+    """One loss or a list of them as a line of JSON, to be compared with another.
+
+    Options that are left out are in it with their defaults: these are our choice, and may be another one day.
+    """
+    entries = losses if isinstance(losses, list) else [losses]
+    return json.dumps([{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries],
+                      sort_keys=True, default=str)
 
 
 def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
@@ -124,8 +129,8 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         raise OptionError(located(ctx.problems, opt), opt.source)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
-    return Comparison(folder, trials, chosen, list(known), testsets_of(opt), (psnr, ssim),
-                      int(opt['train']['total_iter']), protocol)
+    return Comparison(folder, trials, chosen, {name: losses_text(losses) for name, losses in known.items()},
+                      testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol)
 
 
 def _check_rest(ctx: Context) -> None:
@@ -196,8 +201,16 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str
         teacher = _fingerprint_of_teacher(ctx)
     shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}
     shared['train'] = {key: value for key, value in ctx.section('train').items() if key != 'distill_opt'}
-    text = json.dumps([shared, teacher, images], sort_keys=True, default=str)
+    text = json.dumps([shared, teacher, images, *_digests_of_start(ctx)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _digests_of_start(ctx: Context) -> list[str]:
+    """That of the weights which all students start from, where they are read from a file."""
+    start = ctx.section('path').get('pretrain_network_g')
+    if not start or not ctx.files or not ctx.clean('path'):
+        return []
+    return [hashlib.sha256(ctx.path(start).read_bytes()).hexdigest()]
 
 
 def _fingerprint_of_teacher(ctx: Context) -> str:

@@ -35,6 +35,9 @@ def check_exact_resume(ctx: Context) -> None:
     if ctx.launcher != 'none':
         ctx.add('train.exact_resume', f'is for one process, and --launcher {ctx.launcher} starts several',
                 'take it out; without it a run resumes as the toolbox does')
+    if ctx.opt.get('manual_seed') is None:
+        ctx.add('manual_seed', 'is missing: the toolbox would draw another one after each start, and no run could be '
+                'resumed exactly (train.exact_resume)', 'write manual_seed: 0')
     workers = data.get('num_worker_per_gpu')
     if data.get('persistent_workers') is True and workers != 0:
         ctx.add('datasets.train.persistent_workers', 'rules out resuming a run exactly (train.exact_resume)',
