@@ -305,7 +305,9 @@ COMMANDS = [
 
 @pytest.mark.parametrize(('arguments', 'message'), COMMANDS, ids=[' '.join(a) for a, _ in COMMANDS])
 def test_refused_with_2_and_nothing_written(compare_options: dict[str, Any], capsys: pytest.CaptureFixture[str],
-                                            arguments: list[str], message: str) -> None:
+                                            arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
+                                            ) -> None:
+    monkeypatch.setattr('mipkd_plugin.compare.command.Campaign', None)  # nothing is trained
     write_options(compare_options, Path('x.yml'))
     assert mipkd_main(arguments) == 2
     captured = capsys.readouterr()
