@@ -578,7 +578,9 @@ def mipkd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO), 'CUDA_VISIBLE_DEVICES': '',
                    'GIT_DIR': '/dev/null'}  # the commit does not change in the middle of the test
     return subprocess.Popen([sys.executable, '-c', code, *arguments], cwd=folder, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            # a shell in the background has its children ignore it, and so would these
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
