@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -156,7 +158,11 @@ def _show(rows: Sequence[Row], folder: Path, into: Path | None) -> None:
     if into is not None:
         before, after = _split(into, folder.resolve().name)
         try:
-            into.write_text(before + table + after, encoding='utf-8')
+            target = into.resolve()
+            temporary = target.with_name(f'{target.name}.part')
+            temporary.write_text(before + table + after, encoding='utf-8')
+            shutil.copymode(target, temporary)
+            os.replace(temporary, target)
         except OSError as error:
             raise UsageError(f'--into {into} cannot be written: {error.strerror}') from error
 
