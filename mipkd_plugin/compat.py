@@ -1,17 +1,22 @@
 """Repairs that let BasicSR 1.4.2 run on a current PyTorch, and on a machine without a GPU.
 
 Each repair is one function, names the upstream report it answers and does nothing where it is not needed.
-``apply_early`` must run before ``import basicsr``; ``apply`` runs after it. Both are called by ``import mipkd_plugin``.
+``apply_early`` runs before ``import basicsr``, ``apply`` right after it. ``import mipkd_plugin`` arranges both.
 """
 
-import importlib.util
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
 import logging
 import os
 import sys
 import types
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def provide_functional_tensor() -> bool:
@@ -19,20 +24,31 @@ def provide_functional_tensor() -> bool:
 
     Upstream: https://github.com/XPixelGroup/BasicSR/issues/533 and /663 (open; the fix in pull request 624 was
     never merged). BasicSR uses a single function of it, ``rgb_to_grayscale``, which lives on unchanged in
-    ``torchvision.transforms.functional``.
+    ``torchvision.transforms.functional``. The module is made when somebody imports it and torchvision has none.
 
     Returns:
-        Whether the module had to be supplied.
+        Whether this was the first call.
     """
-    name = 'torchvision.transforms.functional_tensor'
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
+    if any(isinstance(finder, _FunctionalTensor) for finder in sys.meta_path):
         return False
-    from torchvision.transforms import functional
-
-    module = types.ModuleType(name, 'Stand-in for a module that torchvision 0.17 removed.')
-    module.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]
-    sys.modules[name] = module
+    sys.meta_path.append(_FunctionalTensor())
     return True
+
+
+class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the missing module, after all other finders have failed."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None,
+                  target: types.ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != 'torchvision.transforms.functional_tensor':
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        from torchvision.transforms import functional
+
+        module.__doc__ = 'Stand-in for a module that torchvision 0.17 removed.'
+        module.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]
 
 
 def resume_without_gpu() -> bool:
@@ -46,14 +62,14 @@ def resume_without_gpu() -> bool:
         Whether the repair was made.
     """
     import basicsr.train as train
+    import torch
 
     if torch.cuda.is_available() or hasattr(train.load_resume_state, 'without_gpu'):
         return False
     upstream = train.load_resume_state
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        facade = _TorchOnCPU()
-        train.torch = facade
+        train.torch = _TorchOnCPU()
         try:
             return upstream(opt)
         finally:
@@ -79,6 +95,8 @@ class _TorchOnCPU:
 
     @staticmethod
     def load(path: str, map_location: Any = None) -> Any:
+        import torch
+
         return torch.load(path, map_location='cpu')
 
 
@@ -91,6 +109,7 @@ def distributed_without_gpu() -> bool:
     Returns:
         Whether the repair was made.
     """
+    import torch
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import dist_util
 
@@ -119,7 +138,8 @@ def leave_without_gpu() -> None:
     gloo's threads now and then abort the interpreter's own shutdown ("terminate called without an active exception",
     PyTorch 2.14, no upstream report known), and torchrun then reports a finished run as failed.
     """
-    distributed = torch.distributed
+    from torch import distributed
+
     if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == 'gloo':
         distributed.barrier()
         logging.shutdown()
@@ -150,6 +170,6 @@ def apply_early() -> None:
 
 
 def apply() -> None:
-    """Repairs of the imported toolbox."""
+    """Repairs of the imported BasicSR."""
     resume_without_gpu()
     distributed_without_gpu()

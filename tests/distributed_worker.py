@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import as_parsed, batch
+from helpers import as_parsed, batch
 
 from mipkd_plugin import compat
 from basicsr.models import build_model

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPO
+from helpers import REPO
 
 from mipkd_plugin import cli
 from mipkd_plugin.cli import basicsr_main, mipkd_main

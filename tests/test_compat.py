@@ -65,7 +65,7 @@ def test_importing_twice_does_not_raise() -> None:
 def test_a_name_of_another_plugin_is_not_taken() -> None:
     from basicsr.utils.registry import Registry
 
-    from mipkd_plugin.registration import register
+    from mipkd_plugin.utils.registry import register
     registry = Registry('test')
     register(registry)(type('Loss', (), {'__module__': 'theirs'}))
     with pytest.raises(ValueError, match="the name 'Loss' in the registry 'test' is taken by theirs"):

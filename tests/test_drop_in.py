@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import yaml
 from basicsr.archs import build_network
-from conftest import STUDENTS, TEACHERS, batch
+from helpers import STUDENTS, TEACHERS, batch
 from torch.nn import functional as F
 
-from mipkd_plugin import KRNetLoss, LogitsKDLoss, MiPKDLoss, Step, StepPlan, bind
+from mipkd_plugin import KRNetLoss, LogitsKDLoss, MiPKDLoss, bind
 
 STRANGERS_PROJECT = '''
 import os
@@ -26,7 +26,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.train import train_pipeline
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from mipkd_plugin import MiPKDLoss, Step, bind
+from mipkd_plugin import MiPKDLoss, bind
 
 
 @MODEL_REGISTRY.register()
@@ -44,7 +44,7 @@ class StrangersModel(SRModel):
 
     def optimize_parameters(self, current_iter):
         self.optimizer_g.zero_grad()
-        step = Step.run(*self.nets, self.lq, self.gt, current_iter)
+        step = self.nets.step(self.lq, self.gt, current_iter)
         terms = {'l_pix': self.cri_pix(step.student.output, self.gt), **self.kd(step)}
         sum(terms.values()).backward()
         self.optimizer_g.step()
@@ -60,19 +60,18 @@ def test_plain_pytorch_loop() -> None:
     student, teacher = build_network(STUDENTS['SwinIR']), build_network(TEACHERS['EDSR'])
     lq, gt = batch('EDSR')
     losses = [MiPKDLoss(taps=2, latent_channels=8), LogitsKDLoss()]
-    student_net, teacher_net = bind(losses, student, teacher, probe=lq[:1])
+    nets = bind(losses, student, teacher, probe=lq[:1])
     optimizer = torch.optim.Adam([*student.parameters(), *losses[0].parameters()], lr=1e-3)
     history = []
     for iteration in range(1, 31):
-        step = Step.run(student_net, teacher_net, lq, gt, iteration)
+        step = nets.step(lq, gt, iteration)
         loss = F.l1_loss(step.student.output, gt) + sum(sum(kd(step).values()) for kd in losses)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         history.append(loss.item())
     assert history[-1] < 0.85 * history[0]
-    student_net.close()
-    teacher_net.close()
+    nets.close()
     assert not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
 
 
@@ -80,11 +79,11 @@ def test_plain_pytorch_loop_with_a_loss_that_trains_itself() -> None:
     student, teacher = build_network(STUDENTS['EDSR']), build_network(TEACHERS['RCAN'])
     lq, gt = batch('EDSR')
     kd = KRNetLoss(taps=2, meta_every=3)
-    student_net, teacher_net = bind([kd], student, teacher, probe=lq[:1])
+    nets = bind([kd], student, teacher, probe=lq[:1])
     optimizer = torch.optim.Adam([*student.parameters(), *kd.parameters()], lr=1e-3)
-    history, generators = [], [p.detach().clone() for p in kd.own_parameters()]
+    history, generators = [], [p.detach().clone() for p in kd.self_trained_parameters()]
     for iteration in range(1, 31):
-        plan = StepPlan.make(student_net, teacher_net, lq, gt, iteration, optimizer, F.l1_loss)
+        plan = nets.plan(lq, gt, optimizer, F.l1_loss, iteration)
         kd.prepare(plan)
         step = plan.run()
         loss = F.l1_loss(step.student.output, gt) + sum(kd(step).values())
@@ -93,8 +92,8 @@ def test_plain_pytorch_loop_with_a_loss_that_trains_itself() -> None:
         optimizer.step()
         history.append(loss.item())
     assert history[-1] < 0.9 * history[0]
-    assert not any(p in optimizer.state for p in kd.own_parameters()), 'two optimizers train the generators'
-    assert not any(torch.equal(a, b) for a, b in zip(generators, kd.own_parameters()))
+    assert not any(p in optimizer.state for p in kd.self_trained_parameters()), 'two optimizers train the generators'
+    assert not any(torch.equal(a, b) for a, b in zip(generators, kd.self_trained_parameters()))
 
 
 def test_strangers_project_with_its_own_train_script(train_options: Callable[..., dict[str, Any]],

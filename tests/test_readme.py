@@ -12,7 +12,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
-from conftest import REPO, STUDENTS, TEACHERS
+from helpers import REPO, STUDENTS, TEACHERS
 
 from mipkd_plugin import cli
 from mipkd_plugin.compare.report import markdown_table
@@ -84,10 +84,10 @@ def test_loop_with_a_meta_step_runs_as_printed() -> None:
     setup, loop = plain[:plain.index('for iteration')], plain[plain.index('    terms = kd(step)'):]
     exec('from mipkd_plugin import KRNetLoss, StepPlan\n' + setup.replace(
         'kd = MiPKDLoss(taps=3, latent_channels=32)', 'kd = KRNetLoss(taps=3)'), scope)
-    generators = [p.detach().clone() for p in scope['kd'].own_parameters()]
+    generators = [p.detach().clone() for p in scope['kd'].self_trained_parameters()]
     exec(meta[meta.index('for iteration'):] + loop, scope)
     assert torch.isfinite(scope['loss'])
-    assert not any(torch.equal(a, b) for a, b in zip(generators, scope['kd'].own_parameters()))
+    assert not any(torch.equal(a, b) for a, b in zip(generators, scope['kd'].self_trained_parameters()))
 
 
 def test_two_line_model_works_as_printed() -> None:

@@ -1,8 +1,9 @@
 """Networks that only training uses, in ARCH_REGISTRY. Importing this package registers them."""
 
-from mipkd_plugin.archs.block_mixer_arch import BlockPriorMixer
+import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
+
 from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
 from mipkd_plugin.archs.krnet_arch import KRNet
 from mipkd_plugin.archs.projection_arch import FeatureProjection
 
-__all__ = ['BlockPriorMixer', 'FeaturePriorMixer', 'FeatureProjection', 'KRNet']
+__all__ = ['FeaturePriorMixer', 'FeatureProjection', 'KRNet']

@@ -1,13 +1,15 @@
-"""What networks that compare features have in common: a feature scale."""
+"""The feature scale that networks which compare features share."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin import require
+from mipkd_plugin.utils.ranges import Share, checked
 
-FEATURE_SCALES = ('running', 'none')
+FeatureScale = Literal['running', 'none']
 
 
 class ScaledFeatures(nn.Module):
@@ -20,16 +22,15 @@ class ScaledFeatures(nn.Module):
         momentum: Weight of the newest mean in the running mean.
 
     Raises:
-        ValueError: An option is out of range; the message names it.
+        ArgumentError: An option is out of range.
     """
 
     scale: Tensor
     num_batches: Tensor
 
-    def __init__(self, feature_scale: str = 'running', momentum: float = 0.01) -> None:
+    @checked
+    def __init__(self, feature_scale: FeatureScale = 'running', momentum: Share = 0.01) -> None:
         super().__init__()
-        require.one_of(FEATURE_SCALES, feature_scale=feature_scale)
-        require.between(0, 1, momentum=momentum)
         self.feature_scale = feature_scale
         self.momentum = momentum
         self.register_buffer('scale', torch.ones(()))
@@ -37,7 +38,7 @@ class ScaledFeatures(nn.Module):
 
     @torch.no_grad()
     def update_scale(self, teacher_feature: Tensor) -> None:
-        """Take the mean of |F_T| of this batch (N, C, H, W), over all ranks, into the running mean; the first sets it.
+        """Update the running mean with the mean of |F_T| of this batch (N, C, H, W), over all ranks; the first sets it.
 
         The buffers are replaced, not changed in place: earlier forward passes may still wait for their backward.
         """

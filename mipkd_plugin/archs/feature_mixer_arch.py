@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin import require
-from mipkd_plugin.archs.base import ScaledFeatures
-from mipkd_plugin.registration import register
+from mipkd_plugin.archs.base import FeatureScale, ScaledFeatures
+from mipkd_plugin.utils.ranges import Count, OddSize, Share, checked
+from mipkd_plugin.utils.registry import register
 
-MASK_TYPES = ('3d', 'channel', 'pixel')
-ENCODERS = ('separate', 'shared')
+MaskType = Literal['3d', 'channel', 'pixel']
+Encoders = Literal['separate', 'shared']
 
 
 def _convolutions(in_channels: int, hidden: int, out_channels: int, num_layers: int, kernel_size: int) -> nn.Sequential:
@@ -50,20 +52,16 @@ class FeaturePriorMixer(ScaledFeatures):
         momentum: Weight of the newest mean in the running mean.
 
     Raises:
-        ValueError: An option is out of range; the message names it.
+        ArgumentError: An option is out of range.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, latent_channels: int | None = None,
-                 mask_ratio: float = 0.8, mask_type: str = '3d', encoders: str = 'separate',
-                 feature_scale: str = 'running', num_layers: int = 1, kernel_size: int = 3,
-                 momentum: float = 0.01) -> None:
+    @checked
+    def __init__(self, student_channels: Count, teacher_channels: Count, latent_channels: Count | None = None,
+                 mask_ratio: Share = 0.8, mask_type: MaskType = '3d', encoders: Encoders = 'separate',
+                 feature_scale: FeatureScale = 'running', num_layers: Count = 1, kernel_size: OddSize = 3,
+                 momentum: Share = 0.01) -> None:
         super().__init__(feature_scale, momentum)
-        require.one_of(MASK_TYPES, mask_type=mask_type)
-        require.one_of(ENCODERS, encoders=encoders)
-        require.between(0, 1, mask_ratio=mask_ratio)
         z = student_channels if latent_channels is None else latent_channels
-        require.whole(latent_channels=z, num_layers=num_layers)
-        require.odd(kernel_size=kernel_size)
         if encoders == 'shared':
             shared = _convolutions(z, z, z, num_layers, kernel_size)
             self.encoder_s: nn.Module = nn.Sequential(nn.Conv2d(student_channels, z, 1), shared)

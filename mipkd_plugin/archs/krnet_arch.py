@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from mipkd_plugin import require
-from mipkd_plugin.archs.base import ScaledFeatures
-from mipkd_plugin.registration import register
+from mipkd_plugin.archs.base import FeatureScale, ScaledFeatures
+from mipkd_plugin.utils.ranges import Count, OddSize, Share, checked
+from mipkd_plugin.utils.registry import register
 
 _SMALLEST_NORM = 1e-6
+
+TextureKernelSize = Annotated[OddSize, Field(ge=3)]
+"""Odd and at least 3: a 1×1 kernel of zero sum is zero."""
 
 
 class KernelGenerator(nn.Module):
     """Makes texture-aware dynamic kernels and their weights from two features and their correlation (our choice).
 
     Two strided 3×3 convolutions → global average pooling, joined with the channel correlation → one linear layer for
-    the kernels, one for the weights. The latter starts at zero: before any training all textures count the same.
+    the kernels, one for the weights. The latter starts at zero: before training all textures have the same weight.
 
     Args:
         channels: Width C of both features.
@@ -73,21 +79,19 @@ class KRNet(ScaledFeatures):
         kernel_size: Their odd size, at least 3: a 1×1 kernel of zero sum is zero.
         hidden_channels: Width of the generator's convolutions.
         condition_gradient: Whether the loss also pulls on the student through the kernels that its feature gave rise
-            to. Off by default: the student shall match textures, not choose which ones are asked for.
+            to. Off by default: the student matches textures, it does not choose them.
         feature_scale: ``running`` or ``none``, see :class:`~mipkd_plugin.archs.base.ScaledFeatures`.
         momentum: Weight of the newest mean in the running scale.
 
     Raises:
-        ValueError: An option is out of range; the message names it.
+        ArgumentError: An option is out of range.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, num_kernels: int = 4, kernel_size: int = 3,
-                 hidden_channels: int = 32, condition_gradient: bool = False, feature_scale: str = 'running',
-                 momentum: float = 0.01) -> None:
+    @checked
+    def __init__(self, student_channels: Count, teacher_channels: Count, num_kernels: Count = 4,
+                 kernel_size: TextureKernelSize = 3, hidden_channels: Count = 32, condition_gradient: bool = False,
+                 feature_scale: FeatureScale = 'running', momentum: Share = 0.01) -> None:
         super().__init__(feature_scale, momentum)
-        require.whole(num_kernels=num_kernels, hidden_channels=hidden_channels)
-        require.odd(3, kernel_size=kernel_size)
-        require.flag(condition_gradient=condition_gradient)
         self.kernel_size = kernel_size
         self.condition_gradient = condition_gradient
         self.projection = nn.Conv2d(student_channels, teacher_channels, 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin.archs.base import ScaledFeatures
-from mipkd_plugin.registration import register
+from mipkd_plugin.archs.base import FeatureScale, ScaledFeatures
+from mipkd_plugin.utils.ranges import Count, Share, checked
+from mipkd_plugin.utils.registry import register
 
 
 @register(ARCH_REGISTRY)
@@ -20,11 +21,12 @@ class FeatureProjection(ScaledFeatures):
         momentum: Weight of the newest mean in the running scale.
 
     Raises:
-        ValueError: An option is out of range; the message names it.
+        ArgumentError: An option is out of range.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, feature_scale: str = 'running',
-                 momentum: float = 0.01) -> None:
+    @checked
+    def __init__(self, student_channels: Count, teacher_channels: Count, feature_scale: FeatureScale = 'running',
+                 momentum: Share = 0.01) -> None:
         super().__init__(feature_scale, momentum)
         self.projection = nn.Conv2d(student_channels, teacher_channels, 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mipkd_plugin.compare.checks import CONTROL
 from mipkd_plugin.compare.results import Row
-from mipkd_plugin.config import CONTROL
+from mipkd_plugin.utils.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,11 +201,8 @@ def write_report(rows: Sequence[Row], folder: Path) -> str:
     Returns:
         The Markdown table.
     """
-    table, figure = markdown_table(rows), folder / 'figure.png.part'
-    curves(rows).savefig(figure, format='png')
-    for name, text in (('table.md', table), ('table.tex', latex_table(rows))):
-        temporary = folder / f'{name}.part'
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, folder / name)
-    os.replace(figure, folder / 'figure.png')
+    table = markdown_table(rows)
+    write_text(folder / 'table.md', table)
+    write_text(folder / 'table.tex', latex_table(rows))
+    write_atomically(folder / 'figure.png', lambda part: curves(rows).savefig(part, format='png'))
     return table

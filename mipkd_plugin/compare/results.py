@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.compare.block import Comparison, Trial
 from mipkd_plugin.compare.logs import History
-from mipkd_plugin.config import Comparison, Trial
+from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_text
 
 RESULTS = 'results.csv'
 
 
-class ResultsError(ValueError):
+class ResultsError(MipkdError):
     """``results.csv`` cannot be used; the message says why and what to do."""
 
 
@@ -39,8 +40,8 @@ class Row:
         curve_seconds: Seconds of training up to each of them.
         commit: Version of the code.
         hardware: ``CPU``, or the name of the GPU.
-        protocol: Digest of what the runs have in common.
-        losses: What distilled, as JSON.
+        protocol_hash: Digest of what the runs have in common; the column is called ``protocol``.
+        losses: The losses, as JSON.
     """
 
     method: str
@@ -56,7 +57,7 @@ class Row:
     curve_seconds: str
     commit: str
     hardware: str
-    protocol: str
+    protocol_hash: str
     losses: str
 
     def points(self) -> list[tuple[int, float, float]]:
@@ -66,9 +67,11 @@ class Row:
                 for (at, psnr), seconds in zip(pairs, self.curve_seconds.split(), strict=True)]
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+_COLUMN_OF = {'protocol_hash': 'protocol'}
+_KINDS = {field.name: {'int': int, 'float': float}.get(str(field.type), str) for field in fields(Row)}
+COLUMNS = tuple(_COLUMN_OF.get(name, name) for name in _KINDS)
 TIMES = ('seconds', 'curve_seconds')
-"""Columns that two runs of the same thing do not share."""
+"""Columns that differ between two runs of the same trial."""
 
 
 def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str, hardware: str) -> list[Row]:
@@ -83,7 +86,8 @@ def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str,
         rows.append(Row(
             trial.method, trial.seed, testset, last[psnr], last[ssim], total, round(history.seconds_until(total), 1),
             history.parameters, history.training_parameters, ' '.join(f'{at}:{value:.4f}' for at, value in curve),
-            ' '.join(f'{history.seconds_until(at):.1f}' for at, _ in curve), commit, hardware, comparison.protocol,
+            ' '.join(f'{history.seconds_until(at):.1f}' for at, _ in curve), commit, hardware,
+            comparison.protocol_hash,
             trial.losses))
     return rows
 
@@ -128,11 +132,11 @@ def _row(line: Mapping[str | None, str | None]) -> Row:
         found = sum(value is not None for key, value in line.items() if key is not None) + len(line.get(None) or ())
         raise ValueError(f'has {found} of {len(COLUMNS)} columns')
     values: dict[str, Any] = {}
-    for name, kind in ((field.name, {'int': int, 'float': float}.get(str(field.type), str)) for field in fields(Row)):
+    for column, (name, kind) in zip(COLUMNS, _KINDS.items()):
         try:
-            values[name] = kind(line[name])  # type: ignore[arg-type]
+            values[name] = kind(line[column])  # type: ignore[arg-type]
         except ValueError as error:
-            raise ValueError(f'{name} is {line[name]!r}, no number') from error
+            raise ValueError(f'{column} is {line[column]!r}, no number') from error
     row = Row(**values)
     try:
         row.points()
@@ -160,11 +164,10 @@ def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     writer.writeheader()
-    writer.writerows(asdict(row) for row in sorted(rows, key=place))
+    writer.writerows({_COLUMN_OF.get(name, name): value for name, value in asdict(row).items()}
+                     for row in sorted(rows, key=place))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.part')
-    temporary.write_text(text.getvalue(), encoding='utf-8')
-    os.replace(temporary, path)
+    write_text(path, text.getvalue())
 
 
 def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:
@@ -175,10 +178,11 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
     """
     remedy = f'restore the option file, write another name, or move {path} and the folders of its runs away'
     for row in rows:
-        if (row.protocol, row.iterations) != (comparison.protocol, comparison.iterations):
-            raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, of another protocol ({row.protocol}, '
-                               f'{row.iterations} iterations; now {comparison.protocol}, {comparison.iterations}): '
-                               f'data, networks, teacher or training have changed; {remedy}')
-        now = comparison.losses.get(row.method, row.losses)
-        if now != row.losses:
-            raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now {now}; {remedy}')
+        now = comparison.protocol_hash, comparison.iterations
+        if (row.protocol_hash, row.iterations) != now:
+            raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, of another protocol ({row.protocol_hash}, '
+                               f'{row.iterations} iterations; now {now[0]}, {now[1]}): data, networks, teacher or '
+                               f'training have changed; {remedy}')
+        losses = comparison.losses.get(row.method, row.losses)
+        if losses != row.losses:
+            raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now {losses}; {remedy}')

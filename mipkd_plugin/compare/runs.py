@@ -11,15 +11,18 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import Any
 
 import torch
 import yaml
 
-from mipkd_plugin import lifeline
-from mipkd_plugin.compare.locks import TakenError, alone
+from mipkd_plugin.compare.block import Trial
 from mipkd_plugin.compare.logs import progress
-from mipkd_plugin.config import Trial
+from mipkd_plugin.utils import parent_watch
+from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_text
+from mipkd_plugin.utils.locks import TakenError, alone
 
 EXPERIMENTS = Path('experiments')
 _NOTE = re.compile(r'^# (commit|protocol|losses|hardware) (.+)$', re.MULTILINE)
@@ -29,7 +32,7 @@ _PROGRAM = (f'import sys; sys.path[0] = {str(Path(__file__).resolve().parents[2]
 _MAY_DIFFER = ('logger', 'num_gpu')
 
 
-class RunError(ValueError):
+class RunError(MipkdError):
     """A run cannot be carried out; the message says why and what to do."""
 
 
@@ -70,7 +73,7 @@ def commit_of(trial: Trial) -> str:
 
 
 def hardware_of(trial: Trial) -> str:
-    """What a run was begun on."""
+    """The hardware on which a run was begun."""
     return _notes(trial).get('hardware') or hardware(trial)
 
 
@@ -81,7 +84,7 @@ def _notes(trial: Trial) -> dict[str, str]:
 
 
 def refuse_other_options(trial: Trial, protocol: str) -> None:
-    """A folder of a run with other options is neither gone on with nor overwritten.
+    """Refuse a folder that was made with other options: it is neither resumed nor overwritten.
 
     Args:
         trial: The run.
@@ -107,7 +110,7 @@ def refuse_other_options(trial: Trial, protocol: str) -> None:
     noted = _notes(trial).get('protocol', protocol)
     if noted != protocol:
         raise RunError(f'{run_folder(trial)} was trained by another protocol ({noted}, now {protocol}), although with '
-                       "the same options: the teacher's weights or the number of images are not those of then; "
+                       "the same options: the teacher's weights or the number of images have changed since; "
                        f'{remedy}')
     losses = _notes(trial).get('losses', trial.losses)
     if losses != trial.losses:
@@ -127,9 +130,9 @@ def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | 
 
 
 def can_resume(trial: Trial) -> bool:
-    """Whether a training state is there to go on from. One whose save was cut short is deleted: it holds nothing.
+    """Whether there is a training state to resume from. One whose save was cut short is deleted: it is unreadable.
 
-    A file of torch is a zip archive, whose table stands at its end: without it nothing in the file can be read.
+    A file of torch is a zip archive with its table at the end: without the table nothing in the file can be read.
     """
     for path in _states(trial):
         if zipfile.is_zipfile(path):
@@ -153,9 +156,7 @@ def write_options(trial: Trial, folder: Path, commit: str, protocol: str) -> Pat
     text = (f'# {trial.method}, seed {trial.seed}; written by mipkd\n# basicsr train -opt {path}\n'
             + ''.join(f'# {name} {value}\n' for name, value in notes.items())
             + yaml.safe_dump(trial.options, sort_keys=False))
-    temporary = path.with_name(f'{path.name}.part')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
+    write_text(path, text)
     return path
 
 
@@ -170,7 +171,7 @@ class Runner:
     def __init__(self, folder: Path, protocol: str) -> None:
         self.folder = folder
         self.protocol = protocol
-        self._children: set[subprocess.Popen[str]] = set()
+        self._children: set[Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
         self._reading_end, self._writing_end = os.pipe()
@@ -231,15 +232,14 @@ class Runner:
             for child in self._children:
                 child.terminate()
 
-    def _start(self, command: list[str]) -> subprocess.Popen[str]:
+    def _start(self, command: list[str]) -> Popen[str]:
         # one thread, whatever the number of jobs: sums in another order would give other results
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1',
-                       **lifeline.environment(self._reading_end)}
+                       **parent_watch.environment(self._reading_end)}
         with self._lock:
             if self._stopped:
                 raise InterruptedRunError('no run is begun any more')
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                     stderr=subprocess.STDOUT, text=True, errors='replace', env=environment,
-                                     pass_fds=(self._reading_end, ))
+            child = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, errors='replace',
+                          env=environment, pass_fds=(self._reading_end, ))
             self._children.add(child)
         return child

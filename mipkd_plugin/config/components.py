@@ -1,4 +1,4 @@
-"""Checks of what is built by name: networks, losses, metrics, data sets."""
+"""Checks of components that are built by name: networks, losses, metrics, data sets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from basicsr.utils.registry import (
 from mipkd_plugin.config.keys import ARGUMENTS
 from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, nearest, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.utils.ranges import ArgumentError
 
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
 
@@ -142,17 +143,19 @@ def check_values(ctx: Context, where: str, arguments: Any) -> None:
 def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:
     """Build a checked component without touching the options or torch's random numbers; None if it refuses.
 
-    Not by ``build_network``: that would start the toolbox's logger before its log file exists.
+    Not by ``build_network``: that would start BasicSR's logger before its log file exists.
     """
     arguments = {key: value for key, value in options.items() if key != 'type'}
     try:
         with torch.random.fork_rng(devices=[]):
             return lookup(registry, options['type'])(**arguments)
+    except ArgumentError as error:
+        for name, what in error.mistakes.items():
+            ctx.add(f'{where}.{name}', what, f'fix this option of {options["type"]}')
     except FOREIGN_ERRORS as error:
-        named = next((f'{where}.{key}' for key in arguments if str(error).startswith(f'{key} ')), where)
-        ctx.add(named, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
-                'mend the argument that it speaks of')
-        return None
+        ctx.add(where, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
+                'fix the argument named in the message')
+    return None
 
 
 def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> Any:
@@ -168,7 +171,9 @@ def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> 
 def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
-    ctx.add(where, f'there is no {_KINDS[registry._name]} {name!r}', suggestion(name, names))
+    kind, hint = _KINDS[registry._name], suggestion(name, names)
+    ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: name its '
+            'file or module, as in imports: [my_file.py], or with --import')
     return lookup(registry, nearest(name, names, cutoff=0.8))
 
 

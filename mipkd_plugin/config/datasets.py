@@ -19,6 +19,7 @@ from mipkd_plugin.config.keys import (
     PAIRED_IMAGES,
     Key,
 )
+from mipkd_plugin.config.patches import patch_problem
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
 
@@ -50,26 +51,6 @@ def check_datasets(ctx: Context) -> dict[str, int]:
                 if kind == 'train' and ctx.clean(where):
                     _check_reaches_end(ctx, where, options, count)
     return counts
-
-
-def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[str, str] | None:
-    """Why a network cannot take a training patch: (what, remedy), or None.
-
-    Args:
-        gt_size: Side of the HR patch.
-        scale: Scale factor.
-        window: Window size of the network, or None.
-        network: Where the network stands, for the text.
-    """
-    if not all(isinstance(number, int) and number > 0 for number in (gt_size, scale)):
-        return None
-    if gt_size % scale:
-        return (f'{gt_size} is not a multiple of the scale, {scale}',
-                f'write gt_size: {max(gt_size // scale, 1) * scale}')
-    if isinstance(window, int) and window > 0 and gt_size // scale % window:
-        return (f'gt_size / scale = {gt_size // scale} is not a multiple of the window size {window} of '
-                f'{network}', f'write gt_size: {max(gt_size // scale // window, 1) * window * scale}')
-    return None
 
 
 def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
@@ -133,7 +114,7 @@ def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> 
     for key, value in options.items():
         if str(key).startswith('dataroot') and isinstance(value, str) and not ctx.path(value).exists():
             ctx.add(f'{where}.{key}', f'{value} does not exist; looked for {ctx.path(value)}',
-                    'mend the path')
+                    'fix the path')
 
 
 def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], images: int) -> None:

@@ -67,7 +67,7 @@ def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool) 
     if not root.is_dir():
         reason = 'is no folder' if root.exists() else 'does not exist'
         ctx.add(where, f'{text} {reason}; looked for {root}',
-                f'mend the path, or make it: {_prepare_line(ctx, where, text, as_lmdb)}')
+                f'fix the path, or make it: {_prepare_line(ctx, where, text, as_lmdb)}')
         return False
     needed = ('data.mdb', 'meta_info.txt') if as_lmdb else ()
     missing = [name for name in needed if not (root / name).is_file()]
@@ -110,12 +110,12 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
     if options.get('meta_info_file'):
         listing = ctx.path(options['meta_info_file'])
         if not listing.is_file():
-            ctx.add(f'{where}.meta_info_file', f'does not exist; looked for {listing}', 'mend the path')
+            ctx.add(f'{where}.meta_info_file', f'does not exist; looked for {listing}', 'fix the path')
             return None
         hr_names = [line.split(' ')[0] for line in listing.read_text(encoding='utf-8').splitlines()]
         gone = [name for name in hr_names if not (hr_root / name).is_file()]
         if gone:
-            ctx.add(f'{where}.meta_info_file', f'lists {_some(gone)}, not in {hr_root}', 'mend the list')
+            ctx.add(f'{where}.meta_info_file', f'lists {_some(gone)}, not in {hr_root}', 'fix the list')
             return None
     else:
         hr_names = _files(hr_root)
@@ -130,7 +130,7 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
         template = options.get('filename_tmpl', '{}')
         ctx.add(f'{where}.dataroot_lq', f'for filename_tmpl {template!r} the LR images {_some(missing)} are '
                 f'missing in {lr_root}, which holds {_some(lr_names)}',
-                'mend filename_tmpl, or rename the images')
+                'fix filename_tmpl, or rename the images')
         return None
     few = range(min(len(hr_names), _MOST_READ))
     sizes = [(_image_size(hr_root / hr_names[i]), _image_size(lr_root / wanted[i])) for i in few]
@@ -138,7 +138,7 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
                for root, names, size in ((hr_root, hr_names, pair[0]), (lr_root, wanted, pair[1]))
                if size is None]
     if damaged:
-        ctx.add(where, f'cannot be read as images: {_some(damaged)}', 'mend or delete them')
+        ctx.add(where, f'cannot be read as images: {_some(damaged)}', 'fix or delete them')
     return [Pair(name, *(sizes[i] if i in few else (None, None))) for i, name in enumerate(hr_names)]
 
 
@@ -199,7 +199,7 @@ def _check_sizes(ctx: Context, where: str, pairs: Sequence[Pair], gt_size: Any, 
         name, hr, lr = wrong[0]
         other = hr_root.with_name(f'{hr_root.stem}_x{scale}{hr_root.suffix}')
         remedy = f'name {other}, which mipkd prepare made for this scale' if other.is_dir() else (
-            'make both with mipkd prepare, which trims HR to a multiple of the scale, or mend scale')
+            'make both with mipkd prepare, which trims HR to a multiple of the scale, or fix scale')
         ctx.add(where, f'scale {scale} does not fit {len(wrong)} of {len(known)} pairs, first {name}: HR '
                 f'{hr[0]}×{hr[1]}, LR {lr[0]}×{lr[1]}', remedy)
     if training and isinstance(gt_size, int):

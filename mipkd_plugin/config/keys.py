@@ -70,7 +70,7 @@ TOP = {
     'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(COUNT)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
-    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING),
+    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST),
 }
 SECTIONS: dict[str, dict[str, Key]] = {
     'path': {
@@ -98,12 +98,6 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
 }
-CONTROL = 'none'
-"""The method without distillation: in every comparison, trained with the toolbox's own model."""
-COMPARE = {  # of mipkd compare and mipkd ablate alone; seeds and methods have checks of their own
-    'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING),
-}
-ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
 DATASET = {  # of any type; the rest is the dataset's own
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
@@ -139,3 +133,16 @@ ARGUMENTS = {
 
 TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')
 """Keys at which a text may look like a number."""
+
+_PARSED = {'is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path'}
+_PARSED_PATHS = {'experiments_root', 'models', 'training_states', 'log', 'visualization', 'results_root'}
+
+
+def written_by_user(opt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options without what BasicSR's ``parse_options`` adds to them."""
+    if 'is_train' not in opt:
+        return opt
+    own = {key: value for key, value in opt.items() if key not in _PARSED}
+    if isinstance(own.get('path'), Mapping):
+        own['path'] = {key: value for key, value in own['path'].items() if key not in _PARSED_PATHS}
+    return own

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.utils.errors import MipkdError
+
 FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, OSError, RuntimeError,
                   TypeError, ValueError)
 """What other people's constructors and forward passes raise when an option has a value they cannot use."""
@@ -15,7 +17,7 @@ FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend.
+    """One thing to fix.
 
     Attributes:
         where: YAML path such as ``train.distill_opt.taps``, or a file.
@@ -35,7 +37,7 @@ class Problem:
         return f'{self.where}{place}: {self.what}{remedy}'
 
 
-class OptionError(ValueError):
+class OptionError(MipkdError):
     """An option file cannot be used as it is.
 
     Args:
@@ -71,6 +73,16 @@ class Options(dict):  # type: ignore[type-arg]
         self.forced: dict[str, str] = {}
         self.problems: list[Problem] = []
 
+    def require_clean(self) -> Options:
+        """The options themselves, if they could be read without a problem.
+
+        Raises:
+            OptionError: With all problems.
+        """
+        if self.problems:
+            raise OptionError(self.problems, self.source)
+        return self
+
 
 def block(options: Any, *keys: str) -> dict[str, Any]:
     """The mapping at a path of keys, or an empty one where there is none."""
@@ -88,10 +100,11 @@ class Context:
         is_train: Whether for ``basicsr train`` (or ``basicsr test``).
         launcher: ``none``, ``pytorch`` or ``slurm``.
         auto_resume: Whether ``--auto_resume`` was given.
-        root: What relative paths start from.
+        root: The folder that relative paths start from.
         files: Whether to look at data and weights on disk.
         model_class: Class of ``model_type``, if it is registered.
         problems: Found so far.
+        always_distills: Whether the options are for distillation, whatever ``model_type`` says.
     """
 
     opt: Mapping[str, Any]
@@ -102,6 +115,7 @@ class Context:
     files: bool = True
     model_class: type | None = None
     problems: list[Problem] = field(default_factory=list)
+    always_distills: bool = False
 
     def add(self, where: str, what: str, remedy: str = '') -> None:
         """Record a problem."""
@@ -123,7 +137,7 @@ class Context:
     @property
     def distills(self) -> bool:
         """Whether the model trains with a teacher. (``models`` lies above ``config``, hence by name.)"""
-        return self.inherits('DistillMixin')
+        return self.always_distills or self.inherits('DistillMixin')
 
     def inherits(self, name: str) -> bool:
         """Whether the model class is, or has among its bases, one of this name."""

@@ -1,4 +1,4 @@
-"""Checks before a resume: that all files of the checkpoint are there and belong to these options (trap 2)."""
+"""Checks before a resume: that all files of the checkpoint are there and belong to these options."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from mipkd_plugin.config.distillation import Built
+from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
+from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.config.weights import misfit, read_file, select_state, teacher_fingerprint
-from mipkd_plugin.replay import random_state_path
+from mipkd_plugin.config.weights import misfit, read_file, select_state
 
 
 def find_resume_state(ctx: Context) -> Path | None:
@@ -58,14 +58,14 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
     """
     where = '--auto_resume' if ctx.auto_resume else 'path.resume_state'
     damaged = f'a save was cut short: delete {state_path} to resume from the training state before it'
-    state = read_file(ctx, where, state_path, 'mend the path, or write ~ to start anew', damaged)
+    state = read_file(ctx, where, state_path, 'fix the path, or write ~ to start anew', damaged)
     if state is None:
         return
     if not isinstance(state, Mapping) or not {'iter', 'epoch', 'optimizers', 'schedulers'} <= set(state):
         ctx.add(where, f'{state_path} is no training state of the toolbox', 'name a file of training_states/')
         return
     models = ctx.root / 'experiments' / ctx.opt['name'] / 'models'
-    path = models / f'net_g_{state["iter"]}.pth'
+    path = student_path(models, state['iter'])
     content = read_file(ctx, where, path,
                         f'without it {state_path} cannot be resumed; restore it, or start anew', damaged)
     weights = None if content is None else select_state(ctx, where, where, path, content, 'params')
@@ -73,11 +73,11 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
     if problem:
         ctx.add(where, f'{path} {problem[0]}', 'resume with the option file the run was started with')
     if ctx.section('train').get('exact_resume') is True:
-        read_file(ctx, where, Path(random_state_path(str(models), state['iter'])),
+        read_file(ctx, where, random_state_path(models, state['iter']),
                   'without its random numbers the run cannot be resumed exactly; restore the file, or take '
                   'train.exact_resume out', damaged)
     if ctx.distills:
-        _check_distillation_state(ctx, where, models / f'distill_{state["iter"]}.pth', built, damaged)
+        _check_distillation_state(ctx, where, distill_state_path(models, state['iter']), built, damaged)
 
 
 def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built, damaged: str) -> None:
@@ -89,12 +89,10 @@ def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built
         ctx.add(where, f'{path} holds no distillation state', 'restore the file, or start anew')
         return
     weights = ctx.section('teacher').get('weights')
-    if built.teacher is not None and ctx.clean('teacher'):
-        now = teacher_fingerprint(built.teacher)
-        if saved['teacher'] != now:
-            ctx.add('teacher.weights', f'{weights} (sha256 {now[:12]}…) is not the teacher that {path} was '
-                    f'trained with (sha256 {str(saved["teacher"])[:12]}…)',
-                    'name the old teacher, or start anew under another name')
+    now = built.fingerprint
+    if now is not None and ctx.clean('teacher') and saved['teacher'] != now:
+        ctx.add('teacher.weights', f'{weights} (sha256 {now[:12]}…) is not the teacher that {path} was trained with '
+                f'(sha256 {str(saved["teacher"])[:12]}…)', 'name the old teacher, or start anew under another name')
     types = [type(loss).__name__ for loss in built.losses.values()]
     if ctx.clean('train.distill_opt') and saved['types'] != types:
         ctx.add('train.distill_opt', f'asks for {types}, but {path} holds {list(saved["types"])}',

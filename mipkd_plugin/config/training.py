@@ -49,7 +49,7 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
             try:
                 torch.optim.Adam([weight], **arguments)
             except FOREIGN_ERRORS as error:
-                ctx.add(f'train.{key}', f'Adam refuses it: {error}', 'mend the argument that it speaks of')
+                ctx.add(f'train.{key}', f'Adam refuses it: {error}', 'fix the argument named in the message')
 
 
 def _check_scheduler(ctx: Context, options: Any) -> None:
@@ -75,7 +75,7 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
     try:
         classes[name](optimizer, **arguments)
     except FOREIGN_ERRORS as error:
-        ctx.add('train.scheduler', f'{name} refuses it: {error}', 'mend the argument that it speaks of')
+        ctx.add('train.scheduler', f'{name} refuses it: {error}', 'fix the argument named in the message')
         return
     total: Any = ctx.section('train').get('total_iter')
     if name == 'CosineAnnealingRestartLR' and is_number(total) and sum(options['periods']) < total:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from mipkd_plugin.config.components import construct, lookup
 from mipkd_plugin.config.problems import Context, nearest
 
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
@@ -25,6 +27,30 @@ def teacher_fingerprint(net: nn.Module) -> str:
         digest.update(f'{name} {values.dtype} {tuple(values.shape)}\n'.encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def load_teacher(ctx: Context) -> nn.Module | None:
+    """Build the teacher; with ``ctx.files`` also load its weights, strictly. Problems go to ``ctx``."""
+    options = {'param_key': 'params', **ctx.section('teacher')}
+    network = options.get('network')
+    if not isinstance(network, Mapping) or lookup(ARCH_REGISTRY, network.get('type')) is None:
+        return None
+    net: nn.Module | None = construct(ctx, 'teacher.network', network, ARCH_REGISTRY)
+    weights, key = options.get('weights'), options['param_key']
+    if not ctx.files or not isinstance(weights, str) or not (key is None or isinstance(key, str)):
+        return net
+    path = ctx.path(weights)
+    content = read_file(ctx, 'teacher.weights', path, 'fix the path, or put the teacher there; the first '
+                        'lines of options/train_MiPKD_*.yml say where published ones come from')
+    state = None if content is None else select_state(
+        ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
+    if net is not None and state is not None:
+        problem = misfit(net, state, 'teacher.network')
+        if problem:
+            ctx.add('teacher.weights', f'{path} {problem[0]}', problem[1])
+        else:
+            net.load_state_dict(state)
+    return net
 
 
 def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '') -> Any:
@@ -121,7 +147,7 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
     if not isinstance(text, str):
         return
     path = ctx.path(text)
-    content = read_file(ctx, where, path, 'mend the path, put the file there, or write ~ for random weights')
+    content = read_file(ctx, where, path, 'fix the path, put the file there, or write ~ for random weights')
     if not isinstance(content, Mapping):
         if content is not None:
             select_state(ctx, where, where, path, content, None)

@@ -1,4 +1,4 @@
-"""Reading an option file exactly as the toolbox will, but safely, and refusing what it silently accepts."""
+"""Reading an option file exactly as BasicSR will, but safely, and refusing what BasicSR silently accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MERGE = 'tag:yaml.org,2002:merge'
 _PREFIX = 'tag:yaml.org,2002:'
 
 
-def load_options(path: str | Path, force_yml: Sequence[str] | None = None) -> Options:
+def read_options(path: str | Path, force_yml: Sequence[str] | None = None) -> Options:
     """Read an option file and apply the ``--force_yml`` entries to it.
 
     Args:
@@ -23,22 +23,10 @@ def load_options(path: str | Path, force_yml: Sequence[str] | None = None) -> Op
         force_yml: Entries such as ``train:ema_decay=0.999``.
 
     Returns:
-        The options, in the order of the file.
+        The options, in the order of the file. Keys given twice and wrong entries are in its ``problems``.
 
     Raises:
-        OptionError: File missing or not valid YAML, keys given twice, Python objects, wrong entries.
-    """
-    opt = read_options(path, force_yml)
-    if opt.problems:
-        raise OptionError(opt.problems, opt.source)
-    return opt
-
-
-def read_options(path: str | Path, force_yml: Sequence[str] | None = None) -> Options:
-    """As :func:`load_options`, but what does not prevent reading on is left in ``problems`` of the result.
-
-    Raises:
-        OptionError: There is no file, or nothing can be made of it.
+        OptionError: There is no file, it is no valid YAML, or it would build Python objects.
     """
     path = Path(path)
     opt = _parse(path)
@@ -68,7 +56,7 @@ def _parse(path: Path) -> Options:
         mark = error.problem_mark
         place = f'line {mark.line + 1}, column {mark.column + 1}' if mark is not None else ''
         what = ', '.join(part for part in (error.context, error.problem) if part)
-        problem = Problem(str(path), f'not valid YAML: {what}', 'mend this line', place)
+        problem = Problem(str(path), f'not valid YAML: {what}', 'fix this line', place)
         raise OptionError([problem], path) from error
     except (yaml.YAMLError, ValueError) as error:
         raise OptionError([Problem(str(path), f'not valid YAML: {error}')], path) from error

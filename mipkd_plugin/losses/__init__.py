@@ -1,8 +1,19 @@
 """Distillation losses, in LOSS_REGISTRY: one method, one file. Importing this package registers them."""
 
+import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
+
 from mipkd_plugin.losses.attention_loss import AttentionTransferLoss
-from mipkd_plugin.losses.base import DistillationLoss, TapPair
-from mipkd_plugin.losses.binding import bind
+from mipkd_plugin.losses.base import (
+    DistillationLoss,
+    ProjectionLoss,
+    RandomizedLoss,
+    TapPair,
+    logits_distance,
+    mean,
+    unit,
+)
+from mipkd_plugin.losses.binding import BindError, bind
+from mipkd_plugin.losses.block_chain import BlockPriorMixer
 from mipkd_plugin.losses.crosskd_loss import CrossKDLoss
 from mipkd_plugin.losses.csd_loss import CSDLoss
 from mipkd_plugin.losses.dukd_loss import DUKDLoss
@@ -13,5 +24,6 @@ from mipkd_plugin.losses.logits_loss import LogitsKDLoss
 from mipkd_plugin.losses.mipkd_loss import MiPKDLoss
 from mipkd_plugin.losses.rkd_loss import RKDLoss
 
-__all__ = ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss',
-           'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss', 'TapPair', 'bind']
+__all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss',
+           'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss',
+           'RKDLoss', 'RandomizedLoss', 'TapPair', 'bind', 'logits_distance', 'mean', 'unit']

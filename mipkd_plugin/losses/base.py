@@ -10,12 +10,18 @@ import torch
 from basicsr.archs import build_network
 from torch import Tensor, nn
 
-from mipkd_plugin import require
+from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.archs.projection_arch import FeatureProjection
-from mipkd_plugin.features import TapInfo
-from mipkd_plugin.step import Step, StepPlan
+from mipkd_plugin.networks.features import NetPass, TapInfo
+from mipkd_plugin.networks.step import Step, StepPlan
+from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.ranges import Taps, check_taps
 
 _SMALLEST_LENGTH = 1e-6
+
+
+class BatchError(MipkdError):
+    """A batch has fewer images than a loss needs."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,8 @@ class TapPair:
     """Two taps whose features have the same H×W.
 
     Attributes:
-        student: What the probe run saw in the student.
-        teacher: What it saw in the teacher.
+        student: The student's tap, as the probe run saw it.
+        teacher: The teacher's.
     """
 
     student: TapInfo
@@ -39,48 +45,52 @@ class TapPair:
 class DistillationLoss(nn.Module):
     """A distillation method: a Step in, weighted scalar terms named ``l_*`` out.
 
-    A subclass sets ``self.taps`` (what :func:`~mipkd_plugin.trunk.resolve_taps` takes), builds its mixers or
-    projections in :meth:`build` and computes its terms in :meth:`forward`, where each weight is applied, once.
-    Extra state of the loss itself (``get_extra_state``) is its random numbers, which differ from rank to rank; extra
-    state of the modules in it is the same on all ranks.
+    A subclass builds its mixers or projections in :meth:`build` and computes its terms in :meth:`forward`, where each
+    weight is applied, once. Extra state of the loss itself (``get_extra_state``) is its random numbers, which differ
+    from rank to rank; extra state of the modules in it is the same on all ranks.
 
     Args:
         taps: Number of taps, list of [student path, teacher path], or None for a loss without features.
 
     Raises:
-        ValueError: There are no taps, and the loss needs some.
+        ValueError: ``taps`` is missing and the loss needs some, or it is neither a number nor a list of pairs.
     """
 
     needs_taps: bool = False
     """Whether the loss compares features."""
 
-    reenters: bool = False
+    reenters_network: bool = False
     """Whether features re-enter the networks at the taps; the taps must then be blocks of one trunk, in order."""
 
-    smallest_batch: int = 1
+    min_batch_size: int = 1
     """How many images a batch needs."""
 
-    why_batch: str = ''
-    """What it needs them for; for the error message."""
+    min_batch_reason: str = ''
+    """Why it needs them; for the error message."""
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
+    def __init__(self, taps: Taps | None = None) -> None:
         super().__init__()
         if self.needs_taps and taps is None:
-            raise ValueError('taps must be a number, or a list of [student module, teacher module], got None')
-        self.taps = taps
+            raise ValueError(f'taps is missing: {type(self).__name__} compares features')
+        self.taps = None if taps is None else check_taps(taps)
         self.pairs: list[tuple[str, str]] = []
+        self.is_bound = False
 
     def build(self, pairs: Sequence[TapPair]) -> None:
         """Build what the loss trains, in the sizes that the probe run saw. Nothing by default."""
 
-    def seed(self, seed: int) -> None:
-        """Start the loss's own random numbers anew. Nothing by default: most losses draw none."""
+    def scaled_networks(self) -> Sequence[ScaledFeatures]:
+        """One network per tap pair with a running feature scale, or none. Updated before each :meth:`forward`."""
+        return ()
 
-    def objection(self, student: nn.Module) -> tuple[str, str] | None:
+    def seed(self, seed: int) -> None:
+        """Restart the loss's own random numbers. Nothing by default: most losses draw none."""
+
+    def unsupported_reason(self, student: nn.Module) -> tuple[str, str] | None:
         """(What is wrong with a student, what to do about it), or None: most losses take any."""
         return None
 
-    def own_parameters(self) -> list[nn.Parameter]:
+    def self_trained_parameters(self) -> list[nn.Parameter]:
         """Parameters that the loss trains itself in :meth:`prepare`; the student's optimizer gets the others."""
         return []
 
@@ -98,20 +108,35 @@ class DistillationLoss(nn.Module):
         Raises:
             RuntimeError: The loss is not bound to any networks yet.
         """
-        if not self.pairs:
-            raise RuntimeError(f'{type(self).__name__} has no taps yet: bind it to a student and a teacher first, '
-                               'see bind()')
+        self.require_bound()
         return [(step.student.features[s], step.teacher.features[t]) for s, t in self.pairs]
 
-    def require_batch(self, step: Step) -> None:
-        """Refuse a batch that is too small, in a loop that the option check has not seen.
+    def require_bound(self) -> None:
+        """Check that the loss knows its networks.
 
         Raises:
-            ValueError: There are fewer than ``smallest_batch`` images.
+            RuntimeError: It does not.
         """
-        if len(step.lq) < self.smallest_batch:
-            raise ValueError(f'{type(self).__name__} needs batches of {self.smallest_batch} images or more, got '
-                             f'{len(step.lq)}: {self.why_batch}; drop the last, smaller batch (drop_last=True)')
+        if not self.is_bound:
+            raise RuntimeError(f'{type(self).__name__} knows no networks yet: bind it to a student and a teacher '
+                               'first, see bind()')
+
+    def update_scales(self, teacher: NetPass) -> None:
+        """Take a pass of the teacher into the running feature scales."""
+        for network, (_, t) in zip(self.scaled_networks(), self.pairs):
+            network.update_scale(teacher.features[t])
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """Check the batch, update the feature scales, then compute the terms.
+
+        Raises:
+            BatchError: There are fewer than ``min_batch_size`` images.
+        """
+        if len(step.lq) < self.min_batch_size:
+            raise BatchError(f'{type(self).__name__} needs batches of {self.min_batch_size} images or more, got '
+                             f'{len(step.lq)}: {self.min_batch_reason}; drop the last, smaller batch (drop_last=True)')
+        self.update_scales(step.teacher)
+        return cast(dict[str, Tensor], super().__call__(step))
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute the weighted terms.
@@ -125,18 +150,19 @@ class DistillationLoss(nn.Module):
         raise TypeError(f'{type(self).__name__} computes no terms: it must define forward(step)')
 
 
-class DrawingLoss(DistillationLoss):
+class RandomizedLoss(DistillationLoss):
     """A loss that draws random numbers: from a generator of its own, whose state is saved with the loss.
 
     Neither the student's dropout nor the order of the data depends on them.
     """
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] | None = None) -> None:
+    def __init__(self, taps: Taps | None = None) -> None:
         super().__init__(taps)
         self._generator = torch.Generator()
         self.seed(0)
 
     def seed(self, seed: int) -> None:
+        """Restart the generator."""
         self._generator.manual_seed(seed)
 
     def get_extra_state(self) -> Tensor:
@@ -144,52 +170,51 @@ class DrawingLoss(DistillationLoss):
         return self._generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Restore the generator."""
         self._generator.set_state(state.cpu())
 
     def _generator_on(self, device: torch.device) -> torch.Generator:
-        """A generator there, started by a number drawn on the CPU: what it draws need not cross over."""
+        """A generator on a device, started by a number drawn on the CPU: what it draws need not be copied there."""
         generator = torch.Generator(device)
         generator.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
         return generator
 
 
-class ProjectingLoss(DistillationLoss):
+class ProjectionLoss(DistillationLoss):
     """A loss that projects the student's feature to the teacher's width: one :class:`FeatureProjection` a tap pair."""
 
     needs_taps = True
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] | None, feature_scale: str, momentum: float,
-                 loss_weight: float) -> None:
+    def __init__(self, taps: Taps, feature_scale: str, momentum: float, loss_weight: float) -> None:
         super().__init__(taps)
-        require.positive(loss_weight=loss_weight)
         self.loss_weight = loss_weight
         self.projection_options: dict[str, Any] = {'feature_scale': feature_scale, 'momentum': momentum}
-        FeatureProjection(1, 1, **self.projection_options)  # refuses options out of range now, not at the first probe
         self.projections = nn.ModuleList()
 
     def build(self, pairs: Sequence[TapPair]) -> None:
+        """Build the projections."""
         self.projections = nn.ModuleList(
             build_network({'type': 'FeatureProjection', 'student_channels': pair.student.channels,
                            'teacher_channels': pair.teacher.channels, **self.projection_options}) for pair in pairs)
 
+    def scaled_networks(self) -> Sequence[FeatureProjection]:
+        """The projections."""
+        return cast(Sequence[FeatureProjection], self.projections)
+
     def projected(self, step: Step) -> list[tuple[FeatureProjection, Tensor, Tensor]]:
-        """(projection, P(F_S / scale), F_T) at each tap pair, after the scale has taken in this batch."""
-        found = []
-        for module, (f_s, f_t) in zip(self.projections, self.features(step)):
-            projection = cast(FeatureProjection, module)
-            projection.update_scale(f_t)
-            found.append((projection, projection(f_s), f_t))
-        return found
+        """(projection, P(F_S / scale), F_T) at each tap pair."""
+        return [(projection, projection(f_s), f_t)
+                for projection, (f_s, f_t) in zip(self.scaled_networks(), self.features(step))]
 
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
-    """Vectors of length 1 along ``dim``; one of length 0 stays 0 and passes no gradient (it would be without bound)."""
+    """Vectors of length 1 along ``dim``. Zero vectors stay 0 and get no gradient (it would be infinite)."""
     length = vectors.norm(dim=dim, keepdim=True)
     return torch.where(length > _SMALLEST_LENGTH, vectors / length.clamp_min(_SMALLEST_LENGTH), 0.0)
 
 
 def mean(values: Iterable[Tensor]) -> Tensor:
-    """Mean over tensors of one shape and over their elements, through which gradients pass."""
+    """Mean over tensors of one shape and over their elements; gradients pass through it."""
     return torch.stack(list(values)).mean()
 
 

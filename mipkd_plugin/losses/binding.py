@@ -1,101 +1,169 @@
-"""How losses are bound to a student and a teacher: taps, a probe run, and the sizes that follow from it."""
+"""Binding losses to a student and a teacher: taps, a probe run, and the sizes that follow from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
-from mipkd_plugin.taps import TappedNet
-from mipkd_plugin.trunk import TapError, resolve_taps
+from mipkd_plugin.networks.step import NetPair
+from mipkd_plugin.networks.tapped_net import TappedNet
+from mipkd_plugin.networks.trunk import TapError, resolve_taps
+from mipkd_plugin.utils.errors import MipkdError
+
+Paths = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class BindProblem:
+    """Why a loss cannot be bound.
+
+    Attributes:
+        what: What is wrong.
+        remedy: What to do about it, or ''.
+        loss: Number of the loss, or None: it concerns the two networks.
+        about_taps: Whether other taps would help.
+    """
+
+    what: str
+    remedy: str = ''
+    loss: int | None = None
+    about_taps: bool = True
+
+    def __str__(self) -> str:
+        return f'{self.what}; {self.remedy}' if self.remedy else self.what
+
+
+class BindError(MipkdError):
+    """Losses do not fit a student and a teacher.
+
+    Attributes:
+        problems: All reasons.
+    """
+
+    def __init__(self, problems: Sequence[BindProblem]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__('\n'.join(dict.fromkeys(map(str, self.problems))))
 
 
 def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Module, probe: Tensor,
-         runner: Callable[[Tensor], Tensor] | None = None) -> tuple[TappedNet, TappedNet]:
-    """Tap both networks wherever the losses want it, check the taps in a probe run and size the losses by it.
+         runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
+    """Tap both networks wherever the losses need it, check the taps in a probe run and size the losses by it.
 
     Freezes the teacher. The probe runs in eval mode without gradient and leaves modes and random numbers alone;
     the parameters of the losses are drawn from torch's global random numbers, as those of any module.
 
     Args:
-        losses: Losses that have not been bound yet.
+        losses: The losses. One that was bound before is built anew.
         student: The student, unwrapped.
         teacher: The teacher.
         probe: Images (N, C, H, W) of the size of a training patch.
         runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
 
     Returns:
-        Tapped student, tapped teacher (frozen).
+        Both networks, tapped; the teacher is frozen.
 
     Raises:
-        ValueError: Student and teacher are the same object, or a loss does not take this student.
-        TapError: With all problems at once: taps that do not exist, change in place or differ in H×W, a teacher of
-            another scale.
+        BindError: With all problems at once: student and teacher are the same object, a loss does not take this
+            student, taps do not exist, change in place or differ in H×W, the teacher has another scale.
     """
     if student is teacher:
-        raise ValueError('student and teacher are one and the same network: it would be frozen')
-    objections = [(loss, loss.objection(student)) for loss in losses]
-    if any(objection for _, objection in objections):
-        raise ValueError('\n'.join(f'{type(loss).__name__}: {"; ".join(objection)}'
-                                   for loss, objection in objections if objection))
-    problems: list[str] = []
-    pairs: list[list[tuple[str, str]]] = []
-    for loss in losses:
+        raise BindError([BindProblem('student and teacher are one and the same network: it would be frozen',
+                                     'load the teacher as a network of its own', about_taps=False)])
+    problems = [BindProblem(f'{type(loss).__name__}: {reason[0]}', reason[1], number, about_taps=False)
+                for number, loss in enumerate(losses)
+                for reason in [loss.unsupported_reason(student)] if reason is not None]
+    pairs: list[Paths] = []
+    for number, loss in enumerate(losses):
         try:
             pairs.append(resolve_taps(loss.taps, student, teacher))
         except TapError as error:
-            problems += error.problems
+            problems += [BindProblem(problem, loss=number) for problem in error.problems]
     if problems:
-        raise TapError(problems)
-    flat = [pair for per_loss in pairs for pair in per_loss]
-    student_net = TappedNet(student, list(dict.fromkeys(s for s, _ in flat)), runner=runner)
-    teacher_net = TappedNet(teacher, list(dict.fromkeys(t for _, t in flat)), frozen=True)
+        raise BindError(problems)
+    nets = tap(student, teacher, pairs, runner)
     try:
-        problems = _probe_problems(student_net, teacher_net, losses, pairs, probe)
+        problems = _probe_problems(nets, losses, pairs, probe)
         if problems:
-            raise TapError(problems)
+            raise BindError(problems)
+        for loss, own in zip(losses, pairs):
+            _build(loss, own, nets)
+            loss.to(probe.device)
     except BaseException:
-        student_net.close()
-        teacher_net.close()
+        nets.close()
         raise
-    for loss, per_loss in zip(losses, pairs):
-        loss.pairs = per_loss
-        loss.build([TapPair(student_net.infos[s], teacher_net.infos[t]) for s, t in per_loss])
-        loss.to(probe.device)
-    return student_net, teacher_net
+    return nets
 
 
-def _probe_problems(student_net: TappedNet, teacher_net: TappedNet, losses: Sequence[DistillationLoss],
-                    pairs: Sequence[Sequence[tuple[str, str]]], probe: Tensor) -> list[str]:
-    problems: list[str] = []
+def tap(student: nn.Module, teacher: nn.Module, pairs: Sequence[Paths],
+        runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
+    """Tap two networks at the pairs of all losses; freezes the teacher.
+
+    Args:
+        student: The student, unwrapped.
+        teacher: The teacher.
+        pairs: For each loss its pairs (student module path, teacher module path).
+        runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
+    """
+    flat = [pair for own in pairs for pair in own]
+    return NetPair(TappedNet(student, list(dict.fromkeys(s for s, _ in flat)), runner=runner),
+                   TappedNet(teacher, list(dict.fromkeys(t for _, t in flat)), frozen=True))
+
+
+def _build(loss: DistillationLoss, pairs: Paths, nets: NetPair) -> None:
+    loss.is_bound = False
+    loss.pairs = pairs
+    loss.build([TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in pairs])
+    loss.is_bound = True
+
+
+def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: Sequence[Paths],
+                    probe: Tensor) -> list[BindProblem]:
+    problems: list[BindProblem] = []
     outputs = {}
-    for role, net in (('student', student_net), ('teacher', teacher_net)):
+    for role, net in (('student', nets.student), ('teacher', nets.teacher)):
         infos, output = net.probe(probe)
         outputs[role] = tuple(output.shape[1:])
-        problems += [f'tap {info.path!r} of the {role} {type(net.net).__name__}: {info.problem}'
-                     for info in infos.values() if info.problem]
+        problems += [BindProblem(f'tap {info.path!r} of the {role} {type(net.net).__name__}: {info.problem}',
+                                 loss=_first_with(info.path, pairs)) for info in infos.values() if info.problem]
     if outputs['student'] != outputs['teacher']:
-        problems.append(
+        problems.append(BindProblem(
             'student and teacher make images of different (channels, height, width) from the same input: '
-            f'{outputs["student"]} and {outputs["teacher"]}; use a teacher of the same scale')
-    for loss, per_loss in zip(losses, pairs):
-        for s, t in per_loss:
-            a, b = student_net.infos[s], teacher_net.infos[t]
-            if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
-                problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
-                                f'{b.height}×{b.width}; choose modules whose features have the same height and width')
-        if loss.reenters:
-            for role, net, side in (('student', student_net, 0), ('teacher', teacher_net, 1)):
-                paths = [pair[side] for pair in per_loss]
-                found = _reentry_problems(type(loss).__name__, net, paths, role)
-                if not found and not any(net.infos[path].problem for path in paths):
-                    found = [problem for problem in [net.reentry_problem(probe, paths)] if problem]
-                problems += found
+            f'{outputs["student"]} and {outputs["teacher"]}', 'use a teacher of the same scale', about_taps=False))
+    for number, (loss, own) in enumerate(zip(losses, pairs)):
+        problems += [BindProblem(problem, loss=number) for problem in _problems_of(loss, own, nets, probe)]
     return problems
 
 
-def _reentry_problems(name: str, net: TappedNet, paths: Sequence[str], role: str) -> list[str]:
+def _first_with(path: str, pairs: Sequence[Paths]) -> int:
+    return next(number for number, own in enumerate(pairs) if any(path in pair for pair in own))
+
+
+def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Tensor) -> list[str]:
+    """What is wrong with the taps of one loss."""
+    name = type(loss).__name__
+    problems = []
+    for s, t in pairs:
+        a, b = nets.student.infos[s], nets.teacher.infos[t]
+        if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
+            problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
+                            f'{b.height}×{b.width}; choose modules whose features have the same height and width')
+    if not loss.reenters_network:
+        return problems
+    if not pairs:
+        return [*problems, f'{name} needs at least one tap']
+    for role, net, paths in (('student', nets.student, [s for s, _ in pairs]),
+                             ('teacher', nets.teacher, [t for _, t in pairs])):
+        found = _order_problems(name, net, paths, role)
+        if not found and not any(net.infos[path].problem for path in paths):
+            found = [problem for problem in [net.reentry_problem(probe, paths)] if problem]
+        problems += found
+    return problems
+
+
+def _order_problems(name: str, net: TappedNet, paths: Sequence[str], role: str) -> list[str]:
     blocks = net.blocks
     outside = [path for path in paths if path not in blocks]
     if outside:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin.losses.base import ProjectingLoss, mean
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.archs.base import FeatureScale
+from mipkd_plugin.losses.base import ProjectionLoss, mean
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import PositiveFloat, Share, Taps, checked
+from mipkd_plugin.utils.registry import register
 
 
 @register(LOSS_REGISTRY)
-class CrossKDLoss(ProjectingLoss):
-    """λ · |T_{>k}(P F_S) − T(x)|: the student's feature runs through the rest of the frozen teacher to the same image.
+class CrossKDLoss(ProjectionLoss):
+    """λ · |T_{>k}(P F_S) − T(x)|: send the student's feature through the rest of the teacher, match the teacher's image.
 
     The paper sends features of the student's detection head into the teacher's head; here the taps cut the trunk, and
     the rest of the teacher is the blocks behind the tap and its upsampler. The projection P (1×1), its feature scale
@@ -27,16 +27,18 @@ class CrossKDLoss(ProjectingLoss):
         loss_weight: λ of ``l_crosskd``.
 
     Raises:
-        ValueError: An option is out of range.
+        ArgumentError: An option is out of range.
     """
 
-    reenters = True
+    reenters_network = True
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] = 3, feature_scale: str = 'running',
-                 momentum: float = 0.01, loss_weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, taps: Taps = 3, feature_scale: FeatureScale = 'running', momentum: Share = 0.01,
+                 loss_weight: PositiveFloat = 1.0) -> None:
         super().__init__(taps, feature_scale, momentum, loss_weight)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        images = [step.teacher_net.finish(step.lq, t, hint * projection.scale)
-                  for (projection, hint, _), (_, t) in zip(self.projected(step), self.pairs)]
+        """Compute ``l_crosskd``."""
+        images = [step.nets.teacher.finish(step.lq, t, projected * projection.scale)
+                  for (projection, projected, _), (_, t) in zip(self.projected(step), self.pairs)]
         return {'l_crosskd': self.loss_weight * mean((image - step.teacher.output).abs().mean() for image in images)}

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from mipkd_plugin import require
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import Count, PositiveFloat, Weight, checked
+from mipkd_plugin.utils.registry import register
 
 LAYERS = (2, 7, 12, 21, 30)
 """Where torchvision's VGG-19 is cut: behind relu1_1, relu2_1, relu3_1, relu4_1, relu5_1."""
@@ -35,7 +35,7 @@ class VGGFeatures:
             ImageNet weights, from its cache or downloaded.
 
     Raises:
-        ValueError: They cannot be had; the message says how to mend it.
+        ValueError: They are missing or do not fit; the message says what to do.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -93,7 +93,7 @@ def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Seq
     Args:
         anchor: V_1..V_5 of the student's images, each (N, C_i, H_i, W_i).
         positive: Those of the teacher's.
-        negative: Those of one negative a sample; the negatives of a sample are those of the other samples.
+        negative: Those of one negative a sample; a sample takes those of the other samples.
         layer_weights: w_i.
         num_negatives: How many of the others to take; None: all N − 1.
     """
@@ -110,10 +110,10 @@ class CSDLoss(DistillationLoss):
     """λ · Σ_i w_i |V_i(S) − V_i(T)| / mean_neg |V_i(S) − V_i(neg)|, w = 1/32, 1/16, 1/8, 1/4, 1.
 
     The contrastive term of CSD alone: the paper trains the student as a slice of the teacher's channels jointly with
-    it, which a frozen teacher rules out. V_i are features of VGG-19; negatives are the bicubically upsampled LR images
+    it, and a frozen teacher rules that out. V_i are features of VGG-19; negatives are the bicubically upsampled LR images
     of the batch's other samples. As in the authors' code (github.com/Booooooooooo/CSD at ab8570f) distances are
-    means over the batch. Its λ = 200 goes with images in [0, 255], as our 1 with [0, 1]. That images are normalized
-    as VGG-19 was trained is our choice.
+    means over the batch. Its λ = 200 goes with images in [0, 255], as our 1 with [0, 1]. Images are
+    normalized as VGG-19 was trained (our choice).
 
     Args:
         weights: File with torchvision's VGG-19 (``vgg19-dcbb9e9d.pth``); None: torchvision downloads it.
@@ -122,22 +122,18 @@ class CSDLoss(DistillationLoss):
         loss_weight: λ of ``l_csd``.
 
     Raises:
-        ValueError: The weights cannot be had, or an option is out of range.
+        ArgumentError: An option is out of range.
+        ValueError: The weights are missing or do not fit.
     """
 
-    smallest_batch = 2
-    why_batch = 'the negatives of a sample are the other ones'
+    min_batch_size = 2
+    min_batch_reason = 'the negatives of a sample are the other ones'
 
-    def __init__(self, weights: str | None = None, num_negatives: int | None = None,
-                 layer_weights: Sequence[float] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), loss_weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, weights: str | None = None, num_negatives: Count | None = None,
+                 layer_weights: Annotated[Sequence[Weight], Field(min_length=5, max_length=5)] = (
+                     1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), loss_weight: PositiveFloat = 1.0) -> None:
         super().__init__()
-        require.positive(loss_weight=loss_weight)
-        if num_negatives is not None:
-            require.whole(num_negatives=num_negatives)
-        if not isinstance(layer_weights, (list, tuple)) or len(layer_weights) != len(LAYERS):
-            raise ValueError(f'layer_weights must be {len(LAYERS)} numbers, got {layer_weights!r}')
-        for weight in layer_weights:
-            require.between(0, math.inf, layer_weights=weight)
         if not any(layer_weights):
             raise ValueError('layer_weights are all 0: nothing would be distilled')
         self.vgg = VGGFeatures(weights)
@@ -146,7 +142,11 @@ class CSDLoss(DistillationLoss):
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        self.require_batch(step)
+        """Compute ``l_csd``.
+
+        Raises:
+            ValueError: The images are not RGB.
+        """
         if step.student.output.shape[1] != 3:
             raise ValueError(f'CSDLoss needs RGB images, as VGG-19 does, got {step.student.output.shape[1]} channels')
         with torch.no_grad():

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipkd_plugin import require
-from mipkd_plugin.losses.base import DrawingLoss
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.losses.base import RandomizedLoss
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import PositiveFloat, Share, Weight, checked
+from mipkd_plugin.utils.registry import register
 
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Augmentation = Literal['invert', 'hflip', 'vflip', 'transpose']
+AUGMENTATIONS: dict[Augmentation, Callable[[Tensor], Tensor]] = {
     'invert': lambda images: 1 - images,
     'hflip': lambda images: images.flip(3),
     'vflip': lambda images: images.flip(2),
@@ -24,22 +26,22 @@ AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Invertible augmentations, each the inverse of itself, of images (N, C, H, W) in [0, 1]."""
 
 
-def augment(images: Tensor, steps: Sequence[str]) -> Tensor:
+def augment(images: Tensor, steps: Sequence[Augmentation]) -> Tensor:
     """F: apply augmentations in the given order."""
     for name in steps:
         images = AUGMENTATIONS[name](images)
     return images
 
 
-def restore(images: Tensor, steps: Sequence[str]) -> Tensor:
-    """F⁻¹ of images that F made or, at any scale, of what a network made of them: undoes the steps in reverse."""
+def restore(images: Tensor, steps: Sequence[Augmentation]) -> Tensor:
+    """F⁻¹: undo the steps in reverse order, for images of F or a network's output from them, at any scale."""
     return augment(images, list(reversed(steps)))
 
 
 def window_size(net: nn.Module) -> int:
-    """What height and width of an image must be a multiple of; 1 for a network without attention in windows.
+    """Height and width of an image must be multiples of this; 1 for a network without attention in windows.
 
-    The toolbox's SwinIR itself does not remember the size of its windows, only its blocks do.
+    BasicSR's SwinIR does not store the size of its windows, only its blocks do.
     """
     found = (getattr(module, 'window_size', 1) for module in net.modules())
     return math.lcm(*(size for size in found if isinstance(size, int) and size > 0))
@@ -55,8 +57,8 @@ def mirrored(images: Tensor, height: int, width: int) -> Tensor:
 
 
 @register(LOSS_REGISTRY)
-class DUKDLoss(DrawingLoss):
-    """λ_in |T(u) − F⁻¹(S(F(u)))| + λ_out (|S(x↓) − x| + |S(x↓) − T(x↓)|): more training images out of those there are.
+class DUKDLoss(RandomizedLoss):
+    """λ_in |T(u) − F⁻¹(S(F(u)))| + λ_out (|S(x↓) − x| + |S(x↓) − T(x↓)|): make more training images from the given ones.
 
     Zoom-in: u is a tile of the HR image y, as large as x, for which no ground truth exists, only the teacher's image;
     F is a chain of invertible augmentations (label consistency). Zoom-out: x↓ is x downsampled once more, with x as its
@@ -74,26 +76,22 @@ class DUKDLoss(DrawingLoss):
         loss_weight: Common factor on all terms.
 
     Raises:
-        ValueError: An option is out of range.
+        ArgumentError: An option is out of range.
+        ValueError: Both weights are 0.
     """
 
-    def __init__(self, probability: float = 0.3, augmentations: Sequence[str] = tuple(AUGMENTATIONS),
-                 zoom_in_weight: float = 1.0, zoom_out_weight: float = 1.0, loss_weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, probability: Share = 0.3, augmentations: Sequence[Augmentation] = tuple(AUGMENTATIONS),
+                 zoom_in_weight: Weight = 1.0, zoom_out_weight: Weight = 1.0,
+                 loss_weight: PositiveFloat = 1.0) -> None:
         super().__init__()
-        require.between(0, 1, probability=probability)
-        require.positive(loss_weight=loss_weight)
-        require.between(0, math.inf, zoom_in_weight=zoom_in_weight, zoom_out_weight=zoom_out_weight)
-        if not isinstance(augmentations, (list, tuple)):
-            raise ValueError(f'augmentations must be a list of names, got {augmentations!r}')
-        for name in augmentations:
-            require.one_of(list(AUGMENTATIONS), augmentations=name)
         self.probability = probability
         self.augmentations = list(augmentations)
         self.zoom_in_weight, self.zoom_out_weight = loss_weight * zoom_in_weight, loss_weight * zoom_out_weight
         if not self.zoom_in_weight and not self.zoom_out_weight:
             raise ValueError('zoom_in_weight and zoom_out_weight are both 0: nothing would be distilled')
 
-    def draw_steps(self) -> list[str]:
+    def draw_steps(self) -> list[Augmentation]:
         """The steps of F in this iteration."""
         drawn = torch.rand(len(self.augmentations), generator=self._generator) < self.probability
         return [name for name, chosen in zip(self.augmentations, drawn.tolist()) if chosen]
@@ -107,6 +105,7 @@ class DUKDLoss(DrawingLoss):
                             for image, (top, left) in zip(gt, corners)])
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """Compute ``l_zoom_in``, ``l_zoom_out`` and ``l_zoom_out_logits``, those whose weights are above 0."""
         terms: dict[str, Tensor] = {}
         if self.zoom_in_weight:
             terms['l_zoom_in'] = self.zoom_in_weight * self._zoom_in(step)
@@ -118,8 +117,8 @@ class DUKDLoss(DrawingLoss):
 
     def _zoom_in(self, step: Step) -> Tensor:
         tiles, steps = self.draw_tiles(step.gt, *step.lq.shape[2:]), self.draw_steps()
-        label = step.teacher_net.image(tiles)
-        return (restore(step.student_net.image(augment(tiles, steps)), steps) - label).abs().mean()
+        label = step.nets.teacher.image(tiles)
+        return (restore(step.nets.student.image(augment(tiles, steps)), steps) - label).abs().mean()
 
     def _zoom_out(self, step: Step) -> tuple[Tensor, Tensor]:
         scale = step.gt.shape[2] // step.lq.shape[2]
@@ -129,8 +128,8 @@ class DUKDLoss(DrawingLoss):
                              'pixels; take larger patches, or zoom_out_weight: 0')
         truth = step.lq[:, :, :height * scale, :width * scale]
         small = F.interpolate(truth, (height, width), mode='bicubic', align_corners=False, antialias=True).clamp(0, 1)
-        window = math.lcm(*(window_size(net.net) for net in (step.student_net, step.teacher_net)))
+        window = math.lcm(*(window_size(net.net) for net in step.nets))
         padded = mirrored(small, height + -height % window, width + -width % window)
         of_student, of_teacher = (net.image(padded)[:, :, :height * scale, :width * scale]
-                                  for net in (step.student_net, step.teacher_net))
+                                  for net in step.nets)
         return (of_student - truth).abs().mean(), (of_student - of_teacher).abs().mean()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
+from pydantic import Field
 from torch import Tensor
 
-from mipkd_plugin import require
-from mipkd_plugin.losses.base import DrawingLoss, mean, unit
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.losses.base import RandomizedLoss, mean, unit
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import PositiveFloat, Taps, checked
+from mipkd_plugin.utils.registry import register
 
 
 def affinity(vectors: Tensor) -> Tensor:
@@ -21,40 +22,39 @@ def affinity(vectors: Tensor) -> Tensor:
 
 
 @register(LOSS_REGISTRY)
-class FAKDLoss(DrawingLoss):
-    """10 · |A_S − A_T|: positions of the student's feature shall be as similar to each other as the teacher's are.
+class FAKDLoss(RandomizedLoss):
+    """10 · |A_S − A_T|: match how similar the positions of a feature are to each other.
 
     The spatial affinity of the paper and of the authors' code (github.com/Vincent-Hoo/Knowledge-Distillation-for-
     Super-resolution at 1ed28d9), mean over elements and taps. Write LogitsKDLoss beside it for the paper's total.
 
-    Memory: a matrix takes 4 N (HW)² bytes, 21 MB at N = 16 and 24×24, 340 MB at 48×48. Autograd keeps one a tap until
-    the backward pass (A_S − A_T), and two more live while a tap is computed: 1.7 GB for three taps at 48×48.
-    ``positions`` puts positions² in the place of (HW)².
+    Memory: a matrix takes 4 N (HW)² bytes, 21 MB at N = 16 and 24×24, 340 MB at 48×48. Autograd keeps one per tap until
+    the backward pass (A_S − A_T), and two more live while a tap is computed: 1.7 GB for three taps at 48×48. With
+    ``positions`` it is positions² instead of (HW)².
 
     Args:
         taps: Number of taps (the paper has three), evenly spaced over both trunks, or a list of
             [student module, teacher module].
-        positions: How many of the H·W positions to relate, drawn anew in each iteration; None: all of them, as in
-            the paper. Sampling is our choice; it leaves the expected value of the loss nearly as it is (only the
-            share of the diagonal, which is 0, grows).
+        positions: How many of the H·W positions to relate, drawn anew in each iteration, at least 2; None: all
+            of them, as in the paper. Sampling is our choice; the expected value of the loss hardly changes (only
+            the share of the diagonal, which is 0, grows).
         loss_weight: Weight of ``l_fakd``.
 
     Raises:
-        ValueError: An option is out of range.
+        ArgumentError: An option is out of range.
     """
 
     needs_taps = True
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] = 3, positions: int | None = None,
-                 loss_weight: float = 10.0) -> None:
+    @checked
+    def __init__(self, taps: Taps = 3, positions: Annotated[int, Field(ge=2)] | None = None,
+                 loss_weight: PositiveFloat = 10.0) -> None:
         super().__init__(taps)
-        if positions is not None:
-            require.whole(2, positions=positions)
         self.positions = positions
-        require.positive(loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """Compute ``l_fakd``."""
         distances = []
         for f_s, f_t in self.features(step):
             f_s, f_t = f_s.flatten(2), f_t.flatten(2)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
-from mipkd_plugin.losses.base import ProjectingLoss, mean
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.archs.base import FeatureScale
+from mipkd_plugin.losses.base import ProjectionLoss, mean
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import PositiveFloat, Share, Taps, checked
+from mipkd_plugin.utils.registry import register
 
 
 @register(LOSS_REGISTRY)
-class FitNetLoss(ProjectingLoss):
-    """λ · MSE(P F_S, F_T): the student's feature, projected to the teacher's width, shall be the teacher's.
+class FitNetLoss(ProjectionLoss):
+    """λ · MSE(P F_S, F_T): match the teacher's feature (the hint) with the student's, projected to its width.
 
     The hint loss of the paper's equation 3. Where we differ: P is a 1×1 convolution at each of several taps, it trains
     together with the reconstruction loss rather than in a stage before it, and features are divided by a running
@@ -28,13 +28,15 @@ class FitNetLoss(ProjectingLoss):
         loss_weight: λ of ``l_fitnet``.
 
     Raises:
-        ValueError: An option is out of range.
+        ArgumentError: An option is out of range.
     """
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] = 3, feature_scale: str = 'running',
-                 momentum: float = 0.01, loss_weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, taps: Taps = 3, feature_scale: FeatureScale = 'running', momentum: Share = 0.01,
+                 loss_weight: PositiveFloat = 1.0) -> None:
         super().__init__(taps, feature_scale, momentum, loss_weight)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """Compute ``l_fitnet``."""
         return {'l_fitnet': self.loss_weight * mean(
-            F.mse_loss(hint, f_t / projection.scale) for projection, hint, f_t in self.projected(step))}
+            F.mse_loss(projected, hint / projection.scale) for projection, projected, hint in self.projected(step))}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin import require
 from mipkd_plugin.losses.base import DistillationLoss, logits_distance
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import PositiveFloat, checked
+from mipkd_plugin.utils.registry import register
 
 
 @register(LOSS_REGISTRY)
@@ -19,13 +19,14 @@ class LogitsKDLoss(DistillationLoss):
         loss_weight: λ_kd, weight of the term ``l_logits``.
 
     Raises:
-        ValueError: ``loss_weight`` is no number above 0.
+        ArgumentError: ``loss_weight`` is no number above 0.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, loss_weight: PositiveFloat = 1.0) -> None:
         super().__init__()
-        require.positive(loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """Compute ``l_logits``."""
         return {'l_logits': self.loss_weight * logits_distance(step)}

@@ -9,20 +9,22 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin.archs.block_mixer_arch import BlockPriorMixer
-from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
-from mipkd_plugin.losses.base import DrawingLoss, TapPair, logits_distance, mean
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import Step
+from mipkd_plugin.archs.base import FeatureScale
+from mipkd_plugin.archs.feature_mixer_arch import Encoders, FeaturePriorMixer, MaskType
+from mipkd_plugin.losses.base import RandomizedLoss, TapPair, logits_distance, mean
+from mipkd_plugin.losses.block_chain import BlockPriorMixer
+from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.ranges import Count, OddSize, PositiveFloat, Share, Taps, Weight, checked
+from mipkd_plugin.utils.registry import register
 
 
 @register(LOSS_REGISTRY)
-class MiPKDLoss(DrawingLoss):
+class MiPKDLoss(RandomizedLoss):
     """λ_kd |S(x) − T(x)| + λ_feat L_feat + λ_ae L_ae + λ_block L_block.
 
     L_feat and L_ae come from a feature prior mixer at each tap pair (mean over the taps), L_block = |O − T(x)| from
     the block prior mixer's image O. λ_feat = 1 and λ_block = 0.1 are the paper's best (table 10); λ_kd = λ_ae = 1 is
-    our choice, as are all other defaults that :class:`FeaturePriorMixer` and :class:`BlockPriorMixer` call so.
+    our choice, as are the defaults that :class:`FeaturePriorMixer` and :class:`BlockPriorMixer` mark so.
     A term whose weight is 0 is not computed.
 
     Args:
@@ -44,24 +46,25 @@ class MiPKDLoss(DrawingLoss):
         block_weight: λ_block of ``l_block``.
 
     Raises:
-        ValueError: An option is out of range.
+        ArgumentError: An option is out of range.
+        ValueError: All weights are 0.
     """
 
     needs_taps = True
-    reenters = True
+    reenters_network = True
 
-    def __init__(self, taps: int | Sequence[Sequence[str]] = 4, latent_channels: int | None = None,
-                 mask_ratio: float = 0.8, mask_type: str = '3d', encoders: str = 'separate',
-                 route_probability: float = 0.5, remix: bool = True, feature_scale: str = 'running',
-                 num_layers: int = 1, kernel_size: int = 3, momentum: float = 0.01, loss_weight: float = 1.0,
-                 kd_weight: float = 1.0, feat_weight: float = 1.0, ae_weight: float = 1.0,
-                 block_weight: float = 0.1) -> None:
+    @checked
+    def __init__(self, taps: Taps = 4, latent_channels: Count | None = None, mask_ratio: Share = 0.8,
+                 mask_type: MaskType = '3d', encoders: Encoders = 'separate', route_probability: Share = 0.5,
+                 remix: bool = True, feature_scale: FeatureScale = 'running', num_layers: Count = 1,
+                 kernel_size: OddSize = 3, momentum: Share = 0.01, loss_weight: PositiveFloat = 1.0,
+                 kd_weight: Weight = 1.0, feat_weight: Weight = 1.0, ae_weight: Weight = 1.0,
+                 block_weight: Weight = 0.1) -> None:
         super().__init__(taps)
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
             'momentum': momentum}
-        FeaturePriorMixer(1, 1, **self.mixer_options)  # refuses options out of range now, not at the first probe
         self.block_mixer = BlockPriorMixer(route_probability, remix)
         self.mixers = nn.ModuleList()
         self.weights = {name: loss_weight * weight for name, weight in (
@@ -70,21 +73,25 @@ class MiPKDLoss(DrawingLoss):
             raise ValueError('all weights of MiPKDLoss are 0: nothing would be distilled')
 
     def build(self, pairs: Sequence[TapPair]) -> None:
+        """Build a feature prior mixer for each tap pair."""
         self.mixers = nn.ModuleList(
             build_network({'type': 'FeaturePriorMixer', 'student_channels': pair.student.channels,
                            'teacher_channels': pair.teacher.channels, **self.mixer_options}) for pair in pairs)
 
+    def scaled_networks(self) -> Sequence[FeaturePriorMixer]:
+        """The mixers."""
+        return cast(Sequence[FeaturePriorMixer], self.mixers)
+
     def forward(self, step: Step) -> dict[str, Tensor]:
-        if not self.mixers:
-            raise RuntimeError('MiPKDLoss has no mixers yet: bind it to a student and a teacher first, see bind()')
-        mixers = cast(list[FeaturePriorMixer], list(self.mixers))
+        """Compute ``l_feat``, ``l_ae``, ``l_logits`` and ``l_block``, those whose weights are above 0."""
+        self.require_bound()
+        mixers = self.scaled_networks()
         masks = self._draw_masks(step, mixers)
         route = self.block_mixer.draw_route(len(self.pairs), self._generator)
         latents: list[tuple[Tensor, Tensor]] = []
         terms: dict[str, list[Tensor]] = {'l_feat': [], 'l_ae': []}
         for mixer, (s, t), mask in zip(mixers, self.pairs, masks):
             teacher_feature = step.teacher.features[t]
-            mixer.update_scale(teacher_feature)
             latents.append(mixer(step.student.features[s], teacher_feature))
             if self.weights['l_feat']:
                 terms['l_feat'].append(mixer.teacher_error(mixer.mix(*latents[-1], mask), teacher_feature))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from mipkd_plugin import config
+from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_state, save_state
+from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.losses.binding import bind
-from mipkd_plugin.models.distill_state import gather_random_states, load_state, save_state
-from mipkd_plugin.registration import register
-from mipkd_plugin.step import StepPlan
+from mipkd_plugin.networks.step import StepPlan
+from mipkd_plugin.utils.registry import register
 
 if TYPE_CHECKING:
-    from basicsr.models.sr_model import SRModel as Toolbox  # what the mixin expects of the class beside it
+    from basicsr.models.sr_model import SRModel as HostModel  # the class that the mixin expects beside it
 else:
-    Toolbox = object
+    HostModel = object
 
 
-class DistillMixin(Toolbox):
+class DistillMixin(HostModel):
     """Adds distillation to any BasicSR model class that trains one network ``net_g``.
 
     ``class MyDistillModel(DistillMixin, MyModel)`` is all it takes; only ``optimize_parameters`` of the
@@ -39,49 +39,44 @@ class DistillMixin(Toolbox):
     """
 
     def init_training_settings(self) -> None:
-        """Build teacher and losses, then let the toolbox set up the rest.
+        """Build teacher and losses, then let BasicSR set up the rest.
 
-        Upstream's ``SRModel.__init__`` makes optimizer and schedulers in here, so the losses must exist before. Random
-        numbers used on the way are given back: the student's own stream is that of a run without distillation.
+        ``SRModel.__init__`` makes optimizer and schedulers in here, so the losses must exist before. The student's
+        random numbers are those of a run without distillation.
         """
         if isinstance(self.net_g, DataParallel):
             raise config.OptionError([config.launcher_problem(self.opt)])
-        config.require_valid_distillation(self.opt)
-        cuda = [torch.cuda.current_device()] if self.device.type == 'cuda' else []
-        with torch.random.fork_rng(devices=cuda):
-            seed = self.opt.get('manual_seed') or 0
-            torch.manual_seed(seed)
-            self.teacher = config.build_teacher(self.opt).to(self.device)
-            losses = config.build_losses(self.opt)
-            probe = torch.rand(1, *config.probe_shape(self.opt), device=self.device)
-            runner = self.net_g if isinstance(self.net_g, DistributedDataParallel) else None
-            self.student_net, self.teacher_net = bind(
-                losses, self.get_bare_model(self.net_g), self.teacher, probe, runner)
-        self.losses = nn.ModuleList(losses).train()
-        for index, loss in enumerate(losses):
+        student = self.get_bare_model(self.net_g)
+        distillation = config.build_distillation(self.opt, student)
+        self.teacher = distillation.teacher.to(self.device)
+        self.teacher_fingerprint = distillation.fingerprint
+        self.losses = nn.ModuleList(distillation.losses.values()).to(self.device).train()
+        runner = self.net_g if isinstance(self.net_g, DistributedDataParallel) else None
+        self.nets = distillation.attach(student, runner)
+        seed = self.opt.get('manual_seed') or 0
+        for index, loss in enumerate(self._losses()):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
-        self._loss_runners = [self._distributed(loss) for loss in losses]
-        self.teacher_fingerprint = config.teacher_fingerprint(self.teacher)
-        self._log_setup(losses)
+        self._loss_runners = [self._distributed(loss) for loss in self._losses()]
+        self._log_setup()
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
-        """The toolbox's optimizer; what the losses do not train themselves joins it as a second group."""
+        """BasicSR's optimizer; the parameters that the losses do not train themselves join it as a second group."""
         super().setup_optimizers()
         if len(self.optimizers) != 1:
             raise config.OptionError([config.Problem(
                 'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers; DistillMixin trains one '
                 'network with one optimizer', 'use a model class that trains net_g alone')])
-        own = {id(p) for loss in self._losses() for p in loss.own_parameters()}
+        own = {id(p) for loss in self._losses() for p in loss.self_trained_parameters()}
         parameters = [p for p in self.losses.parameters() if p.requires_grad and id(p) not in own]
         if parameters:
             self.optimizer_g.add_param_group({'params': parameters})
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration: what the losses train themselves, then forward, all terms, backward, Adam, EMA."""
+        """One iteration: the losses' own training, then forward, all terms, backward, Adam, EMA."""
         self.optimizer_g.zero_grad()
-        plan = StepPlan.make(self.student_net, self.teacher_net, self.lq, self.gt, current_iter, self.optimizer_g,
-                             lambda output, gt: _sum(self.reconstruction_terms(output, gt)))
+        plan = self.nets.plan(self.lq, self.gt, self.optimizer_g,
+                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter)
         prepared = self._prepare(plan)
         step = plan.run()
         self.output = step.student.output
@@ -102,13 +97,13 @@ class DistillMixin(Toolbox):
             self.model_ema(decay=self.ema_decay)
 
     def _prepare(self, plan: StepPlan) -> dict[str, Tensor]:
-        """Let losses train what they train themselves; the values of a second such loss are named ``…_2``."""
-        own = [loss for loss in self._losses() if loss.own_parameters()]
+        """Let losses train their own parameters; the values of a second such loss are named ``…_2``."""
+        own = [loss for loss in self._losses() if loss.self_trained_parameters()]
         return {name if number == 1 else f'{name}_{number}': value
                 for number, loss in enumerate(own, 1) for name, value in loss.prepare(plan).items()}
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
-        """The terms that the toolbox's own SRModel trains on: pixel loss and perceptual loss.
+        """The terms that BasicSR's SRModel trains on: pixel loss and perceptual loss.
 
         Args:
             output: S(x) (N, C, sH, sW).
@@ -124,9 +119,9 @@ class DistillMixin(Toolbox):
         return terms
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save the losses' state to ``distill_<iter>.pth``, then what the toolbox saves, unchanged.
+        """Save the losses' state to ``distill_<iter>.pth``, then let BasicSR save, unchanged.
 
-        In this order a training state (which the toolbox writes last) always has its distillation state beside it.
+        In this order a training state (BasicSR writes it last) always has its distillation state beside it.
         """
         random_states = gather_random_states(self.losses, self.opt['dist'])
         if self.opt.get('rank', 0) == 0:
@@ -143,16 +138,15 @@ class DistillMixin(Toolbox):
     def _losses(self) -> list[DistillationLoss]:
         return cast(list[DistillationLoss], list(self.losses))
 
-    def _state_path(self, current_iter: int) -> str:
-        label = 'latest' if current_iter == -1 else current_iter
-        return os.path.join(self.opt['path']['models'], f'distill_{label}.pth')
+    def _state_path(self, current_iter: int) -> Path:
+        return distill_state_path(self.opt['path']['models'], label_of(current_iter))
 
     def _distributed(self, loss: DistillationLoss) -> nn.Module:
         """Every loss with parameters trains under DDP; its random routes leave some of them unused per rank.
 
-        What a loss trains itself is made equal on all ranks here, but stays out of the gradients that DDP exchanges.
+        Parameters that a loss trains itself start equal on all ranks; DDP does not exchange their gradients.
         """
-        own = loss.own_parameters()
+        own = loss.self_trained_parameters()
         if not self.opt['dist'] or sum(p.requires_grad for p in loss.parameters()) == len(own):
             return loss
         device_ids = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
@@ -163,12 +157,12 @@ class DistillMixin(Toolbox):
             parameter.requires_grad_(True)
         return runner
 
-    def _log_setup(self, losses: list[DistillationLoss]) -> None:
+    def _log_setup(self) -> None:
         count = {name: sum(p.numel() for p in net.parameters())
                  for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
         lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
                  f'losses (training only) {count["losses"]:,d} parameters.']
-        for loss in losses:
+        for loss in self._losses():
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
             lines.append(f'\t{type(loss).__name__}: {pairs}')
         get_root_logger().info('\n'.join(lines))
@@ -190,4 +184,4 @@ class DistillModel(DistillMixin, SRModel):
 
 @register(MODEL_REGISTRY)
 class SwinIRDistillModel(DistillMixin, SwinIRModel):
-    """SwinIRModel with distillation: pads to the window size in ``test()`` as the toolbox does."""
+    """SwinIRModel with distillation: pads to the window size in ``test()`` as BasicSR does."""

@@ -23,9 +23,10 @@ import torch
 import mipkd_plugin  # noqa: F401  (repairs the toolbox before basicsr is imported)
 from basicsr.models import build_model
 from mipkd_plugin import config
+from mipkd_plugin.compare import read_comparison
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from conftest import as_parsed
+from helpers import as_parsed
 
 LOGITS = {'type': 'LogitsKDLoss'}
 LOSSES: dict[str, list[dict[str, Any]]] = {
@@ -41,7 +42,7 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
 def variants(opt: config.Options, taps: int) -> dict[str, dict[str, Any]]:
     """Name → options of a run."""
     if 'compare' in opt:
-        return {trial.method: trial.options for trial in config.read_comparison(opt, seeds=[0]).trials}
+        return {trial.method: trial.options for trial in read_comparison(opt, seeds=[0]).trials}
     found = {}
     for name, losses in LOSSES.items():
         found[name] = copy.deepcopy(dict(opt))
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument('--taps', type=int, default=3)
     parser.add_argument('--rounds', type=int, default=6)
     args = parser.parse_args()
-    opt = config.load_options(args.option_file)
+    opt = config.read_options(args.option_file)
     channels, height, width = config.probe_shape(opt)
     size, scale = opt['datasets']['train']['batch_size_per_gpu'], opt['scale']
     data = {'lq': torch.rand(size, channels, height, width), 'gt': torch.rand(size, channels, scale * height,

@@ -1,0 +1,102 @@
+"""What distillation needs to resume: the losses' weights, buffers and random numbers, and which teacher it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_atomically
+
+RandomState = dict[str, Any]
+
+
+class StateError(MipkdError):
+    """A run cannot be resumed: its distillation state is missing or belongs to another run."""
+
+
+def _random_state(losses: nn.ModuleList) -> RandomState:
+    """The losses' own generators, and torch's global one (drop-path and dropout of the student draw from it)."""
+    own = [f'{index}._extra_state' for index in range(len(losses))]
+    return {'losses': {key: value for key, value in losses.state_dict().items() if key in own},
+            'cpu': torch.get_rng_state(),
+            'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+
+
+def _restore_global_random(state: RandomState) -> None:
+    torch.set_rng_state(state['cpu'])
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
+
+
+def _pairs(losses: nn.ModuleList) -> list[list[list[str]]]:
+    return [[list(pair) for pair in cast(DistillationLoss, loss).pairs] for loss in losses]
+
+
+def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[RandomState]:
+    """The random states on every rank, in the order of the ranks; to be called by all of them."""
+    own = _random_state(losses)
+    if not distributed:
+        return [own]
+    states: list[RandomState] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(states, own)
+    return states
+
+
+def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_states: list[RandomState]) -> None:
+    """Write the distillation state in one go: a file that was interrupted never stands under its final name.
+
+    Args:
+        path: ``…/models/distill_<iter>.pth``.
+        losses: The losses.
+        fingerprint: Hash of the teacher's weights.
+        random_states: From :func:`gather_random_states`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    state = {'teacher': fingerprint, 'types': [type(loss).__name__ for loss in losses],
+             'pairs': _pairs(losses),
+             'losses': losses.state_dict(), 'random': random_states}
+    write_atomically(path, lambda part: torch.save(state, part))
+
+
+def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -> None:
+    """Restore what :func:`save_state` wrote.
+
+    Args:
+        path: ``…/models/distill_<iter>.pth``.
+        losses: The losses, built from the same options.
+        fingerprint: Hash of the teacher's weights now.
+        rank: Which rank's random numbers to take; a rank that was not there before keeps its own.
+
+    Raises:
+        StateError: There is no such file, or it belongs to another teacher or to other losses.
+    """
+    if not path.is_file():
+        raise StateError(f'{path} is missing: without the state of the distillation losses training cannot resume; '
+                         'restore the file, or start anew without --auto_resume')
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    if state['teacher'] != fingerprint:
+        raise StateError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
+                         f'{fingerprint[:12]}…); set teacher.weights to the old one, or start anew under another name')
+    types = [type(loss).__name__ for loss in losses]
+    if state['types'] != types:
+        raise StateError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
+                         'resume with the option file the run was started with')
+    if state['pairs'] != _pairs(losses):
+        raise StateError(f'{path} was trained with the taps {state["pairs"]}, now they are {_pairs(losses)}; '
+                         'resume with the option file the run was started with')
+    weights = dict(state['losses'])
+    random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)
+    weights.update(random_state['losses'])
+    try:
+        losses.load_state_dict(weights)
+    except RuntimeError as error:
+        raise StateError(f'{path} does not fit train.distill_opt: {str(error).splitlines()[-1].strip()}; '
+                         'resume with the option file the run was started with') from error
+    _restore_global_random(random_state)

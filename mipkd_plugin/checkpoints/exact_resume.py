@@ -1,0 +1,119 @@
+"""Resuming exactly: an interrupted run ends with the same weights, to the last bit, as one that was not interrupted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import basicsr.train as upstream
+import numpy as np
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+
+from mipkd_plugin.checkpoints.files import random_state_path
+from mipkd_plugin.utils.files import write_atomically
+
+
+def _save_random_state(path: Path) -> None:
+    """Write the state of all generators."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state = {'torch': torch.get_rng_state(), 'python': random.getstate(),
+             'numpy': (name, np.asarray(keys).tolist(), *rest),
+             'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+    write_atomically(path, lambda part: torch.save(state, part))
+
+
+def _restore_random_state(path: Path) -> None:
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    torch.set_rng_state(state['torch'])
+    random.setstate(state['python'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
+
+
+class _Resumption:
+    """What BasicSR's pipeline has read and built, and what is left to catch up with."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.state: dict[str, Any] | None = None
+        self.model: Any = None
+        self.val_loaders: list[Any] = []
+
+    def catch_up(self, prefetcher: Any) -> None:
+        """Skip the batches of this epoch that were trained on, and repeat the validation after the checkpoint."""
+        if self.state is None:
+            return
+        state, self.state = self.state, None
+        iteration, opt = state['iter'], self.options
+        batches = iteration - state['epoch'] * len(prefetcher.ori_loader)
+        for _ in range(batches):
+            prefetcher.next()
+        _restore_random_state(random_state_path(opt['path']['models'], iteration))
+        get_root_logger().info(f'Read past {batches} batches that were trained on before.')
+        if opt.get('val') is not None and iteration % opt['val']['val_freq'] == 0:
+            for loader in self.val_loaders:
+                self.model.validation(loader, iteration, None, opt['val']['save_img'])
+
+
+def _catching_up(prefetcher: type, resumption: _Resumption) -> type:
+    class CatchingUp(prefetcher):  # type: ignore[misc, valid-type]
+        def reset(self) -> None:
+            super().reset()
+            resumption.catch_up(self)
+
+    return CatchingUp
+
+
+@contextmanager
+def exact_resume() -> Iterator[None]:
+    """Inside the block ``basicsr.train.train_pipeline`` resumes exactly (option ``train.exact_resume``).
+
+    BasicSR restarts the epoch: the samples of its first part are seen twice, and random numbers (drop-path, crops
+    without data workers) restart too. Here the random numbers are saved with each checkpoint, the batches that were
+    trained on are read again and dropped, and a validation at the same iteration is repeated.
+    For one process; data workers must not be persistent. On a GPU it is as exact as the kernels are deterministic.
+    """
+    resumption = _Resumption()
+    before = {name: getattr(upstream, name) for name in (
+        'load_resume_state', 'create_train_val_dataloader', 'build_model', 'CPUPrefetcher', 'CUDAPrefetcher')}
+    save_training_state = BaseModel.save_training_state
+
+    def load_resume_state(opt: dict[str, Any]) -> Any:
+        resumption.options, resumption.state = opt, before['load_resume_state'](opt)
+        return resumption.state
+
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> Any:
+        found = before['create_train_val_dataloader'](opt, logger)
+        resumption.val_loaders = found[2]
+        return found
+
+    def build_model(opt: dict[str, Any]) -> Any:
+        resumption.model = before['build_model'](opt)
+        return resumption.model
+
+    @master_only
+    def save_with_random_state(self: Any, epoch: int, current_iter: int) -> None:
+        if current_iter != -1:
+            _save_random_state(random_state_path(self.opt['path']['models'], current_iter))
+        save_training_state(self, epoch, current_iter)
+
+    replaced = {'load_resume_state': load_resume_state, 'create_train_val_dataloader': create_train_val_dataloader,
+                'build_model': build_model,
+                **{name: _catching_up(before[name], resumption) for name in ('CPUPrefetcher', 'CUDAPrefetcher')}}
+    try:
+        for name, value in replaced.items():
+            setattr(upstream, name, value)
+        BaseModel.save_training_state = save_with_random_state
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(upstream, name, value)
+        BaseModel.save_training_state = save_training_state

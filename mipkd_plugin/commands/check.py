@@ -1,0 +1,90 @@
+"""``mipkd check``: check an option file and show what it describes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mipkd_plugin.commands.shared import add_option_file, read, read_checked
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mipkd_plugin.config import Options, Report
+
+HELP = 'check an option file and show what it describes'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``mipkd check``."""
+    add_option_file(parser)
+    mode = parser.add_mutually_exclusive_group()
+    for name in ('train', 'test'):
+        mode.add_argument(f'--{name}', dest='mode', action='store_const', const=name,
+                          help=f'for basicsr {name}, whatever the file looks like')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``mipkd check``.
+
+    Raises:
+        OptionError: With all problems.
+    """
+    if args.mode is None:
+        opt = read(args)
+        if 'compare' in opt:
+            return _check_comparison(opt)
+    opt, is_train, report = read_checked(args, None if args.mode is None else args.mode == 'train', probe='full')
+    return _show_report(opt, 'train' if is_train else 'test', report)
+
+
+def _show_report(opt: Options, command: str, report: Report) -> int:
+    """Show what a checked option file describes; ``command`` is ``train`` or ``test``."""
+    print(f'ok: {opt.source} can be used by basicsr {command}')
+    _show_networks(report)
+    for where, loss in report.built.losses.items():
+        print(f'  loss     {type(loss).__name__}, {_count(loss):,d} parameters (training only)')
+        for pair in report.built.pairs.get(where, []):
+            s, t = pair.student, pair.teacher
+            print(f'           {s.path} {s.channels}×{s.height}×{s.width} <- '
+                  f'{t.path} {t.channels}×{t.height}×{t.width}')
+    _show_images(opt, report)
+    return 0
+
+
+def _check_comparison(opt: Options) -> int:
+    """Check an option file with a block ``compare``, for all of its methods, and show what it describes."""
+    from mipkd_plugin import config
+    from mipkd_plugin.compare import ablated_method, read_comparison
+
+    comparison = read_comparison(opt, probe='full')
+    variants = []
+    if ablated_method(opt) is not None:
+        variants = read_comparison(opt, ablate=(None, {}), probe='full').methods[2:]
+    report = config.check_options(comparison.trials[len(comparison.methods) - 1].options, is_train=True, probe='full')
+    print(f'ok: {opt.source} can be used by mipkd {"compare and mipkd ablate" if variants else "compare"}')
+    _show_networks(report)
+    print(f'  methods  {", ".join(comparison.methods)}')
+    print(f'  seeds    {", ".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in comparison.trials))}')
+    if variants:
+        print(f'  ablation {", ".join(variants)}')
+    print(f'  runs     {len(comparison.trials)} of {comparison.iterations:,d} iterations')
+    _show_images(opt, report)
+    return 0
+
+
+def _show_networks(report: Report) -> None:
+    for role, net in (('student', report.built.student), ('teacher', report.built.teacher)):
+        if net is not None:
+            label = role if report.built.teacher is not None else 'network'
+            print(f'  {label:8} {type(net).__name__}, {_count(net):,d} parameters')
+
+
+def _show_images(opt: Options, report: Report) -> None:
+    for where, count in report.images.items():
+        phase = where.removeprefix('datasets.')
+        print(f'  {phase:8} {opt["datasets"][phase]["name"]}, {count} pairs of images')
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

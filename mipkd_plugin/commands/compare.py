@@ -1,0 +1,34 @@
+"""``mipkd compare``: train with several methods and seeds on equal terms; table and figure."""
+
+from __future__ import annotations
+
+import argparse
+
+from mipkd_plugin.commands.shared import add_comparison, read, report_comparison, require_trainable
+from mipkd_plugin.utils.errors import UsageError
+
+HELP = 'train with several methods and seeds; table and figure'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``mipkd compare``."""
+    parser.add_argument('--methods', nargs='+', metavar='NAME', help='of compare.methods; all of them by default. The '
+                        'control, none, is always there')
+    add_comparison(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``mipkd compare``.
+
+    Raises:
+        MipkdError: The command, the option file or what lies in the folders does not fit.
+    """
+    if args.report:
+        if args.methods or args.seeds:
+            raise UsageError('--report shows all rows of results.csv; leave out --methods and --seeds')
+        return report_comparison(args)
+    require_trainable(args)
+    from mipkd_plugin.compare import read_comparison
+    from mipkd_plugin.compare.session import train
+
+    return train(read_comparison(read(args), args.methods, args.seeds), args.jobs, args.into)

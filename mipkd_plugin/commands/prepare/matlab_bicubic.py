@@ -1,0 +1,69 @@
+"""Bicubic downsampling to the last bit as MATLAB does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.utils.matlab_functions import calculate_weights_indices
+from numpy.typing import NDArray
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """Let the BasicSR's ``calculate_weights_indices`` compute in double precision, as MATLAB does."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@lru_cache(maxsize=64)
+def _weights(length: int, scale: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weights and zero-based source rows, both (length / scale, taps); mirrored beyond the border."""
+    with _float64():
+        weights, rows, before, _ = calculate_weights_indices(
+            length, length // scale, 1 / scale, 'cubic', kernel_width=4, antialiasing=True)
+    wrapped = (rows.numpy().astype(np.int64) - before) % (2 * length)
+    return weights.numpy(), np.where(wrapped < length, wrapped, 2 * length - 1 - wrapped)
+
+
+def _shrink_rows(image: NDArray[Any], scale: int) -> NDArray[Any]:
+    weights, rows = _weights(image.shape[0], scale)
+    shape = (-1, ) + (1, ) * (image.ndim - 1)
+    total = np.zeros((weights.shape[0], *image.shape[1:]))
+    for tap in range(weights.shape[1]):
+        total += weights[:, tap].reshape(shape) * image[rows[:, tap]]
+    return np.floor(np.clip(total, 0, 255) + 0.5).astype(np.uint8)  # MATLAB rounds halves up
+
+
+def bicubic_downsample(image: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Shrink an image exactly as MATLAB's ``imresize(image, 1 / scale, 'bicubic')`` does with uint8.
+
+    The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns, and the values are rounded
+    to uint8 after each pass. The BasicSR's own float ``imresize`` does not round and differs by 1-2 levels.
+
+    Args:
+        image: uint8, (H, W) or (H, W, 3). It is first cropped top-left to a multiple of ``scale``.
+        scale: Whole-number factor.
+
+    Returns:
+        uint8, (H // scale, W // scale) or (H // scale, W // scale, 3).
+
+    Raises:
+        TypeError: The image is not uint8.
+        ValueError: The image is not (H, W) or (H, W, C), or is smaller than ``scale``.
+    """
+    if image.dtype != np.uint8:
+        raise TypeError(f'bicubic_downsample works on uint8 images; got {image.dtype}.')
+    if image.ndim not in (2, 3) or min(image.shape[:2]) < scale:
+        raise ValueError(f'an image of shape {image.shape} cannot be shrunk by {scale}.')
+    height, width = (side // scale * scale for side in image.shape[:2])
+    rows_done = _shrink_rows(image[:height, :width], scale)
+    return np.ascontiguousarray(_shrink_rows(rows_done.swapaxes(0, 1), scale).swapaxes(0, 1))

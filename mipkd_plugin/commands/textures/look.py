@@ -1,0 +1,199 @@
+"""Looking at one image with the KRNets of a training run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mipkd_plugin import config
+from mipkd_plugin.archs.krnet_arch import KRNet
+from mipkd_plugin.checkpoints.distill_state import load_state
+from mipkd_plugin.checkpoints.files import find_checkpoints
+from mipkd_plugin.commands.textures.sheet import Caption, TapTextures, draw_sheet, look
+from mipkd_plugin.losses.krnet_loss import KRNetLoss
+from mipkd_plugin.utils.errors import MipkdError
+
+if TYPE_CHECKING:
+    from mipkd_plugin.config import Options
+
+
+class TextureError(MipkdError):
+    """No sheet can be drawn; the message says what is wrong, where, and how to fix it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One tap of one KRNetLoss.
+
+    Attributes:
+        label: ``tap 2 of 3``, with the number of the loss before it if there are several.
+        file: Name of the sheet.
+        pair: (student module path, teacher module path).
+        textures: What the KRNet made of the image.
+    """
+
+    label: str
+    file: str
+    pair: tuple[str, str]
+    textures: TapTextures
+
+    def __str__(self) -> str:
+        weights = ' '.join(f'{weight:.3f}' for weight in self.textures.weights)
+        return f'{self.label}: {" <- ".join(self.pair)}  weights {weights}  L_kr {self.textures.distance:.4f}'
+
+
+def read_crop(path: Path, size: int, window: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read an image and cut out its middle.
+
+    Args:
+        path: Image file.
+        size: Largest side of the crop, pixels; 0: as large as the image.
+        window: What both of its sides must be a multiple of.
+
+    Returns:
+        RGB in [0, 1], (H, W, 3), float32; and (height, width) of the whole image.
+
+    Raises:
+        TextureError: There is no such image, or no crop of this size in it.
+    """
+    if not path.is_file():
+        raise TextureError(f'--image {path}: {"is no file" if path.exists() else "does not exist"}; '
+                           'give a low-resolution image, PNG or JPG')
+    try:
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        image = None
+    if image is None:
+        raise TextureError(f'--image {path}: cannot be read as an image; give a PNG or JPG that is not damaged')
+    if size < 0 or 0 < size < window:
+        raise TextureError(f'--size {size}: must be 0 (the whole image), or at least {window}'
+                           + (', the window of the networks' if window > 1 else ''))
+    height, width = image.shape[:2]
+    if min(height, width) < window:
+        raise TextureError(f'--image {path}: is {width}×{height}, smaller than one window of the networks, '
+                           f'{window}×{window}; give a larger image')
+    rows, columns = (min(side, size or side) // window * window for side in (height, width))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    crop = image[top:top + rows, left:left + columns, ::-1].astype(np.float32) / 255
+    return np.ascontiguousarray(crop), (height, width)
+
+
+def choose_checkpoint(opt: Options, iteration: int | None) -> tuple[str, Path, Path]:
+    """(Its label, student, distillation state) of the checkpoint to look at.
+
+    Args:
+        opt: Options of the run.
+        iteration: Which; None: ``latest``, or the highest there is.
+
+    Raises:
+        TextureError: There is none, or not this one.
+    """
+    folder = config.models_folder(opt)
+    found = find_checkpoints(folder)
+    if not found:
+        raise TextureError(f'{folder}: holds no net_g_<iter>.pth with a distill_<iter>.pth beside it, from '
+                           f'{Path.cwd()}; train first: basicsr train -opt {opt.source}')
+    label = list(found)[-1] if iteration is None else str(iteration)
+    if label not in found:
+        raise TextureError(f'--iter {iteration}: {folder} has not both net_g_{label}.pth and distill_{label}.pth; '
+                           f'there are: {", ".join(found)} (latest is taken without --iter)')
+    return label, *found[label]
+
+
+def require_krnet(opt: Options) -> None:
+    """Check that the options train KRNets on color images.
+
+    Raises:
+        TextureError: They do not.
+        OptionError: Teacher or losses are not as they must be.
+    """
+    entries = [entry for _, entry in config.distillation_entries(opt)]
+    kinds = [entry.get('type') if isinstance(entry, Mapping) else entry for entry in entries]
+    if not kinds:
+        raise TextureError(_no_krnet(opt, 'has no train.distill_opt'))
+    config.require_valid_distillation(opt)
+    if not any(isinstance(loss, KRNetLoss) for loss in config.build_losses(opt)):
+        raise TextureError(_no_krnet(opt, f'train.distill_opt holds only {", ".join(map(str, kinds))}'))
+    if config.probe_shape(opt)[0] != 3:
+        raise TextureError(f'{opt.source}: datasets.train.color is y, and only networks that take RGB images can be '
+                           'looked into; give a run that trains on color images')
+
+
+def _no_krnet(opt: Options, reason: str) -> str:
+    return (f'{opt.source}: no KRNetLoss, {reason}; give the option file of a run with one, '
+            'such as options/train_KRNet_EDSR_x2_small.yml')
+
+
+def see(opt: Options, weights: Path, state: Path, lq: Tensor) -> list[Seen]:
+    """Load what a run has saved and let all of its KRNets look at an image.
+
+    Args:
+        opt: Options of the run.
+        weights: ``net_g_<iter>.pth``: the student that the KRNets were trained with is under ``params``.
+        state: ``distill_<iter>.pth``.
+        lq: The image (1, 3, H, W), RGB in [0, 1].
+
+    Raises:
+        OptionError: Student or teacher do not fit the options, or a file is damaged.
+        TapError: The taps do not fit the networks.
+        StateError: The state belongs to another teacher or other losses.
+    """
+    student = config.load_student(opt, weights, state)
+    distillation = config.build_distillation(opt, student)
+    losses = nn.ModuleList(distillation.losses.values()).eval()
+    load_state(state, losses, distillation.fingerprint, rank=0)
+    nets = distillation.attach(student)
+    with torch.no_grad():
+        of_student, of_teacher = nets.student(lq).features, nets.teacher(lq).features
+    krnets = [loss for loss in losses if isinstance(loss, KRNetLoss)]
+    seen = []
+    for number, loss in enumerate(krnets, 1):
+        which, prefix = ('', '') if len(krnets) == 1 else (f'KRNetLoss {number}, ', f'loss_{number}_')
+        for tap, (network, (s, t)) in enumerate(zip(loss.networks, loss.pairs), 1):
+            textures = look(cast(KRNet, network), of_student[s], of_teacher[t])
+            seen.append(Seen(f'{which}tap {tap} of {len(loss.pairs)}', f'{prefix}tap_{tap}.png', (s, t), textures))
+    return seen
+
+
+def draw(opt: Options, args: argparse.Namespace) -> int:
+    """Draw a sheet for each tap; nothing is written before everything is computed. Returns the exit code.
+
+    Args:
+        opt: Options of the run.
+        args: With ``image``, ``iter``, ``out`` and ``size``.
+
+    Raises:
+        MipkdError: Something is missing or does not fit.
+    """
+    require_krnet(opt)
+    crop, (height, width) = read_crop(args.image, args.size, config.window_size(opt))
+    label, weights, state = choose_checkpoint(opt, args.iter)
+    out = args.out or Path('results') / f'textures_{opt["name"]}_{label}_{args.image.stem}'
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TextureError(f'--out {out}: {"is not empty" if out.is_dir() else "is a file"}; '
+                           'choose another folder with --out, or delete this one')
+    seen = see(opt, weights, state, torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TextureError(f'--out {out}: cannot be made ({error.strerror}); choose another folder') from error
+    part = f'{crop.shape[1]}×{crop.shape[0]}'
+    where = part if (height, width) == crop.shape[:2] else f'middle {part} of {width}×{height}'
+    iteration = 'latest iteration' if label == 'latest' else f'iteration {label}'
+    for one in seen:
+        caption = Caption(f'{opt["name"]}, {iteration}, {one.label}', [
+            f'student {one.pair[0]}  ←  teacher {one.pair[1]}',
+            f'image {args.image.name}, {where} LR pixels',
+            f'L_kr of this tap and image: {one.textures.distance:.4f}   (sum of weight × mean difference)'])
+        draw_sheet(one.textures, crop, caption, out / one.file)
+        sys.stdout.write(f'{out / one.file}\n  {one}\n')
+    return 0

@@ -1,0 +1,222 @@
+"""The block ``compare``: one option file, many runs that differ in nothing but the losses and the seed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from mipkd_plugin.compare.ablation import ablated_method, arguments_of, variants
+from mipkd_plugin.compare.checks import check_block, check_measuring, check_seeds, choose, metric_names, testsets_of
+from mipkd_plugin.config.check import check_options
+from mipkd_plugin.config.components import check_teacher_network, find_model, lookup
+from mipkd_plugin.config.keys import MAPPING, TEXT
+from mipkd_plugin.config.plugins import absolute_imports
+from mipkd_plugin.config.problems import Context, OptionError, Options, located
+from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
+
+_NOT_PROTOCOL = ('name', 'manual_seed', 'logger', 'num_gpu', 'compare', 'imports')
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a comparison.
+
+    Attributes:
+        method: Its name in the table.
+        seed: ``manual_seed``.
+        options: The whole option file of the run.
+    """
+
+    method: str
+    seed: int
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the run and of its folder."""
+        return str(self.options['name'])
+
+    @property
+    def losses(self) -> str:
+        """The losses with all their options, as JSON."""
+        return losses_text(self.options['train'].get('distill_opt', []))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        name: Of the comparison and of its folder.
+        trials: All runs, seed by seed.
+        methods: The chosen ones, the control first.
+        losses: Method → its losses with all their options, as JSON, of all methods of the option file, in the order of the table.
+        testsets: In the order of the option file.
+        metrics: Names of PSNR and of SSIM in ``val.metrics``.
+        iterations: Of each run.
+        protocol_hash: Digest of all that the runs have in common.
+    """
+
+    name: str
+    trials: list[Trial]
+    methods: list[str]
+    losses: dict[str, str]
+    testsets: list[str]
+    metrics: tuple[str, str]
+    iterations: int
+    protocol_hash: str
+
+
+def losses_text(losses: Any) -> str:
+    """One loss or a list of them as a line of JSON, to be compared with another.
+
+    Options that are left out are in it with their defaults, which may change one day.
+    """
+    entries = losses if isinstance(losses, list) else [losses]
+    return json.dumps([{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries],
+                      sort_keys=True, default=str)
+
+
+def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
+    """Name of the folder under ``experiments/`` for tables and figures of a comparison, or of an ablation."""
+    return f'{opt.get("name")}_ablate_{ablated}' if ablated else str(opt.get('name'))
+
+
+def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None,
+                    ablate: tuple[str | None, Mapping[str, Sequence[Any]]] | None = None, *, files: bool = True,
+                    probe: str = 'small') -> Comparison:
+    """Check a comparison and everything that it would run. Nothing is written.
+
+    Args:
+        opt: The option file.
+        methods: Names under ``compare.methods``; None: all of them. The control is always added.
+        seeds: ``manual_seed`` of the runs; None: ``compare.seeds``.
+        ablate: (method, option → values) to compare variants of one method; None and empty for what the file says.
+        files: Whether to look at data and weights on disk; without them the protocol is not that of a run.
+        probe: As for :func:`~mipkd_plugin.config.check.check_options`.
+
+    Raises:
+        OptionError: With all problems.
+    """
+    ctx = Context(opt, is_train=True, files=files)
+    ctx.problems += opt.problems
+    if not isinstance(opt.get('compare'), Mapping):
+        what = f'must be a block of keys, not {opt["compare"]!r}' if 'compare' in opt else 'is missing'
+        ctx.add('compare', what, 'write compare: {seeds: [0, 1, 2], methods: {NAME: {type: LOSS, …}}}')
+        raise OptionError(located(ctx.problems, opt), opt.source)
+    known = check_block(ctx)
+    homes = {name: f'compare.methods.{name}' for name in known}
+    seeds = check_seeds(ctx, seeds)
+    check_measuring(ctx)
+    _check_rest(ctx)
+    if ablate is not None:
+        known, homes = variants(ctx, known, *ablate)
+    chosen = choose(ctx, known, methods)
+    protocol, trials = '', []
+    if ctx.clean('model_type') and MAPPING.fits(opt.get('train')):
+        trials = [Trial(name, seed, _derive(opt, name, known[name], seed)) for seed in seeds or [0] for name in chosen]
+        _check_names(ctx, trials)
+        protocol = _check_trials(ctx, trials[:len(chosen)], homes, probe)
+    if ctx.problems:
+        raise OptionError(located(ctx.problems, opt), opt.source)
+    psnr, ssim = map(str, metric_names(opt))
+    folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
+    return Comparison(folder, trials, chosen, {name: losses_text(losses) for name, losses in known.items()},
+                      testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol)
+
+
+def _check_rest(ctx: Context) -> None:
+    """Check the keys from which the option files of the runs are derived."""
+    for key, kind in (('name', TEXT), ('model_type', TEXT), ('train', MAPPING)):
+        if not kind.fits(ctx.opt.get(key)):
+            what = f'must be {kind.name}, not {ctx.opt[key]!r}' if key in ctx.opt else 'is missing'
+            ctx.add(key, what, f'write {key}: {kind.name}')
+    find_model(ctx)
+    if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
+        name = 'SwinIRDistillModel' if 'SwinIR' in ctx.opt['model_type'] else 'DistillModel'
+        ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; the control gets a model that does not by '
+                'itself', f'write model_type: {name}')
+
+
+def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
+    """Two methods must not train in one folder."""
+    count = Counter(trial.name for trial in trials)
+    for name in (name for name, times in count.items() if times > 1):
+        methods = list(dict.fromkeys(trial.method for trial in trials if trial.name == name))
+        ctx.add('compare', f'{" and ".join(map(repr, methods))} would both train in experiments/{name}',
+                'name one of them otherwise, or try their values in turn')
+
+
+def _derive(opt: Options, method: str, losses: Any, seed: int) -> dict[str, Any]:
+    """The option file of one run."""
+    own = copy.deepcopy({key: value for key, value in opt.items() if key != 'compare'})
+    slug = re.sub(r'[^A-Za-z0-9._+]+', '-', method)
+    own.update(name=f'{opt.get("name")}_{slug}_seed{seed}', manual_seed=seed)
+    imports = absolute_imports(opt)
+    if imports:
+        own['imports'] = imports
+    own['train']['exact_resume'] = True
+    own['train'].pop('distill_opt', None)
+    if losses:
+        own['train']['distill_opt'] = copy.deepcopy(losses)
+    else:
+        own['model_type'] = _plain_model(str(opt.get('model_type')))
+        own.pop('teacher', None)
+    return own
+
+
+def _plain_model(model_type: str) -> str:
+    """The model class behind ``DistillMixin`` in a class that distills."""
+    bases = getattr(lookup(MODEL_REGISTRY, model_type), '__mro__', ())
+    names = [base.__name__ for base in bases]
+    behind = names[names.index('DistillMixin') + 1:] if 'DistillMixin' in names else []
+    return next((name for name in behind if lookup(MODEL_REGISTRY, name) is not None), model_type)
+
+
+def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str], probe: str) -> str:
+    """Check the option file of each method; return the protocol.
+
+    Problems go to ``ctx``, with the places where they stand in the comparison's own file.
+    """
+    teacher, images = '', {}
+    for trial in trials:
+        report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
+        home, said = homes.get(trial.method, ''), {problem.what for problem in ctx.problems}
+        for problem in report.problems:
+            if not problem.where.startswith('train.distill_opt'):
+                ctx.problems.append(problem)
+            elif home.startswith('compare.methods'):
+                ctx.problems.append(replace(problem, where=home + problem.where.removeprefix('train.distill_opt')))
+            elif problem.what not in said:  # of a variant, but not of the method that it is one of
+                ctx.problems.append(replace(problem, where=home))
+        images = report.images
+        teacher = report.built.fingerprint or teacher
+    if not teacher:
+        teacher = _fingerprint_of_teacher(ctx)
+    shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}
+    shared['train'] = {key: value for key, value in ctx.section('train').items() if key != 'distill_opt'}
+    text = json.dumps([shared, teacher, images, *_digests_of_start(ctx)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _digests_of_start(ctx: Context) -> list[str]:
+    """Digest of the file that all students start from, if there is one."""
+    start = ctx.section('path').get('pretrain_network_g')
+    if not start or not ctx.files or not ctx.clean('path'):
+        return []
+    return [hashlib.sha256(ctx.path(start).read_bytes()).hexdigest()]
+
+
+def _fingerprint_of_teacher(ctx: Context) -> str:
+    """Fingerprint of the teacher where no method of this call has built it: the control belongs to the same protocol."""
+    check_teacher_network(ctx)
+    net = load_teacher(ctx) if ctx.clean('teacher.network') else None
+    return '' if net is None else teacher_fingerprint(net)

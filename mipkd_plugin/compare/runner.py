@@ -1,0 +1,107 @@
+"""All runs of a comparison, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mipkd_plugin.compare.block import Comparison, Trial
+from mipkd_plugin.compare.logs import read_history
+from mipkd_plugin.compare.results import RESULTS, Row, rows_of, write_rows
+from mipkd_plugin.compare.runs import InterruptedRunError, RunError, Runner, commit_of, hardware_of, run_folder
+
+
+class ComparisonRunner:
+    """Trains the missing runs of a comparison and keeps its ``results.csv``.
+
+    Args:
+        comparison: The comparison.
+        folder: Its folder.
+        rows: The rows of its ``results.csv``.
+    """
+
+    def __init__(self, comparison: Comparison, folder: Path, rows: Sequence[Row]) -> None:
+        self.comparison = comparison
+        self.folder = folder
+        self.rows = list(rows)
+        self.runner = Runner(folder, comparison.protocol_hash)
+        self.ended = 0
+
+    def run(self, jobs: int) -> list[RunError]:
+        """Train the missing runs; write ``results.csv`` after each of them.
+
+        Returns:
+            Why runs failed.
+
+        Raises:
+            KeyboardInterrupt: After all runs have been stopped.
+        """
+        failures = []
+        todo = [trial for trial in self.comparison.trials if not self._is_there(trial)]
+        self.ended = len(self.comparison.trials) - len(todo)
+        if self.ended:
+            tqdm.write(f'{self.ended} of {len(self.comparison.trials)} runs are in {self.folder / RESULTS}')
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                futures = {pool.submit(self._measure, trial): trial for trial in todo}
+                for future in as_completed(futures):
+                    failures += self._take(future, futures[future])
+            except BaseException:
+                tqdm.write('stopping; type the same command to continue from the last checkpoints')
+                self.runner.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return failures
+
+    def _is_there(self, trial: Trial) -> bool:
+        found = {row.testset for row in self.rows if (row.method, row.seed) == (trial.method, trial.seed)}
+        return found >= set(self.comparison.testsets)
+
+    def _measure(self, trial: Trial) -> list[Row]:
+        """Train a run unless it is finished, and read its results from the log."""
+        rows = self._collect(trial)
+        if rows:
+            return rows
+        with tqdm(desc=f'{trial.method} seed {trial.seed}', total=self.comparison.iterations, unit='it', disable=None,
+                  leave=False) as bar:
+            self.runner.train(trial, lambda iteration: _advance(bar, iteration))
+        rows = self._collect(trial)
+        if not rows:
+            raise RunError(f'{trial.name} has ended, but its log in {run_folder(trial)} has no validation at iteration '
+                           f'{self.comparison.iterations} on {", ".join(self.comparison.testsets)}')
+        return rows
+
+    def _collect(self, trial: Trial) -> list[Row]:
+        history = read_history(run_folder(trial), self.comparison.iterations)
+        if not history.metrics:
+            return []
+        return rows_of(trial, self.comparison, history, commit_of(trial), hardware_of(trial))
+
+    def _take(self, future: Future[list[Row]], trial: Trial) -> list[RunError]:
+        self.ended += 1
+        line = f'[{self.ended}/{len(self.comparison.trials)}] {trial.method} seed {trial.seed}: '
+        try:
+            rows = future.result()
+        except RunError as error:
+            tqdm.write(f'{line}failed')
+            return [error]
+        except InterruptedRunError:
+            return []
+        self.rows = [row for row in self.rows if (row.method, row.seed) != (trial.method, trial.seed)] + rows
+        write_rows(self.folder / RESULTS, self.rows, self.comparison)
+        measured = ', '.join(f'{row.testset} {row.psnr:.3f} dB' for row in rows)
+        tqdm.write(f'{line}{measured}, {rows[0].seconds:.0f} s')
+        return []
+
+
+def _advance(bar: tqdm, iteration: int) -> None:  # type: ignore[type-arg]
+    """Show an iteration. Time is measured from the first one that is shown, whether a run is new or resumed."""
+    if bar.n == 0:
+        bar.initial = bar.n = iteration
+        bar.unpause()
+        bar.refresh()
+    else:
+        bar.update(iteration - bar.n)

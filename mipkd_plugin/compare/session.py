@@ -1,0 +1,126 @@
+"""Carrying out a comparison: train the missing runs, then table and figure; or table and figure alone."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mipkd_plugin.compare.block import Comparison
+from mipkd_plugin.compare.report import write_report
+from mipkd_plugin.compare.results import RESULTS, ResultsError, Row, read_rows, refuse_other_protocol
+from mipkd_plugin.compare.runner import ComparisonRunner
+from mipkd_plugin.compare.runs import EXPERIMENTS, refuse_other_options
+from mipkd_plugin.utils.errors import UsageError
+from mipkd_plugin.utils.files import write_atomically
+from mipkd_plugin.utils.locks import TakenError, alone
+
+
+def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
+    """Train what is missing, and report.
+
+    Args:
+        comparison: The comparison.
+        jobs: Number of runs at the same time.
+        into: File to put the table into, or None.
+
+    Returns:
+        Exit code: 1 if a run failed, else 0.
+
+    Raises:
+        MipkdError: Results or folders of another protocol are in the way; nothing was written.
+    """
+    folder = EXPERIMENTS / comparison.name
+    if into is not None:
+        _split(into, comparison.name)
+    _own_rows(folder, comparison)
+    for trial in comparison.trials:
+        refuse_other_options(trial, comparison.protocol_hash)
+    try:
+        with alone(folder / 'lock'):
+            failures = ComparisonRunner(comparison, folder, _own_rows(folder, comparison)).run(jobs)
+    except TakenError as error:
+        raise UsageError(f'another mipkd is at work in {folder}; wait for it, or stop it') from error
+    rows = read_rows(folder / RESULTS)
+    if rows:
+        _show(rows, folder, into)
+    for failure in failures:
+        sys.stderr.write(f'\n{failure}\n')
+    return 1 if failures else 0
+
+
+def report(path: Path, into: Path | None) -> int:
+    """Make table and figure of a ``results.csv``; returns the exit code.
+
+    Args:
+        path: ``results.csv``.
+        into: File to put the table into, or None.
+
+    Raises:
+        ResultsError: There are no rows, or they are damaged.
+        UsageError: A file cannot be written.
+    """
+    rows = read_rows(path)
+    if not rows:
+        raise ResultsError(f'{path} {"holds no rows" if path.exists() else "does not exist"}; run the command without '
+                           '--report first')
+    if into is not None:
+        _split(into, path.resolve().parent.name)
+    _show(rows, path.parent, into)
+    return 0
+
+
+def results_path(name: str) -> Path:
+    """``results.csv`` of a comparison."""
+    return EXPERIMENTS / name / RESULTS
+
+
+def _own_rows(folder: Path, comparison: Comparison) -> list[Row]:
+    rows = read_rows(folder / RESULTS)
+    refuse_other_protocol(folder / RESULTS, rows, comparison)
+    return rows
+
+
+def _show(rows: Sequence[Row], folder: Path, into: Path | None) -> None:
+    try:
+        table = write_report(rows, folder)
+    except OSError as error:
+        raise UsageError(f'{error.filename or folder} cannot be written ({error.strerror}); change its rights, or copy '
+                         f'{RESULTS} elsewhere and name it with --report --results') from error
+    sys.stdout.write(f'\n{table}\nWritten to {folder}: {RESULTS}, table.md, table.tex, figure.png\n')
+    if into is not None:
+        _put(into, folder.resolve().name, table)
+
+
+def _put(into: Path, name: str, table: str) -> None:
+    """Put a table between its marks in a file; the file keeps its rights."""
+    before, after = _split(into, name)
+    target = into.resolve()
+
+    def write(part: Path) -> None:
+        part.write_text(before + table + after, encoding='utf-8')
+        shutil.copymode(target, part)
+
+    try:
+        write_atomically(target, write)
+    except OSError as error:
+        raise UsageError(f'--into {into} cannot be written: {error.strerror}') from error
+
+
+def _split(path: Path, name: str) -> tuple[str, str]:
+    """A text before and after the place for the table.
+
+    Raises:
+        UsageError: There is no such place, or more than one.
+    """
+    begin, end = f'<!-- {name} -->\n', f'<!-- /{name} -->'
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'--into {path} cannot be read: {getattr(error, "strerror", None) or error}') from error
+    start = text.find(begin) + len(begin)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < start:
+        raise UsageError(f'--into {path} needs a line {begin.strip()} and below it a line {end}, once each, to put the '
+                         'table between')
+    return text[:start], text[text.index(end):]

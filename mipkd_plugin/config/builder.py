@@ -1,0 +1,220 @@
+"""The one builder of what distills: teacher and losses, checked against the student in a probe run and a trial step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
+from torch import Tensor, nn
+
+from mipkd_plugin.config.components import construct, distillation_entries
+from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
+from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context
+from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
+from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.losses.binding import BindError, bind, tap
+from mipkd_plugin.losses.trial_step import trial_problem
+from mipkd_plugin.networks.step import NetPair
+from mipkd_plugin.networks.trunk import TapError, resolve_taps
+
+
+@dataclass
+class Distillation:
+    """What distills into a student.
+
+    Attributes:
+        teacher: The teacher, frozen, with its weights.
+        losses: YAML path → loss of ``train.distill_opt``, bound.
+        probe: The images (1, C, H, W) of the probe run, as large as a training patch.
+    """
+
+    teacher: nn.Module
+    losses: dict[str, DistillationLoss]
+    probe: Tensor
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the teacher's weights."""
+        return teacher_fingerprint(self.teacher)
+
+    def attach(self, student: nn.Module, runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
+        """Tap a student of the checked architecture.
+
+        Args:
+            student: The student, unwrapped.
+            runner: Its ``DistributedDataParallel`` wrapper, if it has one.
+        """
+        return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner)
+
+
+@dataclass
+class Built:
+    """What a check has built; None or empty where options did not allow it.
+
+    Attributes:
+        student: From ``network_g``, with random weights, or the one that was given.
+        teacher: From ``teacher``.
+        losses: YAML path → loss of ``train.distill_opt``.
+        pairs: YAML path → tap pairs, as the probe run saw them.
+        distillation: Teacher and losses, if all of them fit the student.
+    """
+
+    student: nn.Module | None = None
+    teacher: nn.Module | None = None
+    losses: dict[str, DistillationLoss] = field(default_factory=dict)
+    pairs: dict[str, list[TapPair]] = field(default_factory=dict)
+    distillation: Distillation | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the teacher's weights, if there is a teacher."""
+        if self.distillation is not None:
+            return self.distillation.fingerprint
+        return None if self.teacher is None else teacher_fingerprint(self.teacher)
+
+
+def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None) -> Built:
+    """Build student, teacher and losses as far as their options are in order; check that they fit together.
+
+    Args:
+        ctx: Options, and where problems go.
+        probe: Run the networks on a ``small`` patch, on one of ``full`` training size, or ``none``. Only a ``full``
+            probe run makes losses that can train.
+        student: The student, if there is one; it is left as it is.
+    """
+    built = Built(student)
+    if student is None and ctx.clean('network_g') and isinstance(ctx.opt.get('network_g'), Mapping):
+        built.student = construct(ctx, 'network_g', ctx.opt['network_g'], ARCH_REGISTRY)
+    if ctx.is_train:
+        check_windows(ctx)
+    if ctx.distills and ctx.is_train:
+        _build_teacher_and_losses(ctx, built)
+    if probe == 'none':
+        return built
+    shape = probe_shape(ctx.opt) if probe == 'full' else small_shape(ctx.opt)
+    sizes_fit = [check_output(ctx, net, where) for net, where in (
+        (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
+    if built.student is not None and built.teacher is not None:
+        if all(sizes_fit):
+            _fit(ctx, built, shape)
+        else:
+            _check_names_of_taps(ctx, built)
+    return built
+
+
+def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
+    if ctx.clean('teacher.network'):
+        built.teacher = load_teacher(ctx)
+        if built.teacher is not None and built.student is not None:
+            built.teacher.to(next(built.student.parameters()).device)
+    for where, options in distillation_entries(ctx.opt):
+        loss = construct(ctx, where, options, LOSS_REGISTRY) if ctx.clean(where) else None
+        if loss is not None:
+            built.losses[where] = loss
+            _check_batch(ctx, loss)
+
+
+def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
+    size, where = ctx.section('datasets', 'train').get('batch_size_per_gpu'), 'datasets.train.batch_size_per_gpu'
+    if isinstance(size, int) and 0 < size < loss.min_batch_size and ctx.clean(where):
+        ctx.add(where, f'is {size}, and {type(loss).__name__} needs {loss.min_batch_size} images or more in a batch: '
+                f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {loss.min_batch_size}, or more')
+
+
+def _fit(ctx: Context, built: Built, shape: tuple[int, int, int]) -> None:
+    """Bind all losses and try one step of each. The weights of mixers depend on ``manual_seed`` alone."""
+    student, teacher, losses = built.student, built.teacher, built.losses
+    if student is None or teacher is None:
+        return
+    device = next(student.parameters()).device
+    seed = ctx.opt.get('manual_seed')
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        torch.manual_seed(seed if isinstance(seed, int) else int.from_bytes(os.urandom(4), 'big'))
+        probe = torch.rand(1, *shape).to(device)
+        try:
+            nets = bind(list(losses.values()), student, teacher, probe)
+        except BindError as error:
+            _add_bind_problems(ctx, list(losses), error)
+            return
+        except FOREIGN_ERRORS as error:
+            where = next((where for where, loss in losses.items() if not loss.is_bound), 'train.distill_opt')
+            ctx.add(where, f'cannot be bound to the networks: {type(error).__name__}: {error}',
+                    'fix the argument named in the message, or the build() of the class')
+            return
+    built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
+                   for where, loss in losses.items()}
+    _try(ctx, losses, nets)
+    nets.close()
+    if all(ctx.clean(where) for where in losses):
+        built.distillation = Distillation(teacher, losses, probe)
+
+
+def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair) -> None:
+    for where, loss in losses.items():
+        name = type(loss).__name__
+        try:
+            problem = trial_problem(loss, nets, small_shape(ctx.opt), ctx.scale or 1)
+        except FOREIGN_ERRORS as error:
+            ctx.add(where, f'{name} fails in a trial step: {type(error).__name__}: {error}',
+                    'fix the argument named in the message, or the forward() of the class')
+            continue
+        if problem:
+            ctx.add(where, f'{name} fails in a trial step: {problem}', 'fix the forward() of the class')
+
+
+def _check_names_of_taps(ctx: Context, built: Built) -> None:
+    """The networks do not fit, but taps that do not exist can be named all the same."""
+    for where, loss in built.losses.items():
+        try:
+            resolve_taps(loss.taps, *(net for net in (built.student, built.teacher) if net is not None))
+        except TapError as error:
+            for problem in error.problems:
+                ctx.add(f'{where}.taps', problem.removeprefix('taps: '), _list_taps(ctx))
+
+
+def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> None:
+    for problem in error.problems:
+        if problem.loss is None:
+            ctx.add('teacher.network', problem.what, problem.remedy)
+        elif problem.about_taps:
+            ctx.add(f'{places[problem.loss]}.taps', problem.what.removeprefix('taps: '), _list_taps(ctx))
+        else:
+            ctx.add(places[problem.loss], problem.what, problem.remedy)
+
+
+def _list_taps(ctx: Context) -> str:
+    source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
+    return f'list the modules that can be tapped: mipkd taps -opt {source}'
+
+
+_prepared: dict[str, Distillation] = {}
+
+
+@contextmanager
+def prepared(opt: Mapping[str, Any], distillation: Distillation | None) -> Iterator[None]:
+    """Inside the block, the first model with these options takes what the check has built, instead of building it."""
+    key = _key(opt)
+    if distillation is not None:
+        _prepared[key] = distillation
+    try:
+        yield
+    finally:
+        _prepared.pop(key, None)
+
+
+def take_prepared(opt: Mapping[str, Any]) -> Distillation | None:
+    """What a check in this process has built for these options; only once, as training changes it."""
+    return _prepared.pop(_key(opt), None)
+
+
+def _key(opt: Mapping[str, Any]) -> str:
+    train = opt.get('train')
+    losses = train.get('distill_opt') if isinstance(train, Mapping) else None
+    return json.dumps([opt.get('network_g'), opt.get('teacher'), losses], sort_keys=True, default=str)

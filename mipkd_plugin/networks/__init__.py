@@ -1,0 +1,1 @@
+"""Networks with taps: features out, features in again. Knows no option and no method."""

@@ -1,0 +1,34 @@
+"""Locks that end with the process that holds them, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mipkd_plugin.utils.errors import MipkdError
+
+
+class TakenError(MipkdError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock inside the block.
+
+    Args:
+        path: The file to lock; made if needed, and left where it is: a file that is removed cannot be locked by two.
+
+    Raises:
+        TakenError: Another process, or another thread of this one, holds it.
+    """
+    import fcntl  # there is none on Windows, where the other commands need none
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TakenError(f'{path} is locked') from error
+        yield

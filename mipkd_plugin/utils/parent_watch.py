@@ -1,0 +1,31 @@
+"""A process that ends with its parent, even if the parent is killed.
+
+The parent passes on the reading end of a pipe and never writes to it: when the parent is gone, the pipe ends.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+_VARIABLE = 'MIPKD_PARENT_WATCH'
+EXIT_CODE = 143
+"""Exit code of a process whose parent is gone; the same as after SIGTERM."""
+
+
+def environment(descriptor: int) -> dict[str, str]:
+    """Environment variables that tell a child process to watch the reading end ``descriptor``."""
+    return {_VARIABLE: str(descriptor)}
+
+
+def watch_parent() -> None:
+    """End this process as soon as its parent is gone; does nothing where nobody asked for it."""
+    text = os.environ.pop(_VARIABLE, '')
+    if text.isdigit():
+        threading.Thread(target=_wait, args=(int(text), ), daemon=True).start()
+
+
+def _wait(descriptor: int) -> None:
+    while os.read(descriptor, 1):
+        pass
+    os._exit(EXIT_CODE)

@@ -1,0 +1,119 @@
+"""Types of options with their ranges, and the check of a constructor's arguments against them.
+
+The ranges stand once, in the signature of a loss or an architecture. ``@checked`` on ``__init__`` refuses whatever lies
+outside, all mistakes at once. pydantic does the work, in strict mode: a text is never a number, ``true`` is not 1.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
+
+from mipkd_plugin.utils.errors import MipkdError
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Weight of one term of several: 0 (the term is not computed) or more."""
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A number from 0 to 1: a probability, a ratio, a momentum."""
+
+Count = Annotated[int, Field(ge=1)]
+"""A whole number of at least 1."""
+
+CountOrZero = Annotated[int, Field(ge=0)]
+"""A whole number of at least 0."""
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError('must be odd')
+    return size
+
+
+OddSize = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+"""Side of a kernel: odd, so that it has a center."""
+
+_TAPS_FORM = 'must be a number of at least 1, or a list of [student module path, teacher module path]'
+
+
+def check_taps(value: Any) -> Any:
+    """The value of an option ``taps``, if it has one of the two forms.
+
+    Raises:
+        ValueError: It has neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(_TAPS_FORM)
+    if not value:
+        raise ValueError(f'{_TAPS_FORM}; the list is empty')
+    for pair in value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(path, str) for path in pair):
+            raise ValueError(f'{_TAPS_FORM}; the entry {pair!r} is none')
+    return value
+
+
+Taps = Annotated[int | Sequence[Sequence[str]], BeforeValidator(check_taps)]
+"""Number of evenly spaced taps, or a list of [student module path, teacher module path]."""
+
+P = ParamSpec('P')
+R = TypeVar('R')
+
+
+class ArgumentError(MipkdError, TypeError):
+    """A constructor refuses its arguments. A ValueError and a TypeError: a wrong type and a wrong value come together.
+
+    Attributes:
+        mistakes: Name of an argument → what is wrong with it.
+    """
+
+    def __init__(self, function: str, mistakes: dict[str, str]) -> None:
+        self.function = function
+        self.mistakes = mistakes
+        super().__init__(f'{function}: ' + '; '.join(f'{name} {what}' for name, what in mistakes.items()))
+
+
+def checked(init: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of an ``__init__``: check the arguments against the annotations of its signature.
+
+    The constructor then raises :class:`ArgumentError` for arguments that do not fit, and names all of them.
+    """
+    validated = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(init)
+    owner = init.__qualname__.rpartition('.')[0].rpartition('.')[2]
+    names = list(inspect.signature(init).parameters)
+
+    @wraps(init)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return validated(*args, **kwargs)
+        except ValidationError as error:
+            raise ArgumentError(owner, _mistakes(error, names)) from None
+
+    return call
+
+
+_WORDS = {'missing_argument': 'is missing', 'unexpected_keyword_argument': 'is no argument of it',
+          'bool_type': 'must be true or false', 'int_type': 'must be a whole number',
+          'float_type': 'must be a number', 'string_type': 'must be a text'}
+
+
+def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
+    """Name of an argument → what is wrong with it, in the words of an option file."""
+    found: dict[str, list[str]] = {}
+    for mistake in error.errors(include_url=False):
+        first, *inner = mistake['loc']
+        name = names[first] if isinstance(first, int) else first
+        name += ''.join(f'[{index}]' for index in inner if isinstance(index, int))
+        kind = mistake['type']
+        what = _WORDS.get(kind) or mistake['msg'].removeprefix('Value error, ').replace('Input should be', 'must be')
+        got = '' if kind in ('missing_argument', 'unexpected_keyword_argument') else f', got {mistake["input"]!r}'
+        found.setdefault(name, []).append(what + got)
+    return {name: ' or '.join(dict.fromkeys(reasons)) for name, reasons in found.items()}

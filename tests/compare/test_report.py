@@ -1,0 +1,457 @@
+"""Tables and figures of comparisons, from the rows of results.csv alone; and what log files tell."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from training import comparison_options, write_options
+
+from mipkd_plugin import config
+from mipkd_plugin.compare import Comparison, Trial, read_comparison
+from mipkd_plugin.cli import mipkd_main
+from mipkd_plugin.compare.logs import progress, read_history
+from mipkd_plugin.compare.report import curves, gain, latex_table, markdown_table, methods_of, write_report
+from mipkd_plugin.compare.results import COLUMNS, ResultsError, Row, read_rows, refuse_other_protocol, write_rows
+
+Make = Callable[..., dict[str, Any]]
+
+
+def row(method: str, seed: int, psnr: float, ssim: float = 0.9, seconds: float = 10, **changes: Any) -> Row:
+    values = {'method': method, 'seed': seed, 'testset': 'Set5', 'psnr': psnr, 'ssim': ssim, 'iterations': 4000,
+              'seconds': seconds, 'parameters': 6867, 'training_parameters': 0 if method == 'none' else 1234567,
+              'curve': f'2000:{psnr - 1:.4f} 4000:{psnr:.4f}', 'curve_seconds': f'{seconds / 2} {seconds}',
+              'commit': 'abc1234', 'hardware': 'CPU', 'protocol_hash': '0123456789ab', 'losses': '[]'}
+    return Row(**{**values, **changes})
+
+
+ROWS = [row('none', 0, 30.00, 0.9000, 10), row('none', 1, 30.02, 0.9010, 20), row('none', 2, 30.07, 0.9020, 10),
+        row('best', 0, 30.30, 0.9100, 20), row('best', 1, 30.36, 0.9102, 40), row('best', 2, 30.30, 0.9104, 20),
+        row('second', 0, 30.10, 0.9051, 30), row('second', 1, 30.11, 0.9051, 60), row('second', 2, 30.12, 0.9051, 120)]
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """First cell of each line → the others, of a Markdown table."""
+    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines() if line[:1] == '|']
+    return {line[0]: line[1:] for line in lines}
+
+
+# --------------------------------------------------------------------------------------------- the table
+def test_a_table_worked_out_by_hand() -> None:
+    found = cells(markdown_table(ROWS))
+    assert list(found) == ['method', '---', 'none', 'best', 'second']
+    assert found['method'] == ['Set5 PSNR', 'Set5 SSIM', 'gain, Set5', 'extra parameters', 'time', 'seeds']
+    # 30.00 30.02 30.07: mean 30.03, deviations -.03 -.01 .04, variance .0026 / 2 = .0013, error sqrt(.0013 / 3) = .0208
+    assert found['none'] == ['30.03 ± 0.021', '0.9010 ± 0.0006', '', '0', '1.0', '3']
+    # gains .30 .34 .23: mean .29, deviations .01 .05 -.06, variance .0062 / 2, error sqrt(.0031 / 3) = .0321
+    assert found['best'] == ['**30.32 ± 0.020**', '**0.9102 ± 0.0001**', '+0.290 ± 0.032', '1,234,567', '2.0', '3']
+    # times 3, 3 and 12 times that of none: geometric mean 108 ** (1 / 3) = 4.76; gains .10 .09 .05: mean .08
+    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '4.8',
+                               '3']
+
+
+def test_gains_are_taken_seed_by_seed() -> None:
+    rows = [row('none', 0, 30), row('none', 1, 31), row('none', 2, 35), row('m', 1, 31.5), row('m', 0, 30.3),
+            row('m', 9, 90)]
+    measured = gain(rows, 'm', 'none', 'Set5')
+    assert (measured.mean, measured.count) == (pytest.approx(0.4), 2)
+    assert measured.error == pytest.approx(0.1)
+    assert math.isnan(gain(rows, 'm', 'x', 'Set5').mean)
+
+
+def test_seeds_that_are_missing() -> None:
+    found = cells(markdown_table([*ROWS[:3], ROWS[3], row('alone', 7, 29, seconds=5), *ROWS[6:8]]))
+    assert found['best'] == ['**30.30**', '**0.9100**', '+0.300', '1,234,567', '2.0', '1']
+    assert found['second'][2:] == ['+0.095 ± 0.005', '1,234,567', '3.0', '2']
+    assert found['alone'] == ['29.00', '0.9000', '–', '1,234,567', '–', '1']  # no control of its seed
+
+
+def test_values_that_read_the_same_share_a_place() -> None:
+    found = cells(markdown_table([row('none', 0, 30.001, 0.8), row('a', 0, 30.2049, 0.9), row('b', 0, 30.2011, 0.9),
+                                  row('c', 0, 30.104, 0.7)]))
+    assert [found[name][0] for name in ('none', 'a', 'b', 'c')] == ['30.00', '**30.20**', '**30.20**', '<u>30.10</u>']
+    assert [found[name][1] for name in ('none', 'a', 'b', 'c')] == [
+        '<u>0.8000</u>', '**0.9000**', '**0.9000**', '0.7000']
+
+
+def test_one_method_is_not_the_best_of_one() -> None:
+    assert cells(markdown_table([row('none', 0, 30.0)]))['none'][:3] == ['30.00', '0.9000', '']
+
+
+def test_values_that_are_no_numbers() -> None:
+    rows = [row('none', 0, 30.0), row('broken', 0, math.nan, math.nan, 0), row('perfect', 0, math.inf)]
+    found = cells(markdown_table(rows))
+    assert found['broken'] == ['–', '–', '–', '1,234,567', '–', '1']
+    assert found['perfect'][0] == '**inf**'
+    curves(rows)
+
+
+def test_several_test_sets() -> None:
+    rows = [row(method, 0, psnr, testset=testset) for method, psnr in (('none', 30), ('m', 31))
+            for testset in ('Kodak24', 'Set5')]
+    found = cells(markdown_table(rows))
+    assert found['method'][:5] == ['Kodak24 PSNR', 'Kodak24 SSIM', 'Set5 PSNR', 'Set5 SSIM', 'gain, Kodak24']
+    assert found['m'][4:] == ['+1.000', '1,234,567', '1.0', '1']
+
+
+def test_the_caption_says_what_was_measured() -> None:
+    rows = [*ROWS, row('late', 0, 30.0, commit='def5678+', hardware='NVIDIA H100', iterations=5000)]
+    caption = markdown_table(rows).splitlines()[-1]
+    assert caption == (
+        'Mean over the seeds ± standard error; PSNR in dB. Gain: over none, seed by seed. Extra parameters: what the '
+        'method trains beside the student (6,867 parameters). Time: of the training, over that of none. 4,000, 5,000 '
+        'iterations; hardware: CPU, NVIDIA H100; commits: abc1234, def5678+.')
+
+
+def test_the_control_comes_first() -> None:
+    assert methods_of([row('b', 0, 1), row('none', 0, 1), row('a', 0, 1), row('b', 1, 1)]) == ['none', 'b', 'a']
+    assert methods_of([row('b', 0, 1), row('a', 0, 1)]) == ['b', 'a']
+
+
+def test_latex() -> None:
+    table = latex_table([row('none', 0, 30, testset='DIV2K_100%'), row('none', 1, 30.1, testset='DIV2K_100%'),
+                         row('m mask_ratio=0.5', 0, 29.9, testset='DIV2K_100%'), row(r'a\b~{^}<&#$', 0, 29,
+                                                                                   testset='DIV2K_100%')])
+    lines = table.splitlines()
+    assert lines[0].startswith(r'% Mean over the seeds $\pm$ standard error')
+    assert lines[1:4] == [r'\begin{tabular}{lcccccc}', r'\toprule',
+                          r'method & DIV2K\_100\% PSNR & DIV2K\_100\% SSIM & gain, DIV2K\_100\% & extra parameters & '
+                          r'time & seeds \\']
+    assert lines[5] == r'none & \textbf{30.05 $\pm$ 0.050} & \textbf{0.9000 $\pm$ 0.0000} &  & 0 & 1.0 & 2 \\'
+    assert lines[6] == (r'm mask\_ratio=0.5 & \underline{29.90} & \textbf{0.9000} & $-$0.100 & 1,234,567 & 1.0 & '
+                        r'1 \\')
+    assert lines[7].startswith(r'a\textbackslash{}b\textasciitilde{}\{\textasciicircum{}\}\textless{}\&\#\$ & 29.00')
+    assert lines[8:] == [r'\bottomrule', r'\end{tabular}']
+    assert {line.count(' & ') for line in lines[5:8]} == {6}
+    assert 'none & 30.00 & 0.9000 &  & 0 & 1.0 & 1' in latex_table([row('none', 0, 30)])
+    assert ' & -- & ' in latex_table([row('none', 0, 30), row('m', 1, 30)])
+
+
+def test_a_bar_in_a_name_ends_no_cell() -> None:
+    assert r'| a\|b |' in markdown_table([row('none', 0, 30), row('a|b', 0, 30)])
+
+
+# --------------------------------------------------------------------------------------------- the figure
+def test_curves_are_means_over_the_seeds() -> None:
+    rows = [row('none', 0, 30, seconds=100), row('none', 1, 32, seconds=300), row('m', 0, 33, seconds=170),
+            row('m', 1, 35, curve='4000:35', curve_seconds='90'), row('m', 0, 99, testset='Set14')]
+    figure = curves(rows)
+    left, right = figure.axes
+    assert [axis.get_xlabel() for axis in (left, right)] == ['iterations', 'minutes of training']
+    assert left.get_ylabel() == 'PSNR on Set5, dB'
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert list(lines) == ['none', 'm']
+    assert np.allclose(lines['none'].get_xydata(), [[2000, 30], [4000, 31]])
+    assert np.allclose(lines['m'].get_xydata(), [[4000, 34]])  # where all seeds were validated
+    assert np.allclose(right.get_lines()[0].get_xydata(), [[100 / 60, 30], [200 / 60, 31]])
+    assert (lines['none'].get_color(), lines['none'].get_linestyle()) == ('black', '--')
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['none', 'm']
+
+
+@pytest.mark.parametrize(('seconds', 'unit', 'end'), [
+    (100, 'seconds', 100), (600, 'minutes', 10), (10_800, 'minutes', 180), (36_000, 'hours', 10)])
+def test_a_fitting_unit_of_time(seconds: float, unit: str, end: float) -> None:
+    axis = curves([row('none', 0, 30, seconds=seconds)]).axes[1]
+    assert axis.get_xlabel() == f'{unit} of training'
+    assert axis.get_lines()[0].get_xdata()[-1] == pytest.approx(end)
+
+
+def test_thirty_methods_can_be_told_apart() -> None:
+    figure = curves([row('none', 0, 30), *(row(f'm{i}', 0, 30) for i in range(30))])
+    looks = {(str(line.get_color()), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len(looks) == 31
+
+
+def test_the_beginning_of_the_curves_is_left_out() -> None:
+    points = [(1, 10.0), (2, 29.0), (3, 30.0)]
+    text = ' '.join(f'{at}:{psnr}' for at, psnr in points)
+    low, high = curves([row('none', 0, 30, curve=text, curve_seconds='1 2 3')]).axes[0].get_ylim()
+    assert 28 < low < 29
+    assert 30 < high < 31
+
+
+# --------------------------------------------------------------------------------------------- --report
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """results.csv in an otherwise empty working directory."""
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_rows(Path('results.csv'), ROWS, comparison())
+    return Path('results.csv')
+
+
+def comparison(**changes: Any) -> Comparison:
+    trials = [Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'distill_opt': losses}})
+              for method, losses in (('none', []), ('best', []), ('second', []))]
+    values = {'name': 'work', 'trials': trials, 'methods': ['none', 'second'],
+              'losses': dict.fromkeys(['none', 'best', 'second'], '[]'), 'testsets': ['Set5'],
+              'metrics': ('psnr', 'ssim'), 'iterations': 4000, 'protocol_hash': '0123456789ab'}
+    return Comparison(**{**values, **changes})
+
+
+def test_a_report_from_results_alone(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = results.read_bytes()
+    assert mipkd_main(['compare', '--report', '--results', 'results.csv']) == 0
+    out = capsys.readouterr().out
+    assert markdown_table(ROWS) in out
+    assert 'Written to .: results.csv, table.md, table.tex, figure.png' in out
+    assert sorted(os.listdir()) == ['figure.png', 'results.csv', 'table.md', 'table.tex']
+    assert results.read_bytes() == before
+    assert Path('table.md').read_text() == markdown_table(ROWS)
+    assert Path('table.tex').read_text() == latex_table(ROWS)
+    with Image.open('figure.png') as image:
+        assert image.size == (1440, 576)
+        assert len(image.getcolors(image.width * image.height)) > 20
+
+
+@pytest.mark.parametrize(('command', 'folder'), [
+    (['compare'], 'tiny'), (['ablate', '--method', 'best'], 'tiny_ablate_best')])
+def test_a_report_of_an_option_file(results: Path, command: list[str], folder: str,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither data nor teacher is needed, nor anything else that the file names."""
+    write_options({'name': 'tiny', 'compare': {}}, Path('x.yml'))
+    target = Path('experiments') / folder
+    target.mkdir(parents=True)
+    results.rename(target / 'results.csv')
+    assert mipkd_main([*command, '-opt', 'x.yml', '--report']) == 0
+    assert f'Written to {target}: ' in capsys.readouterr().out
+    assert (target / 'table.md').read_text() == markdown_table(ROWS)
+
+
+def test_into_a_readme(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name is that of the folder, however results.csv is called upon."""
+    readme = Path('README.md')
+    text = 'before ±\n<!-- {} -->\nold\n<!-- /{} -->\nafter\n'
+    command = ['compare', '--report', '--results', 'results.csv', '--into', 'README.md']
+    readme.write_text(text.format('work', 'work'))
+    for _ in range(2):
+        assert mipkd_main(command) == 0
+        assert readme.read_text() == f'before ±\n<!-- work -->\n{markdown_table(ROWS)}<!-- /work -->\nafter\n'
+    for wrong in (text.format('other', 'other'), text.format('work', 'other'), text.format('work', 'work') * 2,
+                  '<!-- /work -->\n<!-- work -->\n'):
+        readme.write_text(wrong)
+        Path('table.md').unlink(missing_ok=True)
+        capsys.readouterr()
+        assert mipkd_main(command) == 2
+        assert '--into README.md needs a line <!-- work --> and below it' in capsys.readouterr().err
+        assert readme.read_text() == wrong
+        assert not Path('table.md').exists()
+
+
+# --------------------------------------------------------------------------------------------- results.csv
+def test_rows_are_read_as_they_were_written(results: Path) -> None:
+    assert read_rows(results) == ROWS
+    assert read_rows(Path('no.csv')) == []
+    odd = [row('none', 0, math.inf, losses='[{"type": "X", "a": "b, \\"c\\""}]'), row('ä b=c', 3, 1.5)]
+    write_rows(results, odd[::-1], comparison())
+    assert read_rows(results) == odd
+
+
+def test_rows_stand_in_the_order_of_the_option_file(results: Path) -> None:
+    """Whatever was chosen to be trained last."""
+    rows = [row(method, seed, 30, testset=testset) for method in ('zzz', 'second', 'none', 'aaa', 'best')
+            for seed in (10, 9) for testset in ('Set5', 'Kodak24')]
+    write_rows(results, rows, comparison(testsets=['Kodak24', 'Set5']))
+    found = [(r.method, r.seed, r.testset) for r in read_rows(results)]
+    assert found == [(m, s, t) for m in ('none', 'best', 'second', 'zzz', 'aaa') for s in (9, 10)
+                     for t in ('Kodak24', 'Set5')]
+
+
+def change_line(text: str, number: int, column: str, value: str) -> str:
+    lines = list(csv.DictReader(io.StringIO(text)))
+    lines[number - 2][column] = value
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+DAMAGES: list[tuple[str, Callable[[str], str], str]] = [
+    ('no header', lambda text: text.partition('\n')[2], 'line 1: the columns must be method,seed,'),
+    ('empty', lambda text: '', 'line 1: the columns must be method,seed,testset'),
+    ('other header', lambda text: text.replace('psnr', 'PSNR', 1), 'line 1: the columns must be'),
+    ('only another header', lambda text: 'a,b\n', 'line 1: the columns must be'),
+    ('cut short', lambda text: text[:text.rindex(',4000,')], 'line 10: has 5 of 15 columns; restore the file'),
+    ('one column more', lambda text: text.replace(',[]\n', ',[],x\n', 1), 'line 2: has 16 of 15 columns'),
+    ('no number', lambda text: change_line(text, 4, 'psnr', 'high'), "line 4: psnr is 'high', no number; restore"),
+    ('no seed', lambda text: change_line(text, 4, 'seed', '1.5'), "line 4: seed is '1.5', no number"),
+    ('curve', lambda text: change_line(text, 3, 'curve', '2000:30'), "line 3: curve '2000:30' and curve_seconds"),
+    ('points', lambda text: change_line(text, 3, 'curve', 'a b'), "line 3: curve 'a b' and curve_seconds"),
+    ('losses', lambda text: change_line(text, 3, 'losses', '[{"a'), 'line 3: losses is \'[{"a\', no JSON'),
+    ('twice', lambda text: change_line(text, 3, 'seed', '0'), "line 3: there is another line of 'none', seed 0, on "
+     "'Set5'"),
+    ('merge', lambda text: text + '<<<<<<< HEAD\n', 'line 11: has 1 of 15 columns'),
+]
+
+
+@pytest.mark.parametrize(('change', 'message'), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
+def test_a_damaged_file_is_refused_with_its_line(results: Path, change: Callable[[str], str], message: str,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    results.write_text(change(results.read_text()))
+    before = results.read_bytes()
+    assert mipkd_main(['compare', '--report', '--results', 'results.csv']) == 2
+    assert capsys.readouterr().err.startswith(f'results.csv, {message}')
+    assert os.listdir() == ['results.csv']
+    assert results.read_bytes() == before
+
+
+def test_a_file_that_is_no_text(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results.write_bytes(b'\xff\xfe\x00')
+    assert mipkd_main(['compare', '--report', '--results', 'results.csv']) == 2
+    assert capsys.readouterr().err.startswith('results.csv cannot be read: ')
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'protocol_hash': 'f00d'}, "results.csv holds 'none', seed 0, of another protocol (0123456789ab, 4000 iterations; now "
+     'f00d, 4000): data, networks, teacher or training have changed; restore the option file'),
+    ({'iterations': 5000}, 'now 0123456789ab, 5000)'),
+    ({'trials': [], 'losses': {'best': '[{"type": "A"}]'}},  # a method that is not trained now
+     "holds 'best' with other losses: [], now [{\"type\": \"A\"}]; restore the option file"),
+])
+def test_rows_of_another_protocol_are_not_mixed(results: Path, changes: dict[str, Any], message: str) -> None:
+    rows = read_rows(results)
+    refuse_other_protocol(results, rows, comparison())
+    refuse_other_protocol(results, rows, comparison(trials=[]))  # methods that are left out now stay
+    with pytest.raises(ResultsError, match=re.escape(message)):
+        refuse_other_protocol(results, rows, comparison(**changes))
+
+
+def test_the_commands_refuse_another_protocol(train_options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    opt = comparison_options(train_options())
+    write_options(opt, Path('x.yml'))
+    current = read_comparison(config.read_options('x.yml'))
+    row_of = {'protocol_hash': current.protocol_hash, 'iterations': 12, 'testset': 'val'}
+    path = Path('experiments/tiny/results.csv')
+    for changes, message in (({'protocol_hash': 'f00d'}, 'of another protocol (f00d, 12 iterations; now'),
+                             ({'losses': '[{"type": "X"}]'}, "holds 'logits' with other losses")):
+        write_rows(path, [row('logits', 0, 30, **{**row_of, **changes})], current)
+        before = path.read_bytes()
+        for command in (['compare'], ['compare', '--methods', 'logits']):
+            assert mipkd_main([*command, '-opt', 'x.yml']) == 2
+            assert message in capsys.readouterr().err
+        assert path.read_bytes() == before
+        assert os.listdir('experiments/tiny') == ['results.csv']
+
+
+# --------------------------------------------------------------------------------------------- log files
+FIRST = '''\
+2026-01-01 10:00:00,000 INFO:
+                ____                _       _____  ____
+Version Information:
+\t# psnr: 99
+2026-01-01 10:00:01,000 INFO: Network: EDSR, with parameters: 6,867
+2026-01-01 10:00:01,000 INFO: EDSR(
+2026-01-01 10:00:01,500 INFO: Distillation: student 6,867, teacher 20,283, losses (training only) 15,756 parameters.
+2026-01-01 10:00:02,000 INFO: Start training from epoch: 0, iter: 0
+2026-01-01 10:00:05,000 INFO: [tiny_..][epoch:  0, iter:     500, lr:(1.000e-03,)] [eta: 0:00:00] l_pix: 1.9e-01
+2026-01-01 10:00:07,000 INFO: [tiny_..][epoch:  0, iter:   1,000, lr:(1.000e-03,)] [eta: 0:00:00] l_pix: 1.9e-01
+2026-01-01 10:00:07,100 INFO: Saving models and training states.
+2026-01-01 10:00:09,000 INFO: Validation Set 5: new
+\t # psnr: 30.1000\tBest: 30.1000 @ 1000 iter
+\t # ssim: 0.9000\tBest: 0.9000 @ 1000 iter
+
+2026-01-01 10:00:19,000 INFO: Validation B100
+\t # psnr: 28.0000\tBest: 28.0000 @ 1000 iter
+\t # ssim: 0.8000\tBest: 0.8000 @ 1000 iter
+
+2026-01-01 10:00:21,000 INFO: [tiny_..][epoch:  1, iter:   1,500, lr:(1.000e-03,)] [eta: 0:00:00] l_pix: 1.9e-01
+'''
+SECOND = '''\
+2026-01-01 12:00:00,000 INFO: Network: EDSR, with parameters: 6,867
+2026-01-01 12:00:01,000 INFO: Resuming training from epoch: 0, iter: 1000.
+2026-01-01 12:00:01,000 INFO: Start training from epoch: 0, iter: 1000
+2026-01-01 12:00:04,000 INFO: Read past 8 batches that were trained on before.
+2026-01-01 12:00:09,000 INFO: Validation Set 5: new
+\t # psnr: 30.2000\tBest: 30.2000 @ 1000 iter
+\t # ssim: 0.9100\tBest: 0.9100 @ 1000 iter
+
+2026-01-01 12:00:10,000 INFO: [tiny_..][epoch:  1, iter:   1,500, lr:(1.000e-03,)] [eta: 0:00:00] l_pix: 1.9e-01
+2026-01-01 12:00:14,000 INFO: [tiny_..][epoch:  1, iter:   2,000, lr:(1.000e-03,)] [eta: 0:00:00] l_pix: 1.9e-01
+2026-01-01 12:00:20,000 INFO: End of training. Time consumed: 0:00:19
+2026-01-01 12:00:20,000 INFO: Save the latest model.
+2026-01-01 12:00:21,000 INFO: Validation Set 5: new
+\t # psnr: nan\tBest: 30.2000 @ 1000 iter
+\t # ssim: -0.0100\tBest: 0.9100 @ 1000 iter
+
+2026-01-01 12:00:22,000 INFO: Validation B100
+\t # psnr: inf\tBest: inf @ 2000 iter
+'''
+
+
+def write_logs(folder: Path) -> None:
+    for number, (name, text) in enumerate((('train_a_2.log', FIRST), ('train_a_1.log', SECOND)), 1):
+        (folder / name).write_text(text, encoding='utf-8')
+        os.utime(folder / name, (number, number))  # the names are of an hour when the clocks were put back
+    (folder / 'test_a_3.log').write_text('2026-01-01 12:00:22,000 INFO: Validation B100\n\t # psnr: 1\n')
+
+
+def test_the_logs_of_a_resumed_run(tmp_path: Path) -> None:
+    write_logs(tmp_path)
+    history = read_history(tmp_path, 2100)
+    assert (history.parameters, history.training_parameters) == (6867, 15756)
+    assert history.metrics.keys() == {(1000, 'Set 5: new'), (1000, 'B100'), (2100, 'Set 5: new'), (2100, 'B100')}
+    assert history.metrics[1000, 'B100'] == {'psnr': 28.0, 'ssim': 0.8}
+    assert history.metrics[1000, 'Set 5: new'] == {'psnr': 30.2, 'ssim': 0.91}  # the later of the two
+    assert math.isnan(history.metrics[2100, 'Set 5: new']['psnr'])
+    assert history.metrics[2100, 'Set 5: new']['ssim'] == -0.01
+    assert history.metrics[2100, 'B100'] == {'psnr': math.inf}
+    # 500: 3 s, 1,000: 2 s, 1,500: 1 s in the second file, 2,000: 4 s, to the end 6 s; not the validations, 1,500 once
+    assert history.seconds == pytest.approx({500: 3, 1000: 2, 1500: 1, 2000: 4, 2100: 6})
+    assert history.seconds_until(1000) == pytest.approx(5)
+    assert history.seconds_until(2000) == pytest.approx(10)
+    assert history.seconds_until(2100) == pytest.approx(16)
+    assert read_history(tmp_path, 2000).seconds_until(2000) == pytest.approx(10)
+
+
+def test_saving_between_two_progress_lines_loses_no_time(tmp_path: Path) -> None:
+    lines = ['10:00:00,000 INFO: Start training from epoch: 0, iter: 0',
+             '10:00:04,000 INFO: [x..][epoch:  0, iter:     100, lr:(1.000e-03,)] ',
+             '10:00:06,000 INFO: Saving models and training states.',
+             '10:00:09,000 INFO: [x..][epoch:  0, iter:     200, lr:(1.000e-03,)] ',
+             '09:00:10,000 INFO: [x..][epoch:  0, iter:     300, lr:(1.000e-03,)] ']  # the clock was set back
+    (tmp_path / 'train_x.log').write_text(''.join(f'2026-10-25 {line}\n' for line in lines))
+    assert read_history(tmp_path, 300).seconds == pytest.approx({100: 4, 200: 5, 300: 0})
+
+
+def test_no_logs(tmp_path: Path) -> None:
+    assert read_history(tmp_path, 100).metrics == {}
+    assert read_history(tmp_path / 'no', 100).metrics == {}
+    (tmp_path / 'train_a.log').write_bytes(b'\xff\x00 damaged\n' + FIRST.encode()[:700])
+    assert read_history(tmp_path, 100).parameters == 6867
+
+
+def test_a_log_cut_within_a_validation(tmp_path: Path) -> None:
+    (tmp_path / 'train_a.log').write_text(FIRST[:FIRST.index('\t # ssim')])
+    assert read_history(tmp_path, 1000).metrics == {(1000, 'Set 5: new'): {'psnr': 30.1}}
+
+
+@pytest.mark.parametrize(('line', 'iteration'), [
+    ('2026-01-01 10:00:05,000 INFO: [tiny_..][epoch:  0, iter:     500, lr:(1e-03,)] [eta: 0]', 500),
+    ('2026-01-01 10:00:05,000 INFO: [tiny_..][epoch: 12, iter:1,234,567, lr:(1e-03,1e-3)] [eta: 0]', 1234567),
+    ('2026-01-01 10:00:05,000 INFO: Start training from epoch: 0, iter: 0', None),
+    ('', None)])
+def test_progress(line: str, iteration: int | None) -> None:
+    assert progress(line) == iteration
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_report(ROWS, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {'table.md', 'table.tex', 'figure.png'}
+    monkeypatch.setattr('mipkd_plugin.compare.report.curves', None)
+    with pytest.raises(TypeError):
+        write_report(ROWS[:3], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

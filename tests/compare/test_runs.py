@@ -1,0 +1,670 @@
+"""``mipkd compare`` and ``mipkd ablate``: equal runs, and the same results whenever they are interrupted.
+
+Most tests train within this process and let it die at a chosen moment; the last one kills real processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import REPO, tiny_options, write_image_pairs
+from training import Killed, comparison_options, die_at, train, write_options
+
+from mipkd_plugin import config
+from mipkd_plugin.compare import read_comparison
+from mipkd_plugin.utils import parent_watch
+from mipkd_plugin.cli import mipkd_main
+from mipkd_plugin.compare import runs
+from mipkd_plugin.utils.locks import alone
+from mipkd_plugin.compare.results import COLUMNS, TIMES
+from mipkd_plugin.version import __version__
+
+RESULTS = Path('experiments/tiny/results.csv')
+COMPARE = ['compare', '-opt', 'x.yml', '--seeds', '0']
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.delenv('RANK', raising=False)
+
+
+@pytest.fixture(scope='module')
+def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two test sets, validated at iterations 6 and 12 and after the last, which is 13; saved every three iterations."""
+    opt = comparison_options(tiny_options(write_image_pairs(tmp_path_factory.mktemp('data'))))
+    opt['datasets']['val_2'] = {**opt['datasets']['val'], 'name': 'again'}
+    opt['train']['total_iter'] = 13
+    opt['val']['val_freq'] = 6
+    return opt
+
+
+class Child:
+    """A training that runs within this process, where ``subprocess.Popen`` would have started another."""
+
+    started: list[str] = []
+
+    def __init__(self, command: list[str], env: dict[str, str], **kwargs: Any) -> None:
+        assert (command[:2], command[3:5]) == ([sys.executable, '-c'], ['train', '-opt'])
+        assert env['OMP_NUM_THREADS'] == '1'
+        path = Path(command[5])
+        self.started.append(path.stem)
+        try:
+            self.code = train(path, *command[6:])
+            logs = sorted(Path('experiments', path.stem).glob('*.log'))
+            self.stdout = logs[-1].read_text().splitlines(keepends=True) if self.code == 0 else ['refused\n']
+        except (ArithmeticError, OSError, RuntimeError, ValueError):
+            self.code, self.stdout = 1, traceback.format_exc().splitlines(keepends=True)
+
+    def wait(self) -> int:
+        return self.code
+
+    def terminate(self) -> None:
+        pass
+
+
+@pytest.fixture
+def work(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with x.yml, where trainings run within this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, 'Popen', Child)
+    monkeypatch.setattr(runs, 'code_version', lambda: 'abc1234')
+    monkeypatch.setattr(Child, 'started', [])
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    write_options(options, tmp_path / 'x.yml')
+    return tmp_path
+
+
+def rows(path: Path = RESULTS, times: bool = False) -> list[dict[str, str]]:
+    """The lines of results.csv, without what no two runs share."""
+    with path.open(newline='') as file:
+        return [{name: value for name, value in row.items() if times or name not in TIMES}
+                for row in csv.DictReader(file)]
+
+
+def listing(root: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_mtime_ns) for path in root.rglob('*'))
+
+
+@pytest.fixture(scope='module')
+def whole(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory of an uninterrupted comparison of all methods, with seed 0."""
+    folder = tmp_path_factory.mktemp('whole')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(runs, 'Popen', Child)
+        patch.setattr(runs, 'code_version', lambda: 'abc1234')
+        patch.setattr(Child, 'started', [])
+        patch.setattr(torch.cuda, 'device_count', lambda: 0)
+        write_options(options, folder / 'x.yml')
+        assert mipkd_main(COMPARE) == 0
+        assert Child.started == ['tiny_none_seed0', 'tiny_logits_seed0', 'tiny_mipkd_seed0']
+    return folder
+
+
+# --------------------------------------------------------------------------------------------- uninterrupted
+def test_one_row_per_method_seed_and_test_set(whole: Path, options: dict[str, Any]) -> None:
+    found = rows(whole / RESULTS, times=True)
+    assert list(found[0]) == list(COLUMNS)
+    assert [(row['method'], row['testset']) for row in found] == [
+        (method, testset) for method in ('none', 'logits', 'mipkd') for testset in ('val', 'again')]
+    for row in found:
+        own = {**row, 'losses': [loss['type'] for loss in json.loads(row['losses'])]}
+        losses = options['compare']['methods'].get(row['method'])
+        assert {key: own[key] for key in ('seed', 'iterations', 'parameters', 'commit', 'hardware', 'losses')} == {
+            'seed': '0', 'iterations': '13', 'parameters': '6867', 'commit': 'abc1234', 'hardware': 'CPU',
+            'losses': [losses['type']] if losses else []}
+        assert (int(row['training_parameters']) > 0) is (row['method'] == 'mipkd')
+        curve = dict(point.split(':') for point in row['curve'].split())
+        assert list(curve) == ['6', '12', '13']
+        assert float(curve['13']) == pytest.approx(float(row['psnr']))
+        seconds = [float(value) for value in row['curve_seconds'].split()]
+        assert seconds == sorted(seconds)
+        assert seconds[-1] == pytest.approx(float(row['seconds']), abs=0.051)
+        log = next((whole / f'experiments/tiny_{row["method"]}_seed0').glob('*.log')).read_text()
+        last = log[log.index('End of training'):]
+        assert f'Validation {row["testset"]}\n\t # psnr: {float(row["psnr"]):.4f}' in last
+        assert f'# ssim: {float(row["ssim"]):.4f}' in last
+    assert len({row['protocol'] for row in found}) == 1
+    assert len({row['psnr'] for row in found}) == 3
+
+
+def test_all_methods_of_a_seed_begin_with_the_same_student_and_data(whole: Path) -> None:
+    first = [re.findall(r'iter: +(1|2|3),.* l_pix: (\S+)', path.read_text())
+             for path in whole.glob('experiments/tiny_*_seed0/*.log')]
+    assert len(first) == 3
+    assert len({dict(found)['1'] for found in first}) == 1
+    assert len({dict(found)['2'] for found in first}) > 1  # from then on they differ
+    logs = [path.read_text() for path in whole.glob('experiments/tiny_*_seed0/*.log')]
+    assert {text.count(' l_pix: ') for text in logs} == {13}
+
+
+def test_what_is_written_beside_the_rows(whole: Path) -> None:
+    folder = whole / 'experiments/tiny'
+    assert sorted(os.listdir(folder)) == ['figure.png', 'lock', 'options', 'results.csv', 'table.md', 'table.tex']
+    text = (folder / 'options/tiny_mipkd_seed0.yml').read_text()
+    protocol = rows(whole / RESULTS)[0]['protocol']
+    assert text.startswith('# mipkd, seed 0; written by mipkd\n# basicsr train -opt experiments/tiny/options/'
+                           f'tiny_mipkd_seed0.yml\n# commit abc1234\n# protocol {protocol}\n')
+    assert (whole / 'experiments/tiny_mipkd_seed0/models/net_g_latest.pth').is_file()
+
+
+def test_another_seed_beside_it_and_its_lines(whole: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    before = rows()
+    assert mipkd_main(['compare', '-opt', 'x.yml', '--seeds', '1', '0', '--methods', 'logits']) == 0
+    assert Child.started == ['tiny_none_seed1', 'tiny_logits_seed1']
+    after = rows()
+    assert [row for row in after if row['seed'] == '0'] == before
+    assert len(after) == len(before) + 4
+    assert {row['psnr'] for row in after if row['seed'] == '1'}.isdisjoint(row['psnr'] for row in before)
+    out = [line for line in capsys.readouterr().out.splitlines() if line != 'Disable distributed.']  # of the trainings
+    assert out[0] == '2 of 4 runs are in experiments/tiny/results.csv'
+    psnr = {(row['method'], row['seed']): float(row['psnr']) for row in after}
+    for number, line in enumerate(out[1:3], 3):
+        method = line.split()[1]
+        value = f'{psnr[method, "1"]:.3f} dB'
+        assert re.fullmatch(rf'\[{number}/4\] {method} seed 1: val {value}, again {value}, \d+ s', line)
+    assert out[4].startswith('| method | val PSNR | val SSIM | again PSNR')
+    assert len([line for line in out if line.startswith('| ')]) == 5
+
+
+# --------------------------------------------------------------------------------------------- again
+def test_finished_runs_are_left_alone(whole: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    folders = list(Path('experiments').glob('tiny_*'))
+    before, content = [listing(folder) for folder in folders], RESULTS.read_bytes()
+    assert mipkd_main(COMPARE) == 0
+    assert Child.started == []
+    assert [listing(folder) for folder in folders] == before
+    assert RESULTS.read_bytes() == content
+    assert capsys.readouterr().out.startswith('3 of 3 runs are in experiments/tiny/results.csv\n\n| method |')
+
+
+def test_methods_keep_their_order_whatever_is_trained_last(whole: Path, work: Path) -> None:
+    for method in ('logits', 'mipkd', 'mipkd'):
+        assert mipkd_main([*COMPARE, '--methods', method]) == 0
+    assert rows() == rows(whole / RESULTS)
+
+
+def test_rows_outlive_their_folders_and_folders_their_rows(whole: Path, work: Path) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    content = RESULTS.read_bytes()
+    shutil.rmtree('experiments/tiny_none_seed0')
+    assert mipkd_main(COMPARE) == 0
+    assert (Child.started, RESULTS.read_bytes()) == ([], content)
+    lines = content.decode().splitlines(keepends=True)
+    RESULTS.write_text(''.join(line for line in lines if not line.startswith('mipkd,0,again')))
+    assert mipkd_main(COMPARE) == 0
+    assert (Child.started, RESULTS.read_bytes()) == ([], content)
+    RESULTS.unlink()
+    assert mipkd_main(COMPARE) == 0
+    assert Child.started == ['tiny_none_seed0']
+    assert rows() == rows(whole / RESULTS)
+
+
+# --------------------------------------------------------------------------------------------- interrupted
+MOMENTS = [
+    [('trained', 2)],  # nothing saved yet
+    [('saved', 3)],
+    [('saved', 6)],  # between checkpoint and validation
+    [('cut', 6)],  # while the training state was written
+    [('cut', 3)],  # the only one
+    [('written', 6)],  # all that belongs to it must be there
+    [('validated', 1)],  # between two test sets
+    [('validated', 2)],
+    [('trained', 8)],
+    [('saved', 12)],  # the last state, but not measured
+    [('saved', -1)],
+    [('validated', 5)],  # after the end, between two test sets
+    [('validated', 6)],  # finished, but not in results.csv
+    [('trained', 1), ('trained', 8), ('saved', 9), ('validated', 3)],
+]
+
+
+@pytest.mark.parametrize('moments', MOMENTS, ids=str)
+def test_the_same_results_whenever_it_is_interrupted(work: Path, whole: Path, moments: list[tuple[str, int]]) -> None:
+    shutil.copytree(whole / 'experiments/tiny_none_seed0', 'experiments/tiny_none_seed0')  # finished before
+    for moment in moments:
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(patch, *moment)
+            with pytest.raises(Killed):
+                mipkd_main([*COMPARE, '--methods', 'mipkd'])
+        assert all(row['method'] == 'none' for row in rows())
+    assert mipkd_main([*COMPARE, '--methods', 'mipkd']) == 0
+    assert rows() == [row for row in rows(whole / RESULTS) if row['method'] != 'logits']
+    fresh = [moment for moment in moments if moment in [('trained', 1), ('trained', 2), ('cut', 3)]]
+    assert len(list(Path('experiments').glob('*_archived_*'))) == len(fresh)  # all others were resumed
+    finished = moments[-1] == ('validated', 6)
+    assert Child.started == ['tiny_mipkd_seed0'] * (len(moments) + (not finished))
+
+
+def test_dying_before_results_are_written(work: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    RESULTS.unlink()
+
+    def dying(source: str, target: str) -> None:
+        if str(target).endswith('results.csv'):
+            raise Killed
+        replace(source, target)
+
+    replace = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', dying)
+        with pytest.raises(Killed):
+            mipkd_main(COMPARE)
+    assert not RESULTS.exists()
+    assert mipkd_main(COMPARE) == 0
+    assert Child.started == []
+    assert rows(times=True) == rows(whole / RESULTS, times=True)
+
+
+DAMAGES = [b'', b'PK\x03\x04', b'\0' * 1000, b'no training state\n', None]
+
+
+@pytest.mark.parametrize('damage', DAMAGES, ids=['empty', 'begun', 'zeros', 'text', 'half'])
+def test_a_damaged_training_state_is_deleted_and_the_one_before_taken(whole: Path, work: Path,
+                                                                      damage: bytes | None) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    trial, = (t for t in read_comparison(config.read_options('x.yml'), ['mipkd'], [0]).trials[1:])
+    states = Path('experiments/tiny_mipkd_seed0/training_states')
+    newest = states / '12.state'
+    content = newest.read_bytes()
+    newest.write_bytes(content[:len(content) // 2] if damage is None else damage)
+    (states / 'notes.state').write_text('not a number')
+    assert runs.can_resume(trial)
+    assert sorted(os.listdir(states)) == ['3.state', '6.state', '9.state', 'notes.state']
+    for path in states.glob('?.state'):
+        path.write_bytes(b'')
+    assert not runs.can_resume(trial)
+    assert os.listdir(states) == ['notes.state']
+    shutil.rmtree(states)
+    assert not runs.can_resume(trial)
+
+
+def test_a_training_state_that_is_whole_is_not_deleted(work: Path) -> None:
+    """Whatever keeps it from being read (memory, rights, an object of a plug-in) may pass."""
+    trial = read_comparison(config.read_options('x.yml'), ['mipkd'], [0]).trials[1]
+    state = Path('experiments/tiny_mipkd_seed0/training_states/3.state')
+    state.parent.mkdir(parents=True)
+    torch.save({'scheduler': Path('x')}, state)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(state, weights_only=True)
+    assert runs.can_resume(trial)
+    assert state.is_file()
+
+
+def test_options_that_were_not_copied_yet_do_not_block(work: Path) -> None:
+    comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
+    copied = Path('experiments/tiny_mipkd_seed0/tiny_mipkd_seed0.yml')
+    copied.parent.mkdir(parents=True)
+    copied.write_text('')
+    runs.refuse_other_options(comparison.trials[1], comparison.protocol)
+    (copied.parent / 'training_states').mkdir()
+    (copied.parent / 'training_states/3.state').write_bytes(b'x')
+    with pytest.raises(runs.RunError, match='was trained with other options'):
+        runs.refuse_other_options(comparison.trials[1], comparison.protocol)
+
+
+@pytest.mark.parametrize(('note', 'value', 'message'), [
+    ('losses', '[{"type": "MiPKDLoss", "mask_ratio": 0.5}]', 'was trained with other defaults of the losses'),
+    ('protocol', 'f00d', 'was trained by another protocol')])
+def test_notes_of_a_run_that_do_not_fit(work: Path, note: str, value: str, message: str) -> None:
+    comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
+    trial = comparison.trials[1]
+    copied = runs.run_folder(trial) / f'{trial.name}.yml'
+    copied.parent.mkdir(parents=True)
+    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol), copied)
+    runs.refuse_other_options(trial, comparison.protocol)
+    assert (runs.commit_of(trial), runs.hardware_of(trial)) == ('c0ffee', 'CPU')
+    copied.write_text(re.sub(rf'# {note} .*', f'# {note} {value}', copied.read_text()))
+    with pytest.raises(runs.RunError, match=message):
+        runs.refuse_other_options(trial, comparison.protocol)
+
+
+def test_a_run_begun_on_other_hardware_is_not_gone_on_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
+    trial = comparison.trials[1]
+    folder = runs.run_folder(trial)
+    (folder / 'training_states').mkdir(parents=True)
+    torch.save({}, folder / 'training_states/3.state')
+    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol), folder)
+    monkeypatch.setattr(runs, 'hardware', lambda trial: 'NVIDIA H100')
+    with pytest.raises(runs.RunError, match='was begun on CPU, and this is NVIDIA H100'):
+        runs.Runner(Path('experiments/tiny'), comparison.protocol).train(trial, print)
+
+
+def test_runs_have_one_thread_whatever_the_shell_says(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, str] = {}
+    monkeypatch.setenv('OMP_NUM_THREADS', '4')
+    monkeypatch.setattr(runs, 'Popen', lambda *args, env, **kwargs: found.update(env))
+    runs.Runner(Path('experiments/tiny'), '')._start(['true'])
+    assert (found['OMP_NUM_THREADS'], found['MKL_NUM_THREADS']) == ('1', '1')
+
+
+def test_the_commit_is_that_of_what_has_been_trained(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for moment, version in ((('trained', 2), 'first'), (('saved', 3), 'second')):
+        monkeypatch.setattr(runs, 'code_version', lambda version=version: version)
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(patch, *moment)
+            with pytest.raises(Killed):
+                mipkd_main([*COMPARE, '--methods', 'none'])
+    monkeypatch.setattr(runs, 'code_version', lambda: 'third')
+    assert mipkd_main([*COMPARE, '--methods', 'none']) == 0
+    assert {row['commit'] for row in rows()} == {'second'}  # nothing of the first start is left
+
+
+# --------------------------------------------------------------------------------------------- when a run fails
+def test_a_run_that_fails_does_not_stop_the_others(work: Path, options: dict[str, Any],
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    opt = copy.deepcopy(options)
+    opt['compare']['methods'] = {'broken': {'type': 'LogitsKDLoss', 'loss_weight': 1e39}, **opt['compare']['methods']}
+    write_options(opt, work / 'x.yml')
+    command = [*COMPARE, '--methods', 'broken', 'logits']
+    for _ in range(2):
+        assert mipkd_main(command) == 1
+        captured = capsys.readouterr()
+        assert '/3] broken seed 0: failed\n' in captured.out
+        assert '| logits | ' in captured.out
+        assert 'tiny_broken_seed0 ended with code 1; the end of its output:\n' in captured.err
+        assert captured.err.rstrip().splitlines()[-1].startswith(
+            'FloatingPointError: iteration 1: the loss is not finite (l_pix = ')
+        assert captured.err[captured.err.index('tiny_broken_seed0 ended'):].count('\n') <= 14
+        assert {row['method'] for row in rows()} == {'none', 'logits'}
+    assert Child.started.count('tiny_broken_seed0') == 2
+    assert len(Child.started) == 4
+
+
+def test_a_run_that_ends_without_being_measured(work: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr('test_compare.train', lambda *args: 2)
+    assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
+    assert 'tiny_none_seed0 ended with code 2; the end of its output:\nrefused\n' in capsys.readouterr().err
+
+    def nothing(path: Path, *arguments: str) -> int:
+        folder = Path('experiments', path.stem)
+        folder.mkdir()
+        (folder / 'train_x.log').write_text('')
+        return 0
+
+    monkeypatch.setattr('test_compare.train', nothing)
+    assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
+    assert ('tiny_none_seed0 has ended, but its log in experiments/tiny_none_seed0 has no validation at iteration 13 '
+            'on val, again') in capsys.readouterr().err
+    assert not RESULTS.exists()
+
+
+# --------------------------------------------------------------------------------------------- what does not belong
+def test_runs_with_other_options_are_neither_gone_on_with_nor_overwritten(
+        whole: Path, work: Path, options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    opt = copy.deepcopy(options)
+    opt['train']['optim_g']['lr'] = 0.002
+    opt['logger']['print_freq'] = 3  # may differ
+    write_options(opt, work / 'x.yml')
+    before = listing(Path('experiments'))
+    assert mipkd_main(COMPARE) == 2
+    assert 'of another protocol (' in capsys.readouterr().err
+    assert listing(Path('experiments')) == before
+    RESULTS.unlink()
+    before = listing(Path('experiments'))
+    assert mipkd_main(COMPARE) == 2
+    assert capsys.readouterr().err == (
+        'experiments/tiny_none_seed0 was trained with other options: train.optim_g.lr was 0.001 and is 0.002; '
+        'restore them, give the comparison another name, or move the folder away\n')
+    assert listing(Path('experiments')) == before
+
+
+def test_runs_with_another_teacher_under_the_same_name(whole: Path, work: Path, options: dict[str, Any],
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    """Moving results.csv away, as the message says, must not bring the old runs into a new table."""
+    shutil.copytree(whole / 'experiments', 'experiments')
+    weights = Path(options['teacher']['weights'])
+    content = weights.read_bytes()
+    try:
+        state = torch.load(weights)
+        state['params']['conv_last.bias'] += 1
+        torch.save(state, weights)
+        assert mipkd_main(COMPARE) == 2
+        assert 'results.csv holds' in capsys.readouterr().err
+        RESULTS.unlink()
+        assert mipkd_main(COMPARE) == 2
+        assert 'experiments/tiny_none_seed0 was trained by another protocol (' in capsys.readouterr().err
+    finally:
+        weights.write_bytes(content)
+    path = Path('experiments/tiny_none_seed0/tiny_none_seed0.yml')
+    path.write_text(re.sub(r'# protocol .*\n', '', path.read_text()))  # of an older version of this package
+    assert mipkd_main(COMPARE) == 0
+    RESULTS.unlink()
+    path.write_text('a: [1\n')
+    assert mipkd_main(COMPARE) == 2
+    assert f'{path}, the options that the run was begun with, cannot be read: ' in capsys.readouterr().err
+
+
+def test_a_second_mipkd_in_the_same_folder_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(Path('experiments/tiny/lock')):
+        assert mipkd_main(COMPARE) == 2
+    assert capsys.readouterr().err == ('another mipkd is at work in experiments/tiny; wait for it, or stop it\n')
+    assert Child.started == []
+    with alone(Path('experiments/.locks/tiny_none_seed0')):  # an ablation of the same comparison trains the control
+        assert mipkd_main([*COMPARE, '--methods', 'logits']) == 1
+    assert 'tiny_none_seed0 is being trained by another mipkd' in capsys.readouterr().err
+    assert Child.started == ['tiny_logits_seed0']
+    assert mipkd_main([*COMPARE, '--methods', 'logits']) == 0
+
+
+def test_rows_that_another_mipkd_has_just_written_are_kept(whole: Path, work: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end between our first look at results.csv and the lock."""
+    def late(path: Path) -> Any:
+        shutil.copytree(whole / 'experiments/tiny', 'experiments/tiny')
+        return alone(path)
+
+    monkeypatch.setattr('mipkd_plugin.commands.compare.alone', late)
+    assert mipkd_main([*COMPARE, '--methods', 'logits']) == 0
+    assert Child.started == []
+    assert rows() == rows(whole / RESULTS)
+
+
+# --------------------------------------------------------------------------------------------- ablate
+def test_an_ablation_shares_the_runs_of_the_comparison(whole: Path, work: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    command = ['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'mask_ratio', '0.8', '0.25', '--seeds', '0']
+    readme = Path('README.md')
+    readme.write_text('<!-- tiny_ablate_mipkd -->\n<!-- /tiny_ablate_mipkd -->\n')
+    assert mipkd_main([*command, '--into', 'README.md']) == 0
+    assert Child.started == ['tiny_mipkd-mask_ratio-0.25_seed0']  # 0.8 is the default
+    found = rows(Path('experiments/tiny_ablate_mipkd/results.csv'))
+    assert list(dict.fromkeys(row['method'] for row in found)) == ['none', 'mipkd', 'mipkd mask_ratio=0.25']
+    assert found[:4] == [row for row in rows(whole / RESULTS) if row['method'] != 'logits']
+    loss, = json.loads(found[-1]['losses'])
+    wanted = {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4, 'mask_ratio': 0.25}
+    assert {**loss, **wanted} == loss
+    assert rows() == rows(whole / RESULTS)
+    assert '| mipkd mask_ratio=0.25 | ' in readme.read_text()
+    capsys.readouterr()
+    assert mipkd_main(['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--report']) == 0
+    assert '| mipkd mask_ratio=0.25 | ' in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------- small parts
+def test_the_version_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ['-c', 'user.name=x', '-c', 'user.email=x@example.com']
+        return subprocess.run(['git', '-C', str(tmp_path), *identity, *arguments], check=True, capture_output=True,
+                              text=True).stdout.strip()
+
+    file = tmp_path / 'package/compare/runs.py'
+    file.parent.mkdir(parents=True)
+    file.write_text('')
+    (tmp_path / 'theirs.txt').write_text('')
+    monkeypatch.setattr(runs, '__file__', str(file))
+    assert runs.code_version() == __version__
+    git('init', '-q')
+    git('add', 'theirs.txt')
+    git('commit', '-qm', 'theirs')
+    assert runs.code_version() == __version__  # installed within a repository of somebody else
+    git('add', '.')
+    git('commit', '-qm', 'ours')
+    assert runs.code_version() == git('rev-parse', '--short', 'HEAD')
+    (tmp_path / 'theirs.txt').write_text('changed')
+    assert runs.code_version() == git('rev-parse', '--short', 'HEAD')  # not what computes
+    file.write_text('changed')
+    assert runs.code_version() == git('rev-parse', '--short', 'HEAD') + '+'
+
+
+@pytest.mark.parametrize(('before', 'now', 'found'), [
+    ({'a': 1, 'b': {'c': [1, 2]}}, {'b': {'c': [1, 2]}, 'a': 1}, None),
+    ({'a': None}, {}, None),
+    ({'a': {'b': 1}}, {'a': {'b': 2}}, ('a.b', 1, 2)),
+    ({'a': 1}, {'a': 1, 'b': {'c': 2}}, ('b', None, {'c': 2})),
+    ({'a': [{'b': 1}]}, {'a': [{'b': 2}]}, ('a', [{'b': 1}], [{'b': 2}]))])
+def test_the_first_difference(before: Any, now: Any, found: Any) -> None:
+    assert runs.difference(before, now) == found
+
+
+# --------------------------------------------------------------------------------------------- as processes
+CHILD = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location('parent_watch', sys.argv[1])
+parent_watch = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(parent_watch)
+time.sleep(float(sys.argv[2]))
+parent_watch.watch_parent()
+print('holds', flush=True)
+time.sleep(200)
+"""
+PARENT = """
+import os, signal, subprocess, sys, time
+reading, writing = os.pipe()
+for delay in ('0', '1'):
+    subprocess.Popen([sys.executable, 'child.py', sys.argv[1], delay], pass_fds=[reading],
+                     env={**os.environ, 'MIPKD_PARENT_WATCH': str(reading)})
+time.sleep(0.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_children_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
+    assert parent_watch.environment(7) == {'MIPKD_PARENT_WATCH': '7'}
+    (tmp_path / 'child.py').write_text(CHILD)
+    (tmp_path / 'parent.py').write_text(PARENT)
+    parent = subprocess.run([sys.executable, 'parent.py', parent_watch.__file__], cwd=tmp_path, capture_output=True,
+                            text=True, timeout=100, check=False)  # returns when the children have closed their output
+    assert parent.returncode == -signal.SIGKILL
+    assert parent.stdout.startswith('holds\n')  # the other one was not even at work yet
+    assert parent.stderr == ''
+
+
+def mipkd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``mipkd`` as its console script does."""
+    code = 'import sys; del sys.path[0]; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO), 'CUDA_VISIBLE_DEVICES': '',
+                   'GIT_DIR': '/dev/null'}  # the commit does not change in the middle of the test
+    return subprocess.Popen([sys.executable, '-c', code, *arguments], cwd=folder, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            # a shell in the background has its children ignore it, and so would these
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'waited in vain'
+        time.sleep(0.005)
+
+
+def processes(folder: Path) -> list[int]:
+    """All processes whose working directory this is."""
+    found = []
+    for process in Path('/proc').glob('[0-9]*'):
+        try:
+            if os.readlink(process / 'cwd') == str(folder) and 'State:\tZ' not in (process / 'status').read_text():
+                found.append(int(process.name))
+        except OSError:
+            pass
+    return found
+
+
+def trainings(folder: Path) -> set[str]:
+    """Names of the runs that have a process."""
+    found = set()
+    for pid in processes(folder):
+        with suppress(OSError):
+            found.update(re.findall(r'options/(\w+)\.yml', Path(f'/proc/{pid}/cmdline').read_text()))
+    return found
+
+
+def has_trained(run: Path, iteration: int) -> bool:
+    return any(f'iter:{iteration:8,d}' in path.read_text() for path in run.glob('*.log'))
+
+
+def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes with data workers: killed, interrupted, and then run to the end, two at a time."""
+    opt = copy.deepcopy(options)
+    opt['datasets']['train']['num_worker_per_gpu'] = 1
+    opt['train']['total_iter'] = 40  # ten epochs
+    opt['val']['val_freq'] = 20
+    opt['logger']['save_checkpoint_freq'] = 5
+    command = [*COMPARE, '--methods', 'mipkd']
+    cut = work / 'cut'
+    (cut / 'mipkd_plugin').mkdir(parents=True)
+    (cut / 'mipkd_plugin/__init__.py').write_text('raise ImportError')  # not ours, and not taken for it
+    for folder in (work, cut):
+        write_options(opt, folder / 'x.yml')
+    monkeypatch.setattr(runs, 'code_version', lambda: __version__)
+    assert mipkd_main(command) == 0
+    monkeypatch.undo()
+    run, results = cut / 'experiments/tiny_none_seed0', cut / RESULTS
+    try:
+        process = mipkd(cut, *command)
+        wait_for(lambda: has_trained(run, 12))
+        process.kill()
+        process.communicate(timeout=120)
+        wait_for(lambda: processes(cut) == [], 60)
+        assert not has_trained(run, 40)
+
+        process = mipkd(cut, *command)
+        wait_for(lambda: has_trained(run, 27))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (130, 'interrupted\n')
+        assert out == 'stopping; the same command will go on from what has been saved\n'
+        wait_for(lambda: processes(cut) == [], 60)
+        assert not has_trained(run, 40)
+        assert not results.exists()
+
+        process = mipkd(cut, *command, '--jobs', '2')
+        wait_for(lambda: trainings(cut) == {'tiny_none_seed0', 'tiny_mipkd_seed0'})
+        out, err = process.communicate(timeout=120)
+    finally:
+        for pid in processes(cut):
+            os.kill(pid, signal.SIGKILL)
+    assert (process.returncode, err) == (0, '')
+    first, second = (line.split(':')[0] for line in out.splitlines()[:2])
+    assert (first[:6], second[:6]) == ('[1/2] ', '[2/2] ')
+    assert {first[6:], second[6:]} == {'mipkd seed 0', 'none seed 0'}
+    assert rows(results) == rows(work / RESULTS)
+    assert len(rows(results)) == 4
+    resumed = [re.findall(r'Resuming training from epoch: \d+, iter: (\d+)', path.read_text())
+               for path in sorted(run.glob('*.log'))]
+    assert [bool(found) for found in resumed] == [False, True, True]
+    assert 10 <= int(resumed[1][0]) < int(resumed[2][0]) < 40

@@ -1,0 +1,109 @@
+"""Tiny networks, tiny data and options for the tests."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
+from basicsr.archs import build_network
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
+
+SWINIR = {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'mlp_ratio': 2, 'upscale': 2,
+          'upsampler': 'pixelshuffledirect'}
+STUDENTS: dict[str, dict[str, Any]] = {
+    'EDSR': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 3, 'upscale': 2},
+    'RCAN': {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 3, 'num_block': 1,
+             'squeeze_factor': 4, 'upscale': 2},
+    'SwinIR': {**SWINIR, 'embed_dim': 8, 'depths': [1, 1, 1], 'num_heads': [2, 2, 2]},
+    'RRDBNet': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 4, 'num_feat': 8, 'num_block': 3,
+                'num_grow_ch': 4},
+}
+TEACHERS: dict[str, dict[str, Any]] = {
+    'EDSR': {**STUDENTS['EDSR'], 'num_feat': 12, 'num_block': 5},
+    'RCAN': {**STUDENTS['RCAN'], 'num_feat': 12, 'num_group': 4},
+    'SwinIR': {**SWINIR, 'embed_dim': 12, 'depths': [2, 1, 1, 1], 'num_heads': [2, 2, 2, 2]},
+    'RRDBNet': {**STUDENTS['RRDBNet'], 'num_feat': 12, 'num_block': 4},
+}
+ARCHITECTURES = tuple(STUDENTS)
+
+
+def make_pair(arch: str) -> tuple[nn.Module, nn.Module]:
+    """Student and teacher of one architecture, in training mode."""
+    torch.manual_seed(0)
+    return build_network(STUDENTS[arch]), build_network(TEACHERS[arch])
+
+
+def batch(arch: str, size: int = 8, seed: int = 0, samples: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """LR and HR images (samples, 3, size, size) and (samples, 3, s·size, s·size)."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 4 if arch == 'RRDBNet' else 2
+    return (torch.rand(samples, 3, size, size, generator=generator),
+            torch.rand(samples, 3, size * scale, size * scale, generator=generator))
+
+
+def write_image_pairs(folder: Path) -> Path:
+    """Make folders HR (48×48) and LRbicx2 (24×24) with four smooth random images."""
+    rng = np.random.default_rng(0)
+    for name in ('HR', 'LRbicx2'):
+        (folder / name).mkdir()
+    for index in range(4):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        high = cv2.resize(coarse, (48, 48), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / 'HR' / f'{index}.png'), high)
+        cv2.imwrite(str(folder / 'LRbicx2' / f'{index}.png'), cv2.resize(high, (24, 24),
+                                                                         interpolation=cv2.INTER_AREA))
+    return folder
+
+
+def tiny_options(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Options of a tiny training run (EDSR x2) on those images, its teacher's weights beside them."""
+    weights = folder / 'teacher.pth'
+    if not weights.exists():
+        torch.manual_seed(1)
+        torch.save({'params': build_network(TEACHERS['EDSR']).state_dict()}, weights)
+    images = {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'HR'),
+              'dataroot_lq': str(folder / 'LRbicx2'), 'io_backend': {'type': 'disk'}}
+    opt: dict[str, Any] = {
+        'name': 'tiny', 'model_type': 'DistillModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
+        'datasets': {
+            'train': {**images, 'name': 'train', 'gt_size': 16, 'use_hflip': True, 'use_rot': True,
+                      'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4},
+            'val': {**images, 'name': 'val'}},
+        'network_g': dict(STUDENTS['EDSR']),
+        'teacher': {'network': dict(TEACHERS['EDSR']), 'weights': str(weights), 'param_key': 'params'},
+        'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
+        'train': {'ema_decay': 0.9, 'total_iter': 4, 'warmup_iter': -1,
+                  'optim_g': {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]},
+                  'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
+                  'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
+                  'distill_opt': {'type': 'MiPKDLoss', 'taps': 3, 'latent_channels': 8}},
+        'val': {'val_freq': 4, 'save_img': False,
+                'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True}}
+    opt.update(changes)
+    return opt
+
+
+def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+    """What the toolbox's ``parse_options`` and ``make_exp_dirs`` would make of options for a training run."""
+    opt = copy.deepcopy(opt)
+    folder = root / 'experiments' / opt['name']
+    opt.update(is_train=True, dist=world_size > 1, rank=rank, world_size=world_size, auto_resume=False,
+               root_path=str(root))
+    opt['path'].update(experiments_root=str(folder), models=str(folder / 'models'), log=str(folder),
+                       training_states=str(folder / 'training_states'), visualization=str(folder / 'visualization'))
+    for name in ('models', 'training_states'):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for phase, dataset in opt['datasets'].items():
+        dataset.update(phase=phase, scale=opt['scale'])
+    return opt

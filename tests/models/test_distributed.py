@@ -1,0 +1,78 @@
+"""Two gloo processes: equal gradients, and the whole command under torchrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from helpers import REPO, STUDENTS
+
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
+
+
+def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
+
+
+def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [opt['train']['distill_opt'], {'type': 'LogitsKDLoss'},
+                                   {'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 1},
+                                   {'type': 'FitNetLoss'}, {'type': 'DUKDLoss'}]
+    (tmp_path / 'opt.json').write_text(json.dumps(opt))
+    result = run([*TORCHRUN, str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
+                 REPO)
+    assert result.returncode == 0, result.stderr
+    first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
+    assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss',
+                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'EDSR']
+    assert not torch.equal(first['random'], second['random']), 'both ranks draw the same masks and routes'
+    for part in ('student', 'losses', 'weights'):
+        for name, value in first[part].items():
+            other = second[part][name]  # both None: the decoder of a network that no route entered
+            assert (value is None and other is None) or torch.equal(value, other), f'{part} {name} differs'
+        assert any(value is not None and value.abs().sum() > 0 for value in first[part].values())
+    saved = torch.load(tmp_path / 'experiments/tiny/models/distill_2.pth')
+    steps = [state['step'] for state in saved['losses']['2.meta._extra_state']['state'].values()]
+    assert len(steps) == 3 * 8, 'eight tensors in each generator'
+    assert set(map(float, steps)) == {2.0}
+    drawing = ['0._extra_state', '4._extra_state']
+    assert [list(state['losses']) for state in saved['random']] == [drawing] * 2, 'once, not for each rank'
+    assert [torch.equal(state['losses']['0._extra_state'], rank['random'])
+            for state, rank in zip(saved['random'], (first, second))] == [True, True]
+
+
+def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [opt['train']['distill_opt'],
+                                   {'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 2}]
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    command = [*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch']
+    result = run(command, tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    states = tmp_path / 'experiments/tiny/training_states'
+    assert sorted(p.name for p in states.iterdir()) == ['2.state', '4.state']
+    (states / '4.state').unlink()
+    result = run([*command, '--auto_resume'], tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'Resuming training from epoch' in result.stdout + result.stderr
+    assert (states / '4.state').exists()
+
+
+def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Data upcycling runs the student three times before one backward; SwinIR has buffers that DDP broadcasts."""
+    opt = train_options(model_type='SwinIRDistillModel', network_g=STUDENTS['SwinIR'])
+    opt['datasets']['train']['batch_size_per_gpu'] = 3
+    opt['train'].update(total_iter=2, distill_opt=[
+        {'type': 'DUKDLoss'}, {'type': 'RKDLoss', 'taps': 2}, {'type': 'CrossKDLoss', 'taps': 3},
+        {'type': 'FAKDLoss', 'taps': 2, 'positions': 16}, opt['train']['distill_opt']])
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'l_zoom_out_logits' in result.stdout + result.stderr

@@ -1,0 +1,71 @@
+"""Where taps go when nobody says."""
+
+from __future__ import annotations
+
+import pytest
+from basicsr.archs import build_network
+from helpers import STUDENTS, TEACHERS
+from torch import nn
+
+from mipkd_plugin.networks.trunk import TapError, evenly_spaced, find_trunk, resolve_taps
+
+
+@pytest.mark.parametrize(('arch', 'path', 'count'), [
+    ('EDSR', 'body', 5), ('RCAN', 'body', 4), ('SwinIR', 'layers', 4), ('RRDBNet', 'body', 4)])
+def test_trunk(arch: str, path: str, count: int) -> None:
+    assert find_trunk(build_network(TEACHERS[arch])) == (path, [f'{path}.{i}' for i in range(count)])
+
+
+def test_trunk_of_twelve_blocks_is_in_network_order() -> None:
+    blocks = find_trunk(build_network({**TEACHERS['EDSR'], 'num_block': 12}))[1]
+    assert blocks[2] == 'body.2'
+    assert blocks[10] == 'body.10'
+
+
+@pytest.mark.parametrize(('blocks', 'taps', 'expected'), [
+    (32, 4, [7, 15, 23, 31]), (5, 3, [1, 2, 4]), (6, 4, [1, 2, 4, 5]), (4, 4, [0, 1, 2, 3]), (10, 1, [9])])
+def test_evenly_spaced(blocks: int, taps: int, expected: list[int]) -> None:
+    assert evenly_spaced(blocks, taps) == expected
+
+
+@pytest.mark.parametrize('blocks', range(1, 40))
+def test_evenly_spaced_ends_at_the_last_block_and_never_repeats(blocks: int) -> None:
+    for taps in range(1, blocks + 1):
+        indices = evenly_spaced(blocks, taps)
+        assert indices[-1] == blocks - 1
+        assert indices[0] >= 0
+        assert len(set(indices)) == taps
+
+
+def test_number_of_taps_over_different_architectures() -> None:
+    pairs = resolve_taps(2, build_network(STUDENTS['SwinIR']), build_network(TEACHERS['EDSR']))
+    assert pairs == [('layers.1', 'body.2'), ('layers.2', 'body.4')]
+
+
+def test_all_problems_of_a_list_are_named() -> None:
+    student, teacher = build_network(STUDENTS['EDSR']), build_network(TEACHERS['EDSR'])
+    with pytest.raises(TapError) as caught:
+        resolve_taps([['body.0', 'body.9'], ['boby.1', 'body.4'], ['body.0', 'body.1']], student, teacher)
+    assert len(caught.value.problems) == 3
+    assert caught.value.problems[0] == "tap 'boby.1' does not exist in the student EDSR; did you mean 'body.1'?"
+    assert caught.value.problems[1] == "tap 'body.0' of the student is given twice"
+    assert "tap 'body.9' does not exist in the teacher EDSR; did you mean 'body." in caught.value.problems[2]
+
+
+@pytest.mark.parametrize(('taps', 'error', 'message'), [
+    (0, TapError, 'taps: 0 is not between 1 and 3'),
+    (4, TapError, "taps: 4 is not between 1 and 3, the number of blocks in the trunk 'body' of the student EDSR"),
+    ([], TapError, 'the list is empty'),
+    ('body.1', TypeError, "got 'body.1'"),
+    (True, TypeError, 'got True'),
+    ([['body.1']], TypeError, r"got the entry \['body.1'\]"),
+    (['body.1', 'body.2'], TypeError, "got the entry 'body.1'"),
+])
+def test_bad_taps(taps: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        resolve_taps(taps, build_network(STUDENTS['EDSR']), build_network(TEACHERS['EDSR']))
+
+
+def test_network_without_trunk() -> None:
+    with pytest.raises(TapError, match='Sequential has no sequence of equal blocks'):
+        find_trunk(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
