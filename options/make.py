@@ -190,8 +190,8 @@ resi_connection: 1conv''',
 }
 
 START = '''\
-  # The EDSR protocol starts from the x2 student: train options/train_MiPKD_EDSR_x2.yml first, then use
-  #   pretrain_network_g: experiments/MiPKD_EDSR_x2/models/net_g_latest.pth
+  # The EDSR protocol starts from the x2 student: train options/train_${method}_EDSR_x2.yml first, then use
+  #   pretrain_network_g: experiments/${method}_EDSR_x2/models/net_g_latest.pth
   #   param_key_g: params_ema
   #   strict_load_g: false  # $upsampling
 '''
@@ -213,7 +213,7 @@ def option_file(kind: str, method: str, arch: str, scale: int) -> str:
         'student': indent(fill(pair.network, {**pair.student, 'scale': scale}), ' ' * 2),
         'teacher': indent(fill(pair.network, {**pair.teacher, 'scale': scale}), ' ' * 4),
         'expected': row.expected[method],
-        'start': fill(START, vars(row)) if row.upsampling else '',
+        'start': fill(START, {**vars(row), 'method': method}) if row.upsampling else '',
     }
     return fill((FOLDER / f'make_{kind}.template').read_text(encoding='utf-8'), values)
 
