@@ -76,11 +76,14 @@ class FeaturePriorMixer(ScaledFeatures):
         self.mask_type = mask_type
 
     def draw_mask(self, feature: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw I for a feature (N, C, H, W): 0 or 1 in a shape that broadcasts to (N, Z, H, W).
+        """Draw a mask I.
 
         Args:
-            feature: Tells N, H, W, dtype and device.
+            feature: A feature (N, C, H, W); gives N, H, W, dtype and device.
             generator: On the device of ``feature``.
+
+        Returns:
+            I: 0 or 1, in a shape that broadcasts to (N, Z, H, W).
         """
         n, _, h, w = feature.shape
         z = self.latent_channels
@@ -90,20 +93,25 @@ class FeaturePriorMixer(ScaledFeatures):
 
     def encode(self, feature: Tensor, of_student: bool) -> Tensor:
         """E(F / scale): (N, C, H, W) of one of the networks → (N, Z, H, W)."""
-        return (self.encoder_s if of_student else self.encoder_t)(feature / self.scale)
+        latent: Tensor = (self.encoder_s if of_student else self.encoder_t)(feature / self.scale)
+        return latent
 
     def decode(self, latent: Tensor, for_student: bool) -> Tensor:
         """D(z) · scale: (N, Z, H, W) → a feature (N, C, H, W) that can enter the chosen network."""
-        return (self.decoder_s if for_student else self.decoder_t)(latent) * self.scale
+        decoded: Tensor = (self.decoder_s if for_student else self.decoder_t)(latent)
+        return decoded * self.scale
 
     def mix(self, student_latent: Tensor, teacher_latent: Tensor, mask: Tensor) -> Tensor:
-        """z = I ⊙ z_S + (1 − I) ⊙ z_T, all (N, Z, H, W)."""
+        """Mix two latents: z = I ⊙ z_S + (1 − I) ⊙ z_T, all (N, Z, H, W)."""
         return mask * student_latent + (1 - mask) * teacher_latent
 
     def teacher_error(self, latent: Tensor, teacher_feature: Tensor) -> Tensor:
-        """|D_T(latent) − F_T|, a scalar, in units of the feature scale: L_feat of z, L_ae of E_T(F_T).
+        """Compute |D_T(latent) − F_T| in units of the feature scale: L_feat of z, L_ae of E_T(F_T).
 
         Dividing by the scale makes the weight of the loss mean the same for every architecture (our choice).
+
+        Returns:
+            A scalar.
         """
         return (self.decode(latent, for_student=False) - teacher_feature).abs().mean() / self.scale
 

@@ -46,11 +46,14 @@ class KernelGenerator(nn.Module):
         nn.init.zeros_(self.weight_head.bias)
 
     def forward(self, projected: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels (N, C, G, k, k), each of zero sum and L1 norm 1, and weights (N, G) that sum to 1.
+        """Make the kernels and their weights.
 
         Args:
             projected: P F_S (N, C, H, W).
             teacher: F_T (N, C, H, W).
+
+        Returns:
+            Kernels (N, C, G, k, k), each of zero sum and L1 norm 1; weights (N, G) that sum to 1.
         """
         by_position = F.cosine_similarity(projected, teacher, dim=1).unsqueeze(1)
         by_channel = F.cosine_similarity(projected.flatten(2), teacher.flatten(2), dim=2)
@@ -99,22 +102,29 @@ class KRNet(ScaledFeatures):
 
     def project(self, student_feature: Tensor) -> Tensor:
         """P F_S in units of the feature scale: (N, C_S, H, W) → (N, C, H, W)."""
-        return self.projection(student_feature / self.scale)
+        projected: Tensor = self.projection(student_feature / self.scale)
+        return projected
 
     def generate(self, projected: Tensor, teacher: Tensor, learn: bool = False) -> tuple[Tensor, Tensor]:
-        """Kernels (N, C, G, k, k) and weights (N, G) for two features (N, C, H, W) in units of the feature scale.
+        """Make kernels and weights for two features in units of the feature scale.
 
         Args:
-            projected: P F_S.
-            teacher: F_T / scale.
+            projected: P F_S (N, C, H, W).
+            teacher: F_T / scale (N, C, H, W).
             learn: Whether gradients reach the generator; otherwise it is held fixed.
+
+        Returns:
+            Kernels (N, C, G, k, k) and weights (N, G).
         """
         if not self.condition_gradient:
             projected = projected.detach()
+        made: tuple[Tensor, Tensor]
         if learn:
-            return self.generator(projected, teacher)
-        fixed = {name: parameter.detach() for name, parameter in self.generator.named_parameters()}
-        return functional_call(self.generator, fixed, (projected, teacher))
+            made = self.generator(projected, teacher)
+        else:
+            fixed = {name: parameter.detach() for name, parameter in self.generator.named_parameters()}
+            made = functional_call(self.generator, fixed, (projected, teacher))
+        return made
 
     def textures(self, feature: Tensor, kernels: Tensor) -> Tensor:
         """Filter each channel of each sample with its own kernels, replicate padding.
@@ -134,38 +144,48 @@ class KRNet(ScaledFeatures):
             return F.conv2d(padded.reshape(1, n * c, *padded.shape[2:]), filters, groups=n * c).reshape(n, c, -1, h, w)
         # the second derivative of a grouped convolution runs group by group; that of a matrix product does not
         patches = F.unfold(padded, side).reshape(n, c, side * side, h * w)
-        return (kernels.flatten(3) @ patches).unflatten(3, (h, w))
+        return (kernels.flatten(3) @ patches).reshape(n, c, -1, h, w)
 
     def distance(self, projected: Tensor, teacher: Tensor, kernels: Tensor, weights: Tensor) -> Tensor:
-        """Σ_g w_g |U_S^g − U_T^g| of each sample, (N,), for features (N, C, H, W) in units of the feature scale.
+        """Compute Σ_g w_g |U_S^g − U_T^g| for features (N, C, H, W) in units of the feature scale.
 
         Convolution is linear, so U_S − U_T is computed as the texture of P F_S − F_T.
+
+        Returns:
+            One value per sample: (N,).
         """
         return (weights * self.textures(projected - teacher, kernels).abs().mean((1, 3, 4))).sum(1)
 
     def forward(self, student_feature: Tensor, teacher_feature: Tensor, learn: bool = False) -> Tensor:
-        """Σ_g w_g |U_S^g − U_T^g| of each sample: (N,).
+        """Compute Σ_g w_g |U_S^g − U_T^g|.
 
         Args:
             student_feature: F_S (N, C_S, H, W).
             teacher_feature: F_T (N, C, H, W).
             learn: Whether gradients reach the generator.
+
+        Returns:
+            One value per sample: (N,).
         """
         projected, teacher = self.project(student_feature), teacher_feature / self.scale
         return self.distance(projected, teacher, *self.generate(projected, teacher, learn))
 
     def gap(self, here: Tensor, there: Tensor, teacher_feature: Tensor) -> Tensor:
-        """By how much the distance grows when the student's feature moves: (N,), with gradients to the generator.
+        """Compute how much the distance grows when the student's feature moves.
 
-        The kernels made ``here`` measure both, unless they too pull on the student (``condition_gradient``).
+        The kernels made ``here`` measure both, unless ``condition_gradient`` is on.
 
         Args:
             here: F_S (N, C_S, H, W).
-            there: Where it moves to.
+            there: The moved feature, of the same shape.
             teacher_feature: F_T (N, C, H, W).
+
+        Returns:
+            One value per sample, (N,), with gradients to the generator.
         """
         if self.condition_gradient:
-            return self(there, teacher_feature, learn=True) - self(here, teacher_feature, learn=True)
+            return (self.forward(there, teacher_feature, learn=True)
+                    - self.forward(here, teacher_feature, learn=True))
         before, teacher = self.project(here), teacher_feature / self.scale
         made = self.generate(before, teacher, learn=True)
         return self.distance(self.project(there), teacher, *made) - self.distance(before, teacher, *made)

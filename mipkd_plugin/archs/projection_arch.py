@@ -32,4 +32,5 @@ class FeatureProjection(ScaledFeatures):
 
     def forward(self, student_feature: Tensor) -> Tensor:
         """P(F_S / scale): (N, C_S, H, W) → (N, C_T, H, W). Times ``scale`` it can enter the teacher."""
-        return self.projection(student_feature / self.scale)
+        projected: Tensor = self.projection(student_feature / self.scale)
+        return projected

@@ -103,7 +103,10 @@ class DistillationLoss(nn.Module):
         return {}
 
     def features(self, step: Step) -> list[tuple[Tensor, Tensor]]:
-        """(F_S, F_T), maps (N, C, H, W), at each tap pair.
+        """Look up the features at the tap pairs.
+
+        Returns:
+            (F_S, F_T), maps (N, C, H, W), for each tap pair.
 
         Raises:
             RuntimeError: The loss is not bound to any networks yet.
@@ -129,6 +132,9 @@ class DistillationLoss(nn.Module):
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Check the batch, update the feature scales, then compute the terms.
 
+        Returns:
+            Name ``l_*`` → scalar, see :meth:`forward`.
+
         Raises:
             BatchError: There are fewer than ``min_batch_size`` images.
         """
@@ -145,7 +151,10 @@ class DistillationLoss(nn.Module):
             step: The iteration.
 
         Returns:
-            Name ``l_*`` → scalar. Their sum is what the method adds to the pixel loss.
+            Name ``l_*`` → scalar. The method adds their sum to the pixel loss.
+
+        Raises:
+            TypeError: The class does not define it.
         """
         raise TypeError(f'{type(self).__name__} computes no terms: it must define forward(step)')
 

@@ -106,6 +106,9 @@ def tap(student: nn.Module, teacher: nn.Module, pairs: Sequence[Paths],
         teacher: The teacher.
         pairs: For each loss its pairs (student module path, teacher module path).
         runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
+
+    Returns:
+        Both networks, tapped.
     """
     flat = [pair for own in pairs for pair in own]
     return NetPair(TappedNet(student, list(dict.fromkeys(s for s, _ in flat)), runner=runner),

@@ -56,6 +56,9 @@ class BlockPriorMixer(nn.Module):
 
         Returns:
             The image O (N, C, sH, sW).
+
+        Raises:
+            ValueError: There are no taps.
         """
         latent = mixers[0].mix(*latents[0], masks[0])
         last = len(pairs) - 1

@@ -14,7 +14,7 @@ from mipkd_plugin.utils.registry import register
 
 @register(LOSS_REGISTRY)
 class CrossKDLoss(ProjectionLoss):
-    """λ · |T_{>k}(P F_S) − T(x)|: send the student's feature through the rest of the teacher, match the teacher's image.
+    """λ · |T_{>k}(P F_S) − T(x)|: the student's feature runs through the rest of the teacher to its image.
 
     The paper sends features of the student's detection head into the teacher's head; here the taps cut the trunk, and
     the rest of the teacher is the blocks behind the tap and its upsampler. The projection P (1×1), its feature scale

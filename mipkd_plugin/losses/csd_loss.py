@@ -69,11 +69,13 @@ class VGGFeatures:
 def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
     if weights is None:
         try:
-            return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+            published: Mapping[str, Tensor] = VGG19_Weights.IMAGENET1K_V1.get_state_dict(
+                progress=False, check_hash=True)
+            return published
         except (pickle.UnpicklingError, OSError, RuntimeError, EOFError) as error:
             raise ValueError(f'weights of VGG-19 could not be downloaded by torchvision ({error}); write weights: FILE '
                              'with the path of vgg19-dcbb9e9d.pth') from error
-    if not isinstance(weights, str) or not Path(weights).is_file():
+    if not Path(weights).is_file():
         raise ValueError(f'weights {weights!r} is no file; give the path of vgg19-dcbb9e9d.pth, or leave weights out '
                          'to let torchvision download it')
     try:
@@ -88,7 +90,7 @@ def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
 
 def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor],
              layer_weights: Sequence[float], num_negatives: int | None = None) -> Tensor:
-    """Σ_i w_i |V_i(S) − V_i(T)| / mean over the negatives of |V_i(S) − V_i(neg)|, a scalar.
+    """Compute Σ_i w_i |V_i(S) − V_i(T)| / mean over the negatives of |V_i(S) − V_i(neg)|.
 
     Args:
         anchor: V_1..V_5 of the student's images, each (N, C_i, H_i, W_i).
@@ -96,6 +98,9 @@ def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Seq
         negative: Those of one negative a sample; a sample takes those of the other samples.
         layer_weights: w_i.
         num_negatives: How many of the others to take; None: all N − 1.
+
+    Returns:
+        A scalar.
     """
     count = len(anchor[0]) - 1 if num_negatives is None else min(num_negatives, len(anchor[0]) - 1)
     terms = []
@@ -110,9 +115,9 @@ class CSDLoss(DistillationLoss):
     """λ · Σ_i w_i |V_i(S) − V_i(T)| / mean_neg |V_i(S) − V_i(neg)|, w = 1/32, 1/16, 1/8, 1/4, 1.
 
     The contrastive term of CSD alone: the paper trains the student as a slice of the teacher's channels jointly with
-    it, and a frozen teacher rules that out. V_i are features of VGG-19; negatives are the bicubically upsampled LR images
-    of the batch's other samples. As in the authors' code (github.com/Booooooooooo/CSD at ab8570f) distances are
-    means over the batch. Its λ = 200 goes with images in [0, 255], as our 1 with [0, 1]. Images are
+    it, and a frozen teacher rules that out. V_i are features of VGG-19; negatives are the LR images of the
+    batch's other samples, upsampled bicubically. As in the authors' code (github.com/Booooooooooo/CSD at ab8570f)
+    distances are means over the batch. Its λ = 200 goes with images in [0, 255], as our 1 with [0, 1]. Images are
     normalized as VGG-19 was trained (our choice).
 
     Args:
@@ -142,7 +147,10 @@ class CSDLoss(DistillationLoss):
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Compute ``l_csd``.
+        """Compute the term.
+
+        Returns:
+            ``l_csd``.
 
         Raises:
             ValueError: The images are not RGB.

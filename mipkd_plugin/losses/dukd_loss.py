@@ -39,9 +39,12 @@ def restore(images: Tensor, steps: Sequence[Augmentation]) -> Tensor:
 
 
 def window_size(net: nn.Module) -> int:
-    """Height and width of an image must be multiples of this; 1 for a network without attention in windows.
+    """Find the window size of a network.
 
     BasicSR's SwinIR does not store the size of its windows, only its blocks do.
+
+    Returns:
+        Height and width of an image must be multiples of it; 1 for a network without attention in windows.
     """
     found = (getattr(module, 'window_size', 1) for module in net.modules())
     return math.lcm(*(size for size in found if isinstance(size, int) and size > 0))
@@ -58,7 +61,7 @@ def mirrored(images: Tensor, height: int, width: int) -> Tensor:
 
 @register(LOSS_REGISTRY)
 class DUKDLoss(RandomizedLoss):
-    """λ_in |T(u) − F⁻¹(S(F(u)))| + λ_out (|S(x↓) − x| + |S(x↓) − T(x↓)|): make more training images from the given ones.
+    """λ_in |T(u) − F⁻¹(S(F(u)))| + λ_out (|S(x↓) − x| + |S(x↓) − T(x↓)|): more training images.
 
     Zoom-in: u is a tile of the HR image y, as large as x, for which no ground truth exists, only the teacher's image;
     F is a chain of invertible augmentations (label consistency). Zoom-out: x↓ is x downsampled once more, with x as its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -72,15 +73,15 @@ class InnerStep:
 
     def _adam(self, gradient: Tensor, group: Mapping[str, Any], state: Mapping[str, Tensor] | None,
               momentum: bool) -> Tensor:
-        """What is taken off a weight."""
-        first, second = group['betas']
+        """Compute what is subtracted from a weight."""
+        first, second = map(float, group['betas'])
         state = state or {'step': torch.zeros(()), 'exp_avg': torch.zeros_like(gradient),
                           'exp_avg_sq': torch.zeros_like(gradient)}
         time = float(state['step']) + 1
         square = second * state['exp_avg_sq'] + (1 - second) * gradient.detach().square()
-        root = (square / (1 - second**time)).sqrt() + group['eps']
-        rate = group['lr'] if self.learning_rate is None else self.learning_rate
+        root = (square / (1 - math.pow(second, time))).sqrt() + float(group['eps'])
+        rate = float(group['lr'] if self.learning_rate is None else self.learning_rate)
         if self.rule == 'rmsprop':
             return rate * gradient / root
         newest = (1 - first) * gradient
-        return rate * (newest + first * state['exp_avg'] if momentum else newest) / (1 - first**time) / root
+        return rate * (newest + first * state['exp_avg'] if momentum else newest) / (1 - math.pow(first, time)) / root

@@ -99,7 +99,7 @@ class KRNetLoss(DistillationLoss):
         self.require_bound()
         if self.scaled_networks()[0].num_batches == 0:
             self.update_scales(plan.teacher)
-        return self.meta(plan, self)
+        return self.meta.forward(plan, self)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute ``l_kr``."""

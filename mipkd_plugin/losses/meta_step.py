@@ -34,9 +34,9 @@ class MetaStep(nn.Module):
     The batch is split in two halves A and B. Second order:
     θ' = step(θ, ∇_θ [L_rec(A) + L(A; φ)]), differentiable; φ takes an Adam step on ∇_φ L_rec(B; θ').
     First order: with θ_B = step(θ, ∇_θ L_rec(B)), where reconstruction alone would lead, φ takes an Adam step on
-    ∇_φ [L(A; θ_B, φ) − L(A; θ, φ)]: a step that improves reconstruction must lower L. This is a finite difference of the
-    gradient of second order, taken at θ instead of θ', and needs no second derivative; with ``sgd`` the two agree for
-    small α, with Adam only roughly (v̂ contains another gradient, and past momentum is left out).
+    ∇_φ [L(A; θ_B, φ) − L(A; θ, φ)]: a step that improves reconstruction must lower L. This is a finite difference of
+    the gradient of second order, taken at θ instead of θ', and needs no second derivative; with ``sgd`` the two agree
+    for small α, with Adam only roughly (v̂ contains another gradient, and past momentum is left out).
     Of the distillation terms the look-ahead follows L alone, as the method has it, not those of other losses.
 
     θ, the student's buffers, its optimizer and the random numbers are left as they are. Each rank looks ahead on its
@@ -50,8 +50,8 @@ class MetaStep(nn.Module):
         learning_rate: Of φ's own Adam, constant; betas (0.9, 0.99); ε 1e-16, as the gradients carry the factor α.
     """
 
-    def __init__(self, every: int = 5, first_order: bool = False, inner: InnerRule = 'adam', inner_lr: float | None = None,
-                 learning_rate: float = 1e-4) -> None:
+    def __init__(self, every: int = 5, first_order: bool = False, inner: InnerRule = 'adam',
+                 inner_lr: float | None = None, learning_rate: float = 1e-4) -> None:
         super().__init__()
         self.every = every
         self.first_order = first_order
@@ -132,7 +132,7 @@ class MetaStep(nn.Module):
         if not torch.isfinite(flat).all():
             raise FloatingPointError(f'iteration {iteration}: the gradient of the meta step is not finite; lower '
                                      'inner_lr, or train.optim_g.lr, and resume from the last checkpoint')
-        for parameter, g in zip(phi.values(), flat.split([p.numel() for p in phi.values()])):
+        for parameter, g in zip(phi.values(), torch.split(flat, [p.numel() for p in phi.values()])):
             parameter.grad = g.view_as(parameter)
         if self._optimizer is not None:
             self._optimizer.step()

@@ -75,7 +75,8 @@ def map_to_tokens(feature: Tensor) -> Tensor:
 
 def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """(N, HW, C) → (N, C, H, W)."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    n, _, channels = tokens.shape
+    return tokens.transpose(1, 2).reshape(n, channels, height, width)
 
 
 def nearly_equal(a: Tensor, b: Tensor) -> bool:

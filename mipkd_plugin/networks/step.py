@@ -50,6 +50,9 @@ class NetPair(NamedTuple):
             optimizer: The optimizer that trains the student.
             reconstruction: (S(x), y) → L_rec, the scalar that the student minimizes besides the distillation terms.
             iteration: Number of the iteration, from 1.
+
+        Returns:
+            The argument of :meth:`~mipkd_plugin.losses.base.DistillationLoss.prepare`; its ``run`` makes the step.
         """
         return StepPlan(lq, gt, iteration, self.teacher(lq), self, optimizer, reconstruction)
 

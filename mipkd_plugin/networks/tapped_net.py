@@ -165,7 +165,8 @@ class TappedNet:
         native = map_to_tokens(feature) if self._is_tokens(after) else feature
         self._keep_eval()
         with skipping(self.net, self.blocks[:index], self.blocks[index], native):
-            return self.net(lq)
+            image: Tensor = self.net(lq)
+            return image
 
     def close(self) -> None:
         """Remove all hooks: the network is as it was."""

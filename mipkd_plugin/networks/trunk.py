@@ -74,10 +74,13 @@ def blocks_around(net: nn.Module, taps: Sequence[str]) -> list[str]:
 
 
 def evenly_spaced(num_blocks: int, num_taps: int) -> list[int]:
-    """Indices of ``num_taps`` blocks, evenly spaced, the last one being the last block (our choice).
+    """Space taps evenly over the blocks; the last one is the last block (our choice).
 
     >>> evenly_spaced(32, 4)
     [7, 15, 23, 31]
+
+    Returns:
+        Indices of ``num_taps`` blocks.
     """
     return [(2 * k * num_blocks + num_taps) // (2 * num_taps) - 1 for k in range(1, num_taps + 1)]
 

@@ -44,7 +44,10 @@ _TAPS_FORM = 'must be a number of at least 1, or a list of [student module path,
 
 
 def check_taps(value: Any) -> Any:
-    """The value of an option ``taps``, if it has one of the two forms.
+    """Check the form of an option ``taps``.
+
+    Returns:
+        The value itself.
 
     Raises:
         ValueError: It has neither.
@@ -85,6 +88,9 @@ def checked(init: Callable[P, R]) -> Callable[P, R]:
     """Decorator of an ``__init__``: check the arguments against the annotations of its signature.
 
     The constructor then raises :class:`ArgumentError` for arguments that do not fit, and names all of them.
+
+    Returns:
+        The checking ``__init__``, with the same signature.
     """
     validated = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(init)
     owner = init.__qualname__.rpartition('.')[0].rpartition('.')[2]
@@ -102,7 +108,8 @@ def checked(init: Callable[P, R]) -> Callable[P, R]:
 
 _WORDS = {'missing_argument': 'is missing', 'unexpected_keyword_argument': 'is no argument of it',
           'bool_type': 'must be true or false', 'int_type': 'must be a whole number',
-          'float_type': 'must be a number', 'string_type': 'must be a text'}
+          'float_type': 'must be a number', 'string_type': 'must be a text', 'sequence_str': 'must be a list',
+          'is_instance_of': 'must be a list'}
 
 
 def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
@@ -113,7 +120,10 @@ def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
         name = names[first] if isinstance(first, int) else first
         name += ''.join(f'[{index}]' for index in inner if isinstance(index, int))
         kind = mistake['type']
-        what = _WORDS.get(kind) or mistake['msg'].removeprefix('Value error, ').replace('Input should be', 'must be')
+        what = _WORDS.get(kind) or mistake['msg']
+        for theirs, ours in (('Value error, ', ''), ('Input should', 'must'), ('Value should', 'must'),
+                             (' after validation', '')):
+            what = what.replace(theirs, ours)
         got = '' if kind in ('missing_argument', 'unexpected_keyword_argument') else f', got {mistake["input"]!r}'
         found.setdefault(name, []).append(what + got)
     return {name: ' or '.join(dict.fromkeys(reasons)) for name, reasons in found.items()}

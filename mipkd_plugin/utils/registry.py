@@ -23,6 +23,9 @@ def register(registry: Registry) -> Callable[[Registered], Registered]:
     Args:
         registry: ``ARCH_REGISTRY``, ``LOSS_REGISTRY`` or ``MODEL_REGISTRY``.
 
+    Returns:
+        The decorator.
+
     Raises:
         NameTakenError: Another package has taken the name.
     """

@@ -140,17 +140,3 @@ def test_gap_is_the_growth_of_the_distance(condition_gradient: bool) -> None:
         torch.testing.assert_close(gap, net.distance(net.project(moved), f_t, *made) - net(f_s, f_t))
     gap.sum().backward()
     assert all(p.grad is not None for p in net.generator.parameters())
-
-
-@pytest.mark.parametrize(('options', 'message'), [
-    ({'num_kernels': 0}, 'num_kernels must be a whole number of at least 1, got 0'),
-    ({'kernel_size': 4}, 'kernel_size must be odd and at least 3, got 4'),
-    ({'kernel_size': 1}, 'kernel_size must be odd and at least 3, got 1'),
-    ({'hidden_channels': 1.5}, 'hidden_channels must be a whole number of at least 1, got 1.5'),
-    ({'condition_gradient': 'no'}, "condition_gradient must be true or false, got 'no'"),
-    ({'feature_scale': 'max'}, "feature_scale must be one of running, none, got 'max'"),
-    ({'momentum': 2}, 'momentum must lie between 0 and 1, got 2'),
-])
-def test_options_out_of_range(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        KRNet(3, 5, **options)

@@ -148,9 +148,9 @@ def test_without_a_seed_no_run_can_be_resumed_exactly(train_options: Make, chang
     opt = train_options(**changes)
     if not changes:
         del opt['manual_seed']
-    assert config.check_options(opt, is_train=True) == []
+    assert config.check_options(opt, is_train=True).problems == []
     opt['train']['exact_resume'] = True
-    problem, = config.check_options(opt, is_train=True)
+    problem, = config.check_options(opt, is_train=True).problems
     assert str(problem).startswith('manual_seed: is missing: the toolbox would draw another one')
 
 
@@ -165,13 +165,13 @@ def test_what_cannot_be_resumed_exactly_is_refused(train_options: Make, data: di
                                                    message: str | None) -> None:
     opt = train_options()
     opt['datasets']['train'].update(data)
-    assert config.check_options(opt, is_train=True, launcher=launcher) == []
+    assert config.check_options(opt, is_train=True, launcher=launcher).problems == []
     opt['train']['exact_resume'] = True
-    found = [str(problem) for problem in config.check_options(opt, is_train=True, launcher=launcher)]
+    found = [str(problem) for problem in config.check_options(opt, is_train=True, launcher=launcher).problems]
     assert len(found) == (message is not None)
     assert message is None or found[0].startswith(message)
     opt['train']['exact_resume'] = 'yes'
-    assert 'train.exact_resume: must be true or false' in str(config.check_options(opt, is_train=True)[0])
+    assert 'train.exact_resume: must be true or false' in str(config.check_options(opt, is_train=True).problems[0])
 
 
 def test_a_checkpoint_without_its_random_numbers(train_options: Make, tmp_path: Path,

@@ -138,8 +138,8 @@ def test_gradients_of_the_contrast_and_of_the_image(vgg_weights: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------- where to get the weights
-@pytest.mark.parametrize('weights', ['no.pth', '.', 3])
-def test_a_file_that_is_not_there(weights: Any) -> None:
+@pytest.mark.parametrize('weights', ['no.pth', '.'])
+def test_a_file_that_is_not_there(weights: str) -> None:
     with pytest.raises(ValueError, match=r'^weights .* is no file; give the path of vgg19-dcbb9e9d.pth, or leave weig'):
         CSDLoss(weights=weights)
 

@@ -17,7 +17,7 @@ from helpers import STUDENTS, TEACHERS, as_parsed, batch, make_pair
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipkd_plugin import DUKDLoss, KRNetLoss, MiPKDLoss, Step, StepPlan, bind
+from mipkd_plugin import DUKDLoss, KRNetLoss, MiPKDLoss, Step, bind
 from mipkd_plugin.losses.dukd_loss import AUGMENTATIONS, augment, mirrored, restore, window_size
 
 CHAINS = [chain for length in range(5) for chain in itertools.permutations(AUGMENTATIONS, length)]

@@ -13,7 +13,7 @@ from helpers import ARCHITECTURES, STUDENTS, TEACHERS, batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipkd_plugin import KRNetLoss, StepPlan, bind
+from mipkd_plugin import KRNetLoss, bind
 from mipkd_plugin.losses.inner_step import gradients, trainable
 
 FORMS = pytest.mark.parametrize('first_order', [False, True], ids=['second order', 'first order'])

@@ -431,7 +431,7 @@ def test_the_check_compares_a_checkpoint_with_the_options(change: Callable[[dict
     opt = train_options()
     after_one_step(opt, tmp_path)
     change(opt)
-    problems = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path)
+    problems = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path).problems
     assert any(message in str(problem) for problem in problems) if message else problems == []
 
 
@@ -443,7 +443,7 @@ def test_the_check_compares_krnets_with_a_checkpoint(change: dict[str, Any], mes
     opt['train']['distill_opt'] = [{**KRNETS[0], 'meta_every': 1}, KRNETS[1]]
     after_one_step(opt, tmp_path)
     opt['train']['distill_opt'][0].update(change)
-    problems = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path)
+    problems = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path).problems
     assert [message in str(problem) for problem in problems] == ([True] if message else [])
 
 
@@ -453,6 +453,6 @@ def test_a_save_cut_short_is_named_with_a_way_out(name: str, train_options: Make
     after_one_step(opt, tmp_path)
     path = tmp_path / 'experiments/tiny' / name
     path.write_bytes(path.read_bytes()[:100])
-    problem, = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path)
+    problem, = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path).problems
     assert f'{path} is damaged' in str(problem)
     assert '1.state to resume from the training state before it' in str(problem)
