@@ -1,3 +1,5 @@
+"""All metadata stand in pyproject.toml."""
+
 from setuptools import setup
 
 setup()
