@@ -1,0 +1,303 @@
+"""What README and docs tell people to type is what the commands understand; the code and the tables run as printed."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import pkgutil
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.registry import LOSS_REGISTRY
+from helpers import REPO, STUDENTS, TEACHERS, as_parsed, batch
+
+from mipkd_plugin import cli
+from mipkd_plugin.compare.report import gain, markdown_table
+from mipkd_plugin.compare.results import COLUMNS, Row, read_rows
+from mipkd_plugin.losses import DistillationLoss, KRNetLoss, MiPKDLoss, bind
+
+PAGES = {str(path.relative_to(REPO)): path.read_text(encoding='utf-8') for path in (
+    REPO / 'README.md', REPO / 'CONTRIBUTING.md', REPO / 'CHANGELOG.md', *sorted((REPO / 'docs').glob('*.md')),
+    *sorted((REPO / 'experiments').glob('**/README.md')))}
+TESTED_ELSEWHERE = {'docs/new_method.md'}
+PROGRAMS = {'basicsr': cli.basicsr_parser, 'mipkd': cli.mipkd_parser}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', PAGES[page], flags=re.S)
+
+
+def section(page: str, heading: str) -> str:
+    """The text below a heading, up to the next one of any level."""
+    parts = re.split(r'^#+ (.+)$', re.sub(r'```.*?```', lambda code: code[0].replace('\n#', '\n\0#'), PAGES[page],
+                                          flags=re.S), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))[heading].replace('\0', '')
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    lines = [(page, line) for page in PAGES for block in blocks(page, 'bash') for line in block.splitlines()]
+    return [(page, shlex.split(line, comments=True)) for page, line in lines if line.strip()]
+
+
+def spelled_out(pattern: str) -> list[str]:
+    """``a_{x,y}.yml`` as ``a_x.yml`` and ``a_y.yml``."""
+    parts = [part.split(',') for part in re.split(r'\{([^}]*)\}', pattern)]
+    return [''.join(choice) for choice in itertools.product(*parts)]
+
+
+def losses_in(value: Any) -> Iterator[dict[str, Any]]:
+    """The blocks of losses in options, wherever they stand."""
+    if isinstance(value, dict) and str(value.get('type', '')).endswith('Loss'):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from losses_in(inner)
+
+
+# ------------------------------------------------------------------------------------------------ links and commands
+def anchors(text: str) -> set[str]:
+    """The anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.+)$', re.sub(r'```.*?```', '', text, flags=re.S), flags=re.M)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r'\]\(([^)\s]+)\)', re.sub(r'```.*?```', '', PAGES[page], flags=re.S)):
+        if link.startswith('https://'):
+            continue
+        name, _, anchor = link.partition('#')
+        target = (REPO / page).parent / name if name else REPO / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding='utf-8')), link
+
+
+@pytest.mark.parametrize(('page', 'command'), [pytest.param(page, c, id=f'{page}: {" ".join(c)}')
+                                               for page, c in commands() if c[0] in (*PROGRAMS, 'torchrun')])
+def test_commands_parse_and_their_files_exist(page: str, command: list[str]) -> None:
+    if command[0] == 'torchrun':
+        assert command[2:4] == ['-m', 'mipkd_plugin']
+        command = ['basicsr', *command[4:]]
+    args = PROGRAMS[command[0]]().parse_args(command[1:])
+    for name in ('opt', 'results', 'into'):
+        value = str(getattr(args, name, None) or '')
+        if value.startswith(('options/', 'experiments/', 'docs/')):  # others are the reader's own
+            assert (REPO / value).is_file(), value
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPO / 'Makefile').read_text()
+    named = {target for text in PAGES.values() for target in re.findall(r'`make (\w+)`', text)}
+    targets = {c[1] for _, c in commands() if c[0] == 'make'} | named
+    assert {'demo', 'install', 'lint', 'test'} <= targets
+    for target in targets:
+        assert re.search(rf'^{target}:', makefile, flags=re.M), target
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_named_option_files_exist(page: str) -> None:
+    for pattern in re.findall(r'`(options/[^`\s]+\.yml)`', PAGES[page]):
+        for name in spelled_out(pattern):
+            assert list(REPO.glob(name)), name
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_yaml_is_valid_and_its_losses_can_be_built(page: str) -> None:
+    for block in blocks(page, 'yaml'):
+        options = yaml.safe_load(block)
+        assert isinstance(options, dict), block
+        for loss in losses_in(options) if page not in TESTED_ELSEWHERE else ():
+            arguments = dict(loss)
+            LOSS_REGISTRY.get(arguments.pop('type'))(**arguments)
+
+
+# ------------------------------------------------------------------------------------------------ docs/drop_in.md
+DROP_IN = 'docs/drop_in.md'
+HEADINGS = ('A plain PyTorch loop', 'KRNets, with their meta step', 'Into the middle of a network',
+            'A BasicSR project with its own train.py', 'A model class of your own',
+            'A model class that stays free of ours')
+LOOP, META, MIDDLE, PROJECT, TWO_LINES, BY_HAND = HEADINGS
+
+
+def code(heading: str) -> Any:
+    """The code below a heading, compiled."""
+    text, = re.findall(r'```python\n(.*?)```', section(DROP_IN, heading), flags=re.S)
+    return compile(text, DROP_IN, 'exec')
+
+
+def scope() -> dict[str, Any]:
+    """What the reader brings along."""
+    return {'student': build_network(STUDENTS['EDSR']), 'teacher': build_network(TEACHERS['EDSR']),
+            'loader': [batch('EDSR')] * 2}
+
+
+def test_there_is_no_other_code() -> None:
+    counts = {page: len(blocks(page, 'python')) for page in PAGES if page not in TESTED_ELSEWHERE}
+    assert {page: count for page, count in counts.items() if count} == {DROP_IN: len(HEADINGS)}
+
+
+def test_plain_loop_runs_as_printed() -> None:
+    own = scope()
+    exec(code(LOOP), own)
+    assert own['iteration'] == 2
+    assert torch.isfinite(own['loss'])
+    assert not any(module._forward_hooks for net in (own['student'], own['teacher']) for module in net.modules())
+
+
+def test_loop_with_a_meta_step_runs_as_printed() -> None:
+    own = scope()
+    drawn: list[torch.Tensor] = []
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        drawn.extend(p.detach().clone() for p in own['kd'].self_trained_parameters())
+        yield from [batch('EDSR')] * 5
+
+    own['loader'] = batches()
+    exec(code(META), own)
+    assert torch.isfinite(own['loss'])
+    assert not any(torch.equal(a, b) for a, b in zip(drawn, own['kd'].self_trained_parameters(), strict=True))
+
+
+def test_networks_are_entered_as_printed() -> None:
+    kd, own = MiPKDLoss(taps=3), scope()
+    lq, gt = batch('EDSR')
+    nets = bind([kd], own['student'], own['teacher'], lq[:1])
+    own.update(kd=kd, step=nets.step(lq, gt))
+    exec(code(MIDDLE), own)
+    torch.testing.assert_close(own['image'], own['step'].teacher.output)
+
+
+def test_imports_of_a_project_work_as_printed() -> None:
+    own: dict[str, Any] = {}
+    exec(code(PROJECT), own)
+    assert callable(own['train_pipeline'])
+
+
+def test_two_line_model_works_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils import registry
+
+    monkeypatch.setattr(registry, 'MODEL_REGISTRY', registry.Registry('test'))
+    exec(code(TWO_LINES), {'HATModel': SRModel, '__name__': 'hat'})
+    assert issubclass(registry.MODEL_REGISTRY.get('HATDistillModel'), SRModel)
+
+
+def test_model_free_of_ours_trains_as_printed(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    own: dict[str, Any] = {'__name__': 'theirs'}
+    exec(code(BY_HAND), own)
+    opt = train_options(model_type='MyModel')
+    teacher = opt.pop('teacher')
+    del opt['train']['distill_opt'], opt['train']['ema_decay']
+    opt['network_t'] = teacher['network']
+    opt['path']['pretrain_network_t'] = teacher['weights']
+    model = own['MyModel'](as_parsed(opt, tmp_path))
+    before = [p.detach().clone() for p in model.net_g.parameters()]
+    lq, gt = batch('EDSR')
+    model.feed_data({'lq': lq, 'gt': gt})
+    model.optimize_parameters(1)
+    assert {'l_pix', 'l_feat', 'l_block'} <= set(model.log_dict)
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.net_g.parameters()))
+
+
+# ------------------------------------------------------------------------------------------------ docs/methods.md
+METHODS = 'docs/methods.md'
+
+
+def test_all_losses_are_in_the_table_of_methods() -> None:
+    names = {name for name, cls in LOSS_REGISTRY
+             if issubclass(cls, DistillationLoss) and cls.__module__.startswith('mipkd_plugin.')}
+    assert set(re.findall(r'^\| `(\w+)`', section(METHODS, 'Methods'), flags=re.M)) == names
+
+
+def test_options_of_mipkd_named_in_the_text_exist() -> None:
+    text = section(METHODS, 'What MiPKDLoss computes')
+    names = re.findall(r'`(\w+)`', text[text.index('each such choice is an option'):])
+    assert len(names) >= 8
+    assert set(names) <= set(inspect.signature(MiPKDLoss).parameters)
+
+
+def test_options_of_krnets_named_in_the_text_exist() -> None:
+    text = section(METHODS, 'What KRNetLoss computes')
+    sentence = text[text.index('is an option'):]
+    names = re.findall(r'`(\w+)`', sentence[:sentence.index('.\n')])
+    assert set(names) == set(inspect.signature(KRNetLoss).parameters) - {'taps', 'momentum', 'loss_weight'}
+    for name, value in re.findall(r'^\| `(\w+): (\w+)`', sentence, flags=re.M):
+        KRNetLoss(taps=1, **{name: yaml.safe_load(value)})
+
+
+# ------------------------------------------------------------------------------------------------ docs/comparing.md
+def test_compare_block_as_printed_names_its_methods() -> None:
+    options = [yaml.safe_load(block) for block in blocks('docs/comparing.md', 'yaml')]
+    compare = next(block['compare'] for block in options if 'compare' in block)
+    assert compare['ablate']['method'] in compare['methods']
+
+
+def test_columns_of_the_results_are_all_explained() -> None:
+    rows = re.findall(r'^\| (`.+?) \|', section('docs/comparing.md', 'results.csv'), flags=re.M)
+    assert [name for row in rows for name in re.findall(r'`(\w+)`', row)] == list(COLUMNS)
+
+
+# ------------------------------------------------------------------------------------------------ docs/results.md
+RESULTS = 'docs/results.md'
+COMPARISONS = re.findall(r'<!-- (compare_\w+) -->', PAGES[RESULTS])
+
+
+def rows_of(pair: str) -> list[Row]:
+    return read_rows(REPO / 'experiments' / f'compare_EDSR_x2_{pair}' / 'results.csv')
+
+
+def test_there_are_tables_to_check() -> None:
+    assert {'compare_EDSR_x2_small', 'compare_EDSR_x2_depth', 'compare_EDSR_x2_compound'} <= set(COMPARISONS)
+    assert not re.findall(r'<!-- compare_', PAGES['README.md'])
+
+
+@pytest.mark.parametrize('name', COMPARISONS)
+def test_tables_are_those_of_the_results(name: str) -> None:
+    text = PAGES[RESULTS]
+    table = text[text.index(f'<!-- {name} -->'):text.index(f'<!-- /{name} -->')].partition('\n')[2]
+    assert table == markdown_table(read_rows(REPO / 'experiments' / name / 'results.csv'))
+
+
+def test_tables_are_made_anew_by_the_printed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the table taken out, and in a copy: the command also writes beside results.csv."""
+    command = next(c for page, c in commands() if page == 'docs/comparing.md' and '--into' in c)
+    results, into = (Path(command[command.index(flag) + 1]) for flag in ('--results', '--into'))
+    text, name = PAGES[str(into)], results.parent.name
+    begin, end = text.index(f'<!-- {name} -->\n'), text.index(f'<!-- /{name} -->')
+    for path in (results, into):
+        (tmp_path / path).parent.mkdir(parents=True)
+    shutil.copy(REPO / results, tmp_path / results)
+    (tmp_path / into).write_text(f'{text[:begin]}<!-- {name} -->\nold\n{text[end:]}', encoding='utf-8')
+    monkeypatch.chdir(tmp_path)
+    assert cli.mipkd_main(command[1:]) == 0
+    assert into.read_bytes() == (REPO / into).read_bytes()
+
+
+@pytest.mark.parametrize(('pair', 'method', 'over'), [
+    ('small', 'mipkd', 'logits'), ('depth', 'mipkd', 'logits'), ('compound', 'mipkd', 'logits'),
+    ('small', 'mipkd', 'fitnet')])
+def test_gains_in_the_text_are_those_of_the_results(pair: str, method: str, over: str) -> None:
+    found = gain(rows_of(pair), method, over, 'Kodak24')
+    assert f'{found.mean:.3f} ± {found.error:.3f}' in section(RESULTS, 'What they mean')
+
+
+def test_gain_of_logits_in_the_text_is_that_of_the_results() -> None:
+    found = [gain(rows_of(pair), 'logits', 'none', 'Kodak24').mean for pair in ('small', 'depth', 'compound')]
+    assert f'({", ".join(f"{value:.3f}" for value in found)} over the control)' in PAGES[RESULTS]
+
+
+# ------------------------------------------------------------------------------------------------ CHANGELOG.md
+def test_new_names_exist() -> None:
+    cells = re.findall(r'^\| .+ \| (.+) \|$', section('CHANGELOG.md', 'Changed names'), flags=re.M)
+    names = [name for cell in cells for name in re.findall(r'`(mipkd_plugin\.[\w.]+)`', cell)]
+    assert len(names) > 20
+    for name in names:
+        pkgutil.resolve_name(name)
