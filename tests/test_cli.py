@@ -16,8 +16,8 @@ import torch
 import yaml
 from helpers import REPO
 
-from mipkd_plugin import cli
 from mipkd_plugin.cli import basicsr_main, mipkd_main
+from mipkd_plugin.config import plugins
 
 Make = Callable[..., dict[str, Any]]
 
@@ -193,13 +193,13 @@ def test_plugins(option_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         '@MODEL_REGISTRY.register()\nclass TheirModel(SRModel):\n    pass\n')
     (option_file.parent / 'bad_plugin.py').write_text('import a_package_that_is_not_there\n')
     monkeypatch.syspath_prepend(str(option_file.parent))
-    plugins = [EntryPoint('theirs', 'their_plugin', cli.PLUGIN_GROUP)]
-    monkeypatch.setattr(cli, 'entry_points', lambda group: plugins)
+    found = [EntryPoint('theirs', 'their_plugin', plugins.GROUP)]
+    monkeypatch.setattr(plugins, 'entry_points', lambda group: found)
     opt = yaml.safe_load(option_file.read_text())
     del opt['teacher'], opt['train']['distill_opt']
     option_file.write_text(yaml.safe_dump({**opt, 'model_type': 'TheirModel'}))
     assert mipkd_main(['check', '-opt', 'x.yml']) == 0
-    plugins.append(EntryPoint('bad', 'bad_plugin', cli.PLUGIN_GROUP))
+    found.append(EntryPoint('bad', 'bad_plugin', plugins.GROUP))
     assert mipkd_main(['check', '-opt', 'x.yml']) == 2
     assert "the BasicSR plug-in 'bad_plugin' cannot be imported: ModuleNotFoundError" in capsys.readouterr().err
 

@@ -202,7 +202,7 @@ def write_report(rows: Sequence[Row], folder: Path) -> str:
         The Markdown table.
     """
     table = markdown_table(rows)
+    write_atomically(folder / 'figure.png', lambda part: curves(rows).savefig(part, format='png'))
     write_text(folder / 'table.md', table)
     write_text(folder / 'table.tex', latex_table(rows))
-    write_atomically(folder / 'figure.png', lambda part: curves(rows).savefig(part, format='png'))
     return table

@@ -11,6 +11,7 @@ import pytest
 from basicsr.data import build_dataset
 from PIL import Image
 
+from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.commands.prepare import add_arguments, run, workers
 from mipkd_plugin.commands.prepare.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.commands.prepare.pairs import prepare
@@ -333,7 +334,7 @@ def spoil_with_a_tiny_one(hr: Path) -> None:
     (spoil_with_16_bits, r'bad\.png: has 16 bits a channel; convert'),
     (spoil_with_gray_16_bits, r'bad\.png: has 16 bits a channel; convert'),
     (spoil_with_cmyk, r'bad\.jpg: is stored as CMYK; convert'),
-    (spoil_with_text, r'bad\.png: cannot be read .*mend or remove'),
+    (spoil_with_text, r'bad\.png: cannot be read .*fix or remove'),
     (spoil_with_a_dot, r'bad\.v2\.png: an LMDB key must be ASCII without "\."'),
     (spoil_with_a_twin, r'a\.jpg and .*a\.png would become the same file'),
     (spoil_with_a_tiny_one, r'bad\.png: 3x16 pixels are too few for x4'),
@@ -378,8 +379,8 @@ def test_command_prints_what_to_paste(hr: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_command_refuses_with_exit_code_2(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run(arguments(tmp_path / 'nowhere', tmp_path / 'out')) == 2
+    assert mipkd_main(['prepare', '--hr', str(tmp_path / 'nowhere'), '--scale', '4', '--out', str(tmp_path / 'out')]) == 2
     captured = capsys.readouterr()
     assert captured.out == ''
-    assert 'mipkd prepare: --hr' in captured.err
+    assert captured.err.startswith('--hr ')
     assert 'there is no such folder' in captured.err

@@ -91,7 +91,7 @@ def l_kr_by_hand(number: int, lq: torch.Tensor) -> list[float]:
     step = nets.step(lq, lq, 1)
     taps = [network(step.student.features[s], step.teacher.features[t]).item()
             for network, (s, t) in zip(loss.networks, loss.pairs)]
-    assert np.mean(taps) == pytest.approx(loss(step)['l_kr'].item() / loss.loss_weight, rel=1e-5)
+    assert np.mean(taps) == pytest.approx(loss.forward(step)['l_kr'].item() / loss.loss_weight, rel=1e-5)
     return taps
 
 

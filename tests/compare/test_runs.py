@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import math
 import os
 import pickle
 import re
@@ -24,10 +25,11 @@ from typing import Any
 
 import pytest
 import torch
+from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import REPO, tiny_options, write_image_pairs
 from training import Killed, comparison_options, die_at, train, write_options
 
-from mipkd_plugin import config
+from mipkd_plugin import LogitsKDLoss, Step, config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.cli import mipkd_main
@@ -316,11 +318,11 @@ def test_options_that_were_not_copied_yet_do_not_block(work: Path) -> None:
     copied = Path('experiments/tiny_mipkd_seed0/tiny_mipkd_seed0.yml')
     copied.parent.mkdir(parents=True)
     copied.write_text('')
-    runs.refuse_other_options(comparison.trials[1], comparison.protocol)
+    runs.refuse_other_options(comparison.trials[1], comparison.protocol_hash)
     (copied.parent / 'training_states').mkdir()
     (copied.parent / 'training_states/3.state').write_bytes(b'x')
     with pytest.raises(runs.RunError, match='was trained with other options'):
-        runs.refuse_other_options(comparison.trials[1], comparison.protocol)
+        runs.refuse_other_options(comparison.trials[1], comparison.protocol_hash)
 
 
 @pytest.mark.parametrize(('note', 'value', 'message'), [
@@ -331,12 +333,12 @@ def test_notes_of_a_run_that_do_not_fit(work: Path, note: str, value: str, messa
     trial = comparison.trials[1]
     copied = runs.run_folder(trial) / f'{trial.name}.yml'
     copied.parent.mkdir(parents=True)
-    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol), copied)
-    runs.refuse_other_options(trial, comparison.protocol)
+    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), copied)
+    runs.refuse_other_options(trial, comparison.protocol_hash)
     assert (runs.commit_of(trial), runs.hardware_of(trial)) == ('c0ffee', 'CPU')
     copied.write_text(re.sub(rf'# {note} .*', f'# {note} {value}', copied.read_text()))
     with pytest.raises(runs.RunError, match=message):
-        runs.refuse_other_options(trial, comparison.protocol)
+        runs.refuse_other_options(trial, comparison.protocol_hash)
 
 
 def test_a_run_begun_on_other_hardware_is_not_gone_on_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,10 +347,10 @@ def test_a_run_begun_on_other_hardware_is_not_gone_on_with(work: Path, monkeypat
     folder = runs.run_folder(trial)
     (folder / 'training_states').mkdir(parents=True)
     torch.save({}, folder / 'training_states/3.state')
-    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol), folder)
+    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), folder)
     monkeypatch.setattr(runs, 'hardware', lambda trial: 'NVIDIA H100')
     with pytest.raises(runs.RunError, match='was begun on CPU, and this is NVIDIA H100'):
-        runs.Runner(Path('experiments/tiny'), comparison.protocol).train(trial, print)
+        runs.Runner(Path('experiments/tiny'), comparison.protocol_hash).train(trial, print)
 
 
 def test_runs_have_one_thread_whatever_the_shell_says(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,9 +375,17 @@ def test_the_commit_is_that_of_what_has_been_trained(work: Path, monkeypatch: py
 
 # --------------------------------------------------------------------------------------------- when a run fails
 def test_a_run_that_fails_does_not_stop_the_others(work: Path, options: dict[str, Any],
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
+                                                   capsys: pytest.CaptureFixture[str],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    class BreakingLoss(LogitsKDLoss):
+        """Passes the trial step, and fails in the training."""
+
+        def forward(self, step: Step) -> dict[str, torch.Tensor]:
+            return {'l_breaking': step.student.output.sum() * (1 if step.iteration == 0 else math.inf)}
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, 'BreakingLoss', BreakingLoss)
     opt = copy.deepcopy(options)
-    opt['compare']['methods'] = {'broken': {'type': 'LogitsKDLoss', 'loss_weight': 1e39}, **opt['compare']['methods']}
+    opt['compare']['methods'] = {'broken': {'type': 'BreakingLoss'}, **opt['compare']['methods']}
     write_options(opt, work / 'x.yml')
     command = [*COMPARE, '--methods', 'broken', 'logits']
     for _ in range(2):
@@ -394,7 +404,7 @@ def test_a_run_that_fails_does_not_stop_the_others(work: Path, options: dict[str
 
 def test_a_run_that_ends_without_being_measured(work: Path, monkeypatch: pytest.MonkeyPatch,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr('test_compare.train', lambda *args: 2)
+    monkeypatch.setattr('test_runs.train', lambda *args: 2)
     assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
     assert 'tiny_none_seed0 ended with code 2; the end of its output:\nrefused\n' in capsys.readouterr().err
 
@@ -404,7 +414,7 @@ def test_a_run_that_ends_without_being_measured(work: Path, monkeypatch: pytest.
         (folder / 'train_x.log').write_text('')
         return 0
 
-    monkeypatch.setattr('test_compare.train', nothing)
+    monkeypatch.setattr('test_runs.train', nothing)
     assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
     assert ('tiny_none_seed0 has ended, but its log in experiments/tiny_none_seed0 has no validation at iteration 13 '
             'on val, again') in capsys.readouterr().err
@@ -477,7 +487,7 @@ def test_rows_that_another_mipkd_has_just_written_are_kept(whole: Path, work: Pa
         shutil.copytree(whole / 'experiments/tiny', 'experiments/tiny')
         return alone(path)
 
-    monkeypatch.setattr('mipkd_plugin.commands.compare.alone', late)
+    monkeypatch.setattr('mipkd_plugin.compare.session.alone', late)
     assert mipkd_main([*COMPARE, '--methods', 'logits']) == 0
     assert Child.started == []
     assert rows() == rows(whole / RESULTS)
@@ -647,7 +657,7 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (130, 'interrupted\n')
-        assert out == 'stopping; the same command will go on from what has been saved\n'
+        assert out == 'stopping; type the same command to continue from the last checkpoints\n'
         wait_for(lambda: processes(cut) == [], 60)
         assert not has_trained(run, 40)
         assert not results.exists()

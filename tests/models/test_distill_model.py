@@ -410,11 +410,11 @@ def test_every_rank_resumes_with_its_own_random_numbers(train_options: Make, tmp
     second = {**saved['random'][0], 'losses': {'0._extra_state': generator.get_state()}}
     torch.save({**saved, 'random': [saved['random'][0], second]}, path)
     model = model_of(opt, tmp_path)
-    load_state(str(path), model.losses, model.teacher_fingerprint, rank=1)
+    load_state(path, model.losses, model.teacher_fingerprint, rank=1)
     assert torch.equal(model.losses[0].get_extra_state(), generator.get_state())
     model.losses[0].seed(5)
     own = model.losses[0].get_extra_state()
-    load_state(str(path), model.losses, model.teacher_fingerprint, rank=2)  # was not there before
+    load_state(path, model.losses, model.teacher_fingerprint, rank=2)  # was not there before
     assert torch.equal(model.losses[0].get_extra_state(), own)
 
 

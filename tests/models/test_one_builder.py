@@ -27,7 +27,8 @@ counts = collections.Counter()
 load = torch.load
 
 def counting_load(path, *args, **kwargs):
-    counts[Path(str(path)).name] += 1
+    if isinstance(path, (str, Path)):  # torch.distributed reads buffers with it
+        counts[Path(path).name] += 1
     return load(path, *args, **kwargs)
 
 torch.load = counting_load
