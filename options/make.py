@@ -59,8 +59,8 @@ class Pair:
 
     Attributes:
         change: What makes the student smaller.
-        train_model: The toolbox's ``model_type`` for training.
-        test_model: The toolbox's ``model_type`` for a test.
+        train_model: BasicSR's ``model_type`` for training.
+        test_model: BasicSR's ``model_type`` for a test.
         origin: Where the teacher's file comes from.
         network: Arguments of the architecture, with placeholders where student and teacher differ.
         student: What fills them for the student.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from basicsr.archs import build_network
-from conftest import REPO
+from helpers import REPO
 
 OPTIONS = REPO / 'options'
 PAIRS = [(arch, scale) for arch in ('EDSR', 'RCAN', 'SwinIR') for scale in (2, 3, 4)]

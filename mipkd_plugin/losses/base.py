@@ -217,7 +217,15 @@ class ProjectionLoss(DistillationLoss):
 
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
-    """Vectors of length 1 along ``dim``. Zero vectors stay 0 and get no gradient (it would be infinite)."""
+    """Scale vectors to length 1 along ``dim``. Zero vectors stay 0 and get no gradient (it would be infinite).
+
+    >>> unit(torch.tensor([[3., 4.], [0., 0.]]), dim=1)
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+
+    Returns:
+        Vectors of the same shape.
+    """
     length = vectors.norm(dim=dim, keepdim=True)
     return torch.where(length > _SMALLEST_LENGTH, vectors / length.clamp_min(_SMALLEST_LENGTH), 0.0)
 

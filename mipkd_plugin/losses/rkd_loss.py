@@ -16,7 +16,16 @@ _SMALLEST_DISTANCE = 1e-12
 
 
 def relative_distances(codes: Tensor) -> Tensor:
-    """ψ_D, equation 5: Euclidean distances between samples over their mean (equation 6): (N, C) → (N, N)."""
+    """ψ_D, equation 5: Euclidean distances between samples over their mean (equation 6): (N, C) → (N, N).
+
+    >>> relative_distances(torch.tensor([[0.], [1.], [2.]]))
+    tensor([[0.0000, 0.7500, 1.5000],
+            [0.7500, 0.0000, 0.7500],
+            [1.5000, 0.7500, 0.0000]])
+
+    Returns:
+        The relative distances.
+    """
     n = len(codes)
     distances = torch.cdist(codes, codes, compute_mode='donot_use_mm_for_euclid_dist')
     return distances / (distances.sum() / (n * (n - 1))).clamp_min(_SMALLEST_DISTANCE)

@@ -69,7 +69,18 @@ def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int]], lq: Tensor) -> Ta
 
 
 def map_to_tokens(feature: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, HW, C)."""
+    """(N, C, H, W) → (N, HW, C).
+
+    >>> import torch
+    >>> feature = torch.rand(2, 3, 4, 5)
+    >>> map_to_tokens(feature).shape
+    torch.Size([2, 20, 3])
+    >>> tokens_to_map(map_to_tokens(feature), 4, 5).equal(feature)
+    True
+
+    Returns:
+        The tokens.
+    """
     return feature.flatten(2).transpose(1, 2)
 
 

@@ -89,6 +89,15 @@ def checked(init: Callable[P, R]) -> Callable[P, R]:
 
     The constructor then raises :class:`ArgumentError` for arguments that do not fit, and names all of them.
 
+    >>> class Mixer:
+    ...     @checked
+    ...     def __init__(self, ratio: Share = 0.5, layers: Count = 1) -> None:
+    ...         self.ratio, self.layers = ratio, layers
+    >>> Mixer(ratio=2, layers='3')
+    Traceback (most recent call last):
+    mipkd_plugin.utils.ranges.ArgumentError: Mixer: ratio must be less than or equal to 1, got 2; \
+layers must be a whole number, got '3'
+
     Returns:
         The checking ``__init__``, with the same signature.
     """

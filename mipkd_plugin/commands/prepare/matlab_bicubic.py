@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """Let the BasicSR's ``calculate_weights_indices`` compute in double precision, as MATLAB does."""
+    """Let BasicSR's ``calculate_weights_indices`` compute in double precision, as MATLAB does."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -47,7 +47,7 @@ def bicubic_downsample(image: NDArray[Any], scale: int) -> NDArray[Any]:
     """Shrink an image exactly as MATLAB's ``imresize(image, 1 / scale, 'bicubic')`` does with uint8.
 
     The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns, and the values are rounded
-    to uint8 after each pass. The BasicSR's own float ``imresize`` does not round and differs by 1-2 levels.
+    to uint8 after each pass. BasicSR's own float ``imresize`` does not round and differs by 1-2 levels.
 
     Args:
         image: uint8, (H, W) or (H, W, 3). It is first cropped top-left to a multiple of ``scale``.
