@@ -11,8 +11,8 @@ from conftest import REPO
 PACKAGE = REPO / 'mipkd_plugin'
 FILES = sorted(PACKAGE.rglob('*.py'))
 # A room may import from the rooms that stand behind it.
-ORDER = ['__main__', 'cli', 'demo', 'inspection', 'compare', 'textures', 'texture_sheet', 'prepare', 'models', 'config',
-         'losses', 'archs', 'meta_step', 'lookahead', 'taps', 'trunk', 'features', 'step']
+ORDER = ['__main__', 'cli', 'demo', 'demo_report', 'inspection', 'compare', 'textures', 'texture_sheet', 'prepare',
+         'models', 'config', 'losses', 'archs', 'meta_step', 'lookahead', 'taps', 'trunk', 'features', 'step']
 # These import nothing of ours, and may be imported by all.
 FREE = {'compat', 'registration', 'version', 'downsample', 'require', 'lifeline', 'replay'}
 
