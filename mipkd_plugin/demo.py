@@ -25,7 +25,7 @@ OPTIONS = {report.CONTROL: Path('options/demo_none_EDSR_x2.yml'),
            report.EQUAL_TIME: Path('options/demo_none_long_EDSR_x2.yml'),
            report.DISTILLED: Path('options/demo_MiPKD_EDSR_x2.yml')}
 TEACHER = Path('experiments/pretrained_models/EDSR_x2_demo_teacher.pth')
-DATA = Path('datasets/demo')
+DATA = Path('datasets/demo_x2')
 RESULTS = Path('results/demo')
 # photographs that every installation of scikit-image contains
 TRAIN = ('brick.png', 'camera.png', 'grass.png', 'gravel.png', 'ihc.png', 'motorcycle_left.png', 'motorcycle_right.png')
@@ -161,7 +161,7 @@ def evaluate(options: dict[str, dict], spent: dict[str, tuple[int, float]]) -> t
 def lengths(options: dict[str, dict], iterations: int | None) -> dict[str, int]:
     """Iterations of each run: as its file says, or ``iterations`` and for equal time as many times more as there."""
     own = {method: option['train']['total_iter'] for method, option in options.items()}
-    if iterations is None:
+    if not iterations:
         return own
     return {method: round(iterations * number / own[report.CONTROL]) for method, number in own.items()}
 
