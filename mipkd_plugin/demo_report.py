@@ -96,4 +96,4 @@ def draw_comparison(rows: Sequence[Row], truth: Mapping[str, np.ndarray], corner
         axis.set_axis_off()
     note = 'PSNR of the whole image; details: where the teacher betters bicubic interpolation most'
     figure.supxlabel(note, fontsize=10)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches='tight', pad_inches=0.15)
