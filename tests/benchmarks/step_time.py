@@ -2,9 +2,11 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/step_time.py options/train_KRNet_EDSR_x2_small.yml
     OMP_NUM_THREADS=1 python tests/benchmarks/step_time.py options/compare_EDSR_x2_small.yml
+    OMP_NUM_THREADS=1 python tests/benchmarks/step_time.py options/demo_none_EDSR_x2.yml options/demo_MiPKD_EDSR_x2.yml
 
-The methods are those of a comparison, the control first, or else variants of KRNetLoss. Takes networks, teacher, batch
-and patch size from the option file; the batch itself is random. Mean of the rounds, the first of which is not counted.
+What is measured: the option files, when there are several; the methods of a comparison, the control first; or else
+variants of KRNetLoss. Takes networks, teacher, batch and patch size from the (first) option file; the batch itself is
+random. Mean of the rounds, the first of which is not counted.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import torch
 
-import mipkd_plugin  # noqa: F401  (repairs the toolbox before basicsr is imported)
+import mipkd_plugin  # noqa: F401  (repairs BasicSR before it is imported)
 from basicsr.models import build_model
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison
@@ -53,18 +55,20 @@ def variants(opt: config.Options, taps: int) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('option_file')
+    parser.add_argument('option_files', nargs='+')
     parser.add_argument('--taps', type=int, default=3)
     parser.add_argument('--rounds', type=int, default=6)
     args = parser.parse_args()
-    opt = config.read_options(args.option_file)
+    opt = config.read_options(args.option_files[0])
+    named = ({Path(path).stem: config.read_options(path) for path in args.option_files} if len(args.option_files) > 1
+             else variants(opt, args.taps))
     channels, height, width = config.probe_shape(opt)
     size, scale = opt['datasets']['train']['batch_size_per_gpu'], opt['scale']
     data = {'lq': torch.rand(size, channels, height, width), 'gt': torch.rand(size, channels, scale * height,
                                                                               scale * width)}
     models = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, own in variants(opt, args.taps).items():
+        for name, own in named.items():
             own['num_gpu'] = min(torch.cuda.device_count(), 1)
             models[name] = build_model(as_parsed(own, Path(folder)))
             models[name].feed_data(data)

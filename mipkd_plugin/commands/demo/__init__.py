@@ -9,11 +9,16 @@ HELP = 'a complete small distillation, with a table and a picture'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd demo``."""
-    parser.add_argument('--iterations', type=int, help='train this long instead of as the option files say')
+    parser.add_argument('--iterations', type=int,
+                        help='train this long instead of as the option files say (the run of equal time: longer by the '
+                        'same factor as there)')
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``mipkd demo``.
+
+    Returns:
+        Exit code.
 
     Raises:
         DemoError: Something is missing, or a training run failed.
