@@ -142,7 +142,7 @@ class KRNet(ScaledFeatures):
         if not kernels.requires_grad:
             filters = kernels.reshape(-1, 1, side, side)
             return F.conv2d(padded.reshape(1, n * c, *padded.shape[2:]), filters, groups=n * c).reshape(n, c, -1, h, w)
-        # the second derivative of a grouped convolution runs group by group; that of a matrix product does not
+        # a matrix product: the second derivative of a grouped convolution would run group by group
         patches = F.unfold(padded, side).reshape(n, c, side * side, h * w)
         return (kernels.flatten(3) @ patches).reshape(n, c, -1, h, w)
 

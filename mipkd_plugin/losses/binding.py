@@ -53,10 +53,10 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
     """Tap both networks wherever the losses need it, check the taps in a probe run and size the losses by it.
 
     Freezes the teacher. The probe runs in eval mode without gradient and leaves modes and random numbers alone;
-    the parameters of the losses are drawn from torch's global random numbers, as those of any module.
+    the parameters of the losses are drawn from torch's global random numbers.
 
     Args:
-        losses: The losses. One that was bound before is built anew.
+        losses: The losses. A loss that was bound before is built again.
         student: The student, unwrapped.
         teacher: The teacher.
         probe: Images (N, C, H, W) of the size of a training patch.

@@ -46,7 +46,7 @@ class VGGFeatures:
         wanted = {name: tuple(value.shape) for name, value in layers.state_dict().items()}
         wrong = [name for name, shape in wanted.items() if name not in own or tuple(own[name].shape) != shape]
         if wrong:
-            raise ValueError(f'weights {weights!r} are not those of VGG-19: {len(wrong)} tensors are missing or of '
+            raise ValueError(f'weights {weights!r} do not fit VGG-19: {len(wrong)} tensors are missing or of '
                              f'another shape, the first is features.{wrong[0]}; give vgg19-dcbb9e9d.pth of torchvision')
         layers.load_state_dict({name: own[name] for name in wanted}, assign=True)
         self.layers: nn.Module = layers.eval().requires_grad_(False)
@@ -94,8 +94,8 @@ def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Seq
 
     Args:
         anchor: V_1..V_5 of the student's images, each (N, C_i, H_i, W_i).
-        positive: Those of the teacher's.
-        negative: Those of one negative a sample; a sample takes those of the other samples.
+        positive: V_1..V_5 of the teacher's images.
+        negative: V_1..V_5 of one negative per sample; the negatives of a sample are the ones of the other samples.
         layer_weights: w_i.
         num_negatives: How many of the others to take; None: all N − 1.
 

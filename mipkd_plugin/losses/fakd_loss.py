@@ -35,7 +35,7 @@ class FAKDLoss(RandomizedLoss):
     Args:
         taps: Number of taps (the paper has three), evenly spaced over both trunks, or a list of
             [student module, teacher module].
-        positions: How many of the H·W positions to relate, drawn anew in each iteration, at least 2; None: all
+        positions: How many of the H·W positions to relate, drawn again in each iteration, at least 2; None: all
             of them, as in the paper. Sampling is our choice; the expected value of the loss hardly changes (only
             the share of the diagonal, which is 0, grows).
         loss_weight: Weight of ``l_fakd``.

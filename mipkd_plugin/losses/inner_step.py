@@ -46,7 +46,7 @@ class InnerStep:
         """Move the weights; neither they nor the optimizer change.
 
         Args:
-            weights: Name → parameter, as the optimizer has them.
+            weights: Name → parameter; the optimizer's own.
             gradient: One tensor for each of them; what it depends on gets a gradient through the result.
             optimizer: The optimizer that trains them.
             momentum: Whether past gradients move them too.

@@ -37,7 +37,7 @@ class MetaStep(nn.Module):
     ∇_φ [L(A; θ_B, φ) − L(A; θ, φ)]: a step that improves reconstruction must lower L. This is a finite difference of
     the gradient of second order, taken at θ instead of θ', and needs no second derivative; with ``sgd`` the two agree
     for small α, with Adam only roughly (v̂ contains another gradient, and past momentum is left out).
-    Of the distillation terms the look-ahead follows L alone, as the method has it, not those of other losses.
+    The look-ahead follows L alone, as in the method, not the terms of other losses.
 
     θ, the student's buffers, its optimizer and the random numbers are left as they are. Each rank looks ahead on its
     own half batches; the gradient for φ is averaged over the ranks. φ's Adam is saved as extra state of this module.
@@ -117,7 +117,7 @@ class MetaStep(nn.Module):
         value = plan.reconstruction(plan.nets.student(plan.lq[second], theta).output, plan.gt[second])
         ahead = self.inner(theta, gradients(value, theta), plan.optimizer, momentum=False)
         passes = []
-        for weights in (theta, ahead):  # with the same drop-path in both, or the gap would be that of two networks
+        for weights in (theta, ahead):  # the same drop-path in both, so that they differ in the weights alone
             with torch.no_grad(), _random_numbers_given_back(plan.lq):
                 passes.append(plan.nets.student(plan.lq[first], weights))
         here, there = passes

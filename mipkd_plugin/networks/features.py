@@ -48,7 +48,7 @@ def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int]], lq: Tensor) -> Ta
     Args:
         path: Module path.
         seen: One (output, its version counter at that time) for each time the module ran.
-        lq: Input of the network (N, C, H, W); tells the grid of tokens.
+        lq: Input of the network (N, C, H, W); gives the grid of tokens.
 
     Returns:
         Shape of the feature, or the reason why it cannot be tapped.

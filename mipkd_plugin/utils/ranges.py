@@ -1,6 +1,6 @@
 """Types of options with their ranges, and the check of a constructor's arguments against them.
 
-The ranges stand once, in the signature of a loss or an architecture. ``@checked`` on ``__init__`` refuses whatever lies
+The ranges stand once, in the signature of a loss or an architecture. ``@checked`` on ``__init__`` refuses everything
 outside, all mistakes at once. pydantic does the work, in strict mode: a text is never a number, ``true`` is not 1.
 """
 

@@ -163,7 +163,7 @@ def test_a_damaged_file(change: str, vgg_weights: str, tmp_path: Path) -> None:
     ids=['incomplete', 'nested', 'list', 'numbered', 'no tensors', 'VGG-11'])
 def test_a_file_of_something_else(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'^weights .* are not those of VGG-19: .* the first is features.*; give vgg'):
+    with pytest.raises(ValueError, match=r'^weights .* do not fit VGG-19: .* the first is features.*; give vgg'):
         CSDLoss(weights=str(tmp_path / 'other.pth'))
 
 
