@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import cv2
 import numpy as np
 import torch
+from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin import config
@@ -114,14 +115,13 @@ def require_krnet(opt: Options) -> None:
 
     Raises:
         TextureError: They do not.
-        OptionError: Teacher or losses are not as they must be.
     """
     entries = [entry for _, entry in config.distillation_entries(opt)]
     kinds = [entry.get('type') if isinstance(entry, Mapping) else entry for entry in entries]
     if not kinds:
         raise TextureError(_no_krnet(opt, 'has no train.distill_opt'))
-    config.require_valid_distillation(opt)
-    if not any(isinstance(loss, KRNetLoss) for loss in config.build_losses(opt)):
+    classes = [dict(iter(LOSS_REGISTRY)).get(kind) for kind in kinds]
+    if not any(isinstance(found, type) and issubclass(found, KRNetLoss) for found in classes):
         raise TextureError(_no_krnet(opt, f'train.distill_opt holds only {", ".join(map(str, kinds))}'))
     if config.probe_shape(opt)[0] != 3:
         raise TextureError(f'{opt.source}: datasets.train.color is y, and only networks that take RGB images can be '
