@@ -1,9 +1,9 @@
 """Knowledge distillation for image super-resolution, as a plug-in for BasicSR.
 
-``import mipkd_plugin``, before the first import of basicsr, is all that a project needs: it repairs BasicSR where a
-current PyTorch needs it (:mod:`mipkd_plugin.compat`) and enters our architectures, losses and models in BasicSR's
-registries. It is quick, as the work is done when ``basicsr`` is imported (at once, if it is already there). Public
-names are imported when they are first used.
+A project needs only ``import mipkd_plugin`` before its first import of basicsr. The import repairs BasicSR for current
+versions of PyTorch (:mod:`mipkd_plugin.compat`) and registers our architectures, losses and models. It is fast, because
+the work waits until ``basicsr`` is imported; if it is imported already, the work runs at once. Public names are
+imported on first use.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'Cr
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     if name in _ROOMS:
         return importlib.import_module(f'{__name__}.{name}')
     if name in _MODULES:
@@ -82,7 +82,7 @@ def __dir__() -> list[str]:
 
 
 def _register(basicsr: Any) -> None:
-    """Repair BasicSR, and enter our classes in its registries: importing these rooms does it."""
+    """Repair BasicSR and register our classes; importing their packages registers them."""
     compat.apply()
     for room in _ROOMS:
         importlib.import_module(f'{__name__}.{room}')

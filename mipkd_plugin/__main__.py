@@ -4,9 +4,9 @@ import sys
 
 from mipkd_plugin.cli import basicsr_main
 
-# Under a launcher the toolbox spawns its data loader's workers, and each has to repair the toolbox before it imports
-# it. A spawned process runs this file again, and with it the import above, only if it knows it by path: a main
-# module known by the name `package.__main__` is left out (multiprocessing.spawn._fixup_main_from_name).
+# Under a launcher BasicSR spawns the workers of its data loader, and each worker must repair BasicSR before importing
+# it. A spawned process runs this file again, and the import above with it, only if it knows the file by path. It skips
+# a main module that it knows as `package.__main__` (multiprocessing.spawn._fixup_main_from_name).
 __spec__ = None
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
-"""The commands ``basicsr train|test`` (BasicSR's own pipelines) and ``mipkd``: parses, then calls a command.
+"""The programs ``basicsr train|test`` (BasicSR's own pipelines) and ``mipkd``: parse arguments and run a command.
 
-Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+Heavy imports wait until a command runs, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from mipkd_plugin.version import __version__
 
 BASICSR_COMMANDS = {'train': 'pipeline', 'test': 'pipeline'}
 MIPKD_COMMANDS = {name: name for name in ('check', 'taps', 'prepare', 'compare', 'ablate', 'textures', 'demo')}
-"""Command → its module in ``mipkd_plugin.commands``, with ``HELP``, ``add_arguments(parser)`` and ``run(args)``."""
+"""Module in ``mipkd_plugin.commands`` by command; it has ``HELP``, ``add_arguments(parser)`` and ``run(args)``."""
 
 
 def basicsr_main(argv: Sequence[str] | None = None) -> int:
     """Run ``basicsr``.
 
     Args:
-        argv: Arguments; those of the process by default.
+        argv: Command line arguments; default: the arguments of this process.
 
     Returns:
-        Exit code: 0, 2 if the options are refused (then nothing was written), 130 if interrupted.
+        Exit code: 0; 2 if the options are refused (nothing was written); 130 after Ctrl-C.
     """
     arguments = compat.accept_dashed_local_rank(list(sys.argv[1:] if argv is None else argv))
     args = basicsr_parser().parse_args(arguments)
@@ -40,10 +40,10 @@ def mipkd_main(argv: Sequence[str] | None = None) -> int:
     """Run ``mipkd``.
 
     Args:
-        argv: Arguments; those of the process by default.
+        argv: Command line arguments; default: the arguments of this process.
 
     Returns:
-        Exit code: 0, 2 if something is refused, 130 if interrupted.
+        Exit code: 0; 1 if a run of a comparison failed; 2 if the command refuses its input; 130 after Ctrl-C.
     """
     args = mipkd_parser().parse_args(argv)
     return _guarded(lambda: int(args.run(args)))
@@ -51,8 +51,8 @@ def mipkd_main(argv: Sequence[str] | None = None) -> int:
 
 def basicsr_parser() -> argparse.ArgumentParser:
     """The parser of ``basicsr``."""
-    return _parser('basicsr', 'Train or test with BasicSR, after checking the option file. Results go to experiments/ '
-                   'or results/ of the working directory.', BASICSR_COMMANDS)
+    return _parser('basicsr', 'Check an option file, then train or test with BasicSR. Results go to experiments/ or '
+                   'results/ in the working directory.', BASICSR_COMMANDS)
 
 
 def mipkd_parser() -> argparse.ArgumentParser:
@@ -75,14 +75,14 @@ def _parser(program: str, description: str, commands: dict[str, str]) -> argpars
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """Our own errors become one message and exit code 2; under torchrun rank 0 speaks for all."""
-    warnings.filterwarnings('ignore', 'torch.meshgrid')  # of BasicSR's SwinIR, at every start
+    """Turn our own errors into one message and exit code 2; under torchrun only rank 0 prints it."""
+    warnings.filterwarnings('ignore', 'torch.meshgrid')  # BasicSR's SwinIR warns at every start
     try:
         return command()
     except KeyboardInterrupt:
         sys.stderr.write('interrupted\n')
         return 130
-    except BrokenPipeError:  # the reader of our output, such as head, has enough
+    except BrokenPipeError:  # the reader of our output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MipkdError as error:

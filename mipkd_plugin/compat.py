@@ -1,7 +1,7 @@
 """Repairs that let BasicSR 1.4.2 run on a current PyTorch, and on a machine without a GPU.
 
-Each repair is one function, names the upstream report it answers and does nothing where it is not needed.
-``apply_early`` runs before ``import basicsr``, ``apply`` right after it. ``import mipkd_plugin`` arranges both.
+Each repair is one function. It names the BasicSR issue that it fixes, and does nothing where it is not needed.
+``apply_early`` runs before ``import basicsr``, ``apply`` right after it. ``import mipkd_plugin`` takes care of both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 def provide_functional_tensor() -> bool:
     """Supply ``torchvision.transforms.functional_tensor``, which torchvision 0.17 removed and BasicSR still imports.
 
-    Upstream: https://github.com/XPixelGroup/BasicSR/issues/533 and /663 (open; the fix in pull request 624 was
-    never merged). BasicSR uses a single function of it, ``rgb_to_grayscale``, which lives on unchanged in
-    ``torchvision.transforms.functional``. The module is made when somebody imports it and torchvision has none.
+    BasicSR issues: https://github.com/XPixelGroup/BasicSR/issues/533 and /663 (open; pull request 624 with the fix was
+    never merged). BasicSR uses one function of the module, ``rgb_to_grayscale``, which still exists in
+    ``torchvision.transforms.functional``. The stand-in module is made only if torchvision does not have the module.
 
     Returns:
-        Whether this was the first call.
+        Whether this is the first call.
     """
     if any(isinstance(finder, _FunctionalTensor) for finder in sys.meta_path):
         return False
@@ -36,7 +36,7 @@ def provide_functional_tensor() -> bool:
 
 
 class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the missing module, after all other finders have failed."""
+    """Finds the missing module after all other finders have failed."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None,
                   target: types.ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
@@ -48,15 +48,15 @@ class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         from torchvision.transforms import functional
 
         module.__doc__ = 'Stand-in for a module that torchvision 0.17 removed.'
-        module.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]
+        module.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]  # the module starts empty
 
 
 def resume_without_gpu() -> bool:
     """Let ``--auto_resume`` and ``path.resume_state`` work without a GPU.
 
-    Upstream's ``basicsr.train.load_resume_state`` asks ``torch.cuda.current_device()`` unconditionally, which raises
-    where there is no CUDA device (no upstream report known). Only that call is answered differently: the
-    rest of upstream's function runs unchanged, with the storages left on the CPU.
+    BasicSR's ``basicsr.train.load_resume_state`` always calls ``torch.cuda.current_device()``, which raises without a
+    CUDA device (no BasicSR issue known). The repair replaces only this call and loads the tensors to the CPU; the rest
+    of the function runs unchanged.
 
     Returns:
         Whether the repair was made.
@@ -66,22 +66,22 @@ def resume_without_gpu() -> bool:
 
     if torch.cuda.is_available() or hasattr(train.load_resume_state, 'without_gpu'):
         return False
-    upstream = train.load_resume_state
+    original: Callable[[dict[str, Any]], dict[str, Any] | None] = train.load_resume_state
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         train.torch = _TorchOnCPU()
         try:
-            return upstream(opt)
+            return original(opt)
         finally:
             train.torch = torch
 
-    load_resume_state.without_gpu = upstream  # type: ignore[attr-defined]
+    load_resume_state.without_gpu = original  # type: ignore[attr-defined]  # marks the repair
     train.load_resume_state = load_resume_state
     return True
 
 
 class _NoDevice:
-    """Stands for ``torch.cuda``."""
+    """Replaces ``torch.cuda``."""
 
     @staticmethod
     def current_device() -> None:
@@ -89,7 +89,7 @@ class _NoDevice:
 
 
 class _TorchOnCPU:
-    """Stands for ``torch`` inside ``load_resume_state``: no current CUDA device, and loading maps to the CPU."""
+    """Replaces ``torch`` inside ``load_resume_state``: no current CUDA device, and ``load`` maps to the CPU."""
 
     cuda = _NoDevice
 
@@ -103,8 +103,8 @@ class _TorchOnCPU:
 def distributed_without_gpu() -> bool:
     """Let ``--launcher pytorch`` (torchrun) work without a GPU, over gloo.
 
-    Upstream divides by ``torch.cuda.device_count()`` (``ZeroDivisionError``), always asks for NCCL, and passes
-    ``torch.cuda.current_device()`` to ``DistributedDataParallel`` (no upstream report known).
+    BasicSR divides by ``torch.cuda.device_count()`` (``ZeroDivisionError``), always asks for NCCL, and passes
+    ``torch.cuda.current_device()`` to ``DistributedDataParallel`` (no BasicSR issue known).
 
     Returns:
         Whether the repair was made.
@@ -115,28 +115,28 @@ def distributed_without_gpu() -> bool:
 
     if torch.cuda.is_available() or hasattr(BaseModel.model_to_device, 'without_gpu'):
         return False
-    upstream_to_device = BaseModel.model_to_device
+    original: Callable[[Any, torch.nn.Module], torch.nn.Module] = BaseModel.model_to_device
 
     def init_dist_pytorch(backend: str, **kwargs: Any) -> None:
         torch.distributed.init_process_group(backend='gloo' if backend == 'nccl' else backend, **kwargs)
 
     def model_to_device(self: Any, net: torch.nn.Module) -> torch.nn.Module:
         if not self.opt['dist']:
-            return upstream_to_device(self, net)
+            return original(self, net)
         unused = self.opt.get('find_unused_parameters', False)
         return torch.nn.parallel.DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
 
-    model_to_device.without_gpu = upstream_to_device  # type: ignore[attr-defined]
+    model_to_device.without_gpu = original  # type: ignore[attr-defined]  # marks the repair
     dist_util._init_dist_pytorch = init_dist_pytorch
     BaseModel.model_to_device = model_to_device
     return True
 
 
 def leave_without_gpu() -> None:
-    """End the process of a finished gloo rank at once, when all ranks are done; does nothing otherwise.
+    """End a gloo process at once when all ranks have finished. Does nothing without gloo.
 
-    gloo's threads now and then abort the interpreter's own shutdown ("terminate called without an active exception",
-    PyTorch 2.14, no upstream report known), and torchrun then reports a finished run as failed.
+    Sometimes gloo's threads abort the shutdown of the interpreter ("terminate called without an active exception",
+    PyTorch 2.14, no PyTorch issue known), and torchrun then reports a finished run as failed.
     """
     from torch import distributed
 
@@ -149,27 +149,27 @@ def leave_without_gpu() -> None:
 
 
 def accept_dashed_local_rank(argv: list[str]) -> list[str]:
-    """Rewrite ``--local-rank`` as the ``--local_rank`` that BasicSR's parser knows.
+    """Rename ``--local-rank`` to ``--local_rank``, which BasicSR's parser knows.
 
-    Upstream: https://github.com/XPixelGroup/BasicSR/issues/626 (since PyTorch 2.0 ``torch.distributed.launch``
-    passes the dashed form).
+    BasicSR issue: https://github.com/XPixelGroup/BasicSR/issues/626 (since PyTorch 2.0 ``torch.distributed.launch``
+    passes the form with a dash).
 
     Args:
         argv: Command line without the program name.
 
     Returns:
-        The same arguments, only that flag renamed.
+        The arguments with this flag renamed.
     """
     return ['--local_rank' + arg[len('--local-rank'):] if arg.split('=')[0] == '--local-rank' else arg
             for arg in argv]
 
 
 def apply_early() -> None:
-    """Repairs that must come before ``import basicsr``."""
+    """Apply the repairs that must come before ``import basicsr``."""
     provide_functional_tensor()
 
 
 def apply() -> None:
-    """Repairs of the imported BasicSR."""
+    """Apply the repairs of the imported BasicSR."""
     resume_without_gpu()
     distributed_without_gpu()

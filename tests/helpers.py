@@ -95,7 +95,7 @@ def tiny_options(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """What the toolbox's ``parse_options`` and ``make_exp_dirs`` would make of options for a training run."""
+    """What BasicSR's ``parse_options`` and ``make_exp_dirs`` would make of options for a training run."""
     opt = copy.deepcopy(opt)
     folder = root / 'experiments' / opt['name']
     opt.update(is_train=True, dist=world_size > 1, rank=rank, world_size=world_size, auto_resume=False,

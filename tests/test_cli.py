@@ -64,7 +64,7 @@ def test_nothing_is_written_when_options_are_refused(option_file: Path) -> None:
     assert 'write --force_yml train:optim_g:lr=!!float1e-4' in result.stderr
     assert 'torchrun --nproc_per_node=2 -m mipkd_plugin train -opt x.yml --launcher pytorch' in result.stderr
     line = next(n for n, text in enumerate(option_file.read_text().splitlines(), 1) if text.startswith('nmae'))
-    assert f"nmae (line {line}): unknown key, nothing would read it\n   -> did you mean 'name'?" in result.stderr
+    assert f"nmae (line {line}): unknown key: nothing reads it\n   -> did you mean 'name'?" in result.stderr
     assert os.listdir(option_file.parent) == ['x.yml']
 
 
@@ -125,7 +125,7 @@ def test_train_then_resume_then_test(option_file: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(('arguments', 'piece'), [
     (['-opt', 'no.yml'], 'cannot read no.yml: No such file'),
     (['-opt', 'x.yml', '--force_yml', 'a=b=c'], '--force_yml a=b=c: has 2 equals signs'),
-    (['-opt', 'x.yml', '--launcher', 'pytorch'], 'type: torchrun --nproc_per_node='),
+    (['-opt', 'x.yml', '--launcher', 'pytorch'], 'run: torchrun --nproc_per_node='),
     (['-opt', 'x.yml', '--force_yml', 'teacher:weights=no.pth'], 'teacher.weights (--force_yml): does not exist'),
     (['-opt', 'x.yml', '--force_yml', 'datasets:train:dataroot_gt=no'], 'mipkd prepare --hr DIR --scale 2 --out'),
 ])

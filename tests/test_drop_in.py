@@ -18,7 +18,7 @@ from mipkd_plugin import KRNetLoss, LogitsKDLoss, MiPKDLoss, bind
 
 STRANGERS_PROJECT = '''
 import os
-import mipkd_plugin  # repairs the toolbox; registers nothing that this project has to know
+import mipkd_plugin  # repairs BasicSR; registers nothing that this project has to know
 import torch
 from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel

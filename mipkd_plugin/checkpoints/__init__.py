@@ -1,3 +1,3 @@
-"""What a training saves and how it resumes: file names, states, random numbers. Knows no option of a loss."""
+"""Checkpoints: file names, distillation state, random numbers, and how a run resumes. Knows no loss options."""
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)

@@ -1,4 +1,4 @@
-"""What distillation needs to resume: the losses' weights, buffers and random numbers, and which teacher it was."""
+"""The distillation state of a checkpoint: weights, buffers and random numbers of the losses, and the teacher's hash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StateError(MipkdError):
 
 
 def _random_state(losses: nn.ModuleList) -> RandomState:
-    """The losses' own generators, and torch's global one (drop-path and dropout of the student draw from it)."""
+    """State of the losses' own generators and of torch's global one, which drop-path and dropout of the student use."""
     own = [f'{index}._extra_state' for index in range(len(losses))]
     return {'losses': {key: value for key, value in losses.state_dict().items() if key in own},
             'cpu': torch.get_rng_state(),
@@ -38,7 +38,7 @@ def _pairs(losses: nn.ModuleList) -> list[list[list[str]]]:
 
 
 def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[RandomState]:
-    """The random states on every rank, in the order of the ranks; to be called by all of them."""
+    """Collect the random states of all ranks, in rank order. Every rank must call this."""
     own = _random_state(losses)
     if not distributed:
         return [own]
@@ -48,7 +48,7 @@ def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[Rando
 
 
 def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_states: list[RandomState]) -> None:
-    """Write the distillation state in one go: a file that was interrupted never stands under its final name.
+    """Save the distillation state; an interrupted save leaves no file under the final name.
 
     Args:
         path: ``…/models/distill_<iter>.pth``.
@@ -66,27 +66,28 @@ def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_state
 
 
 def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -> None:
-    """Restore what :func:`save_state` wrote.
+    """Restore a state that :func:`save_state` saved.
 
     Args:
         path: ``…/models/distill_<iter>.pth``.
         losses: The losses, built from the same options.
-        fingerprint: Hash of the teacher's weights now.
-        rank: Which rank's random numbers to take; a rank that was not there before keeps its own.
+        fingerprint: Hash of the current teacher's weights.
+        rank: The rank whose random numbers to restore; a rank without saved ones keeps its own.
 
     Raises:
-        StateError: There is no such file, or it belongs to another teacher or to other losses.
+        StateError: The file does not exist, or belongs to another teacher or other losses.
     """
     if not path.is_file():
         raise StateError(f'{path} is missing: without the state of the distillation losses training cannot resume; '
-                         'restore the file, or start anew without --auto_resume')
+                         'restore the file, or start a new run without --auto_resume')
     state = torch.load(path, map_location='cpu', weights_only=True)
     if state['teacher'] != fingerprint:
         raise StateError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
-                         f'{fingerprint[:12]}…); set teacher.weights to the old one, or start anew under another name')
+                         f'{fingerprint[:12]}…); name the old one in teacher.weights, or start a new run under '
+                         'another name')
     types = [type(loss).__name__ for loss in losses]
     if state['types'] != types:
-        raise StateError(f'{path} holds the losses {state["types"]}, train.distill_opt asks for {types}; '
+        raise StateError(f'{path} holds the losses {state["types"]}, but train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
     if state['pairs'] != _pairs(losses):
         raise StateError(f'{path} was trained with the taps {state["pairs"]}, now they are {_pairs(losses)}; '

@@ -1,4 +1,4 @@
-"""Resuming exactly: an interrupted run ends with the same weights, to the last bit, as one that was not interrupted."""
+"""Exact resume: an interrupted run ends with the same weights, bit for bit, as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import basicsr.train as upstream
+import basicsr.train as pipeline
 import numpy as np
 import torch
 from basicsr.models.base_model import BaseModel
@@ -20,7 +20,7 @@ from mipkd_plugin.utils.files import write_atomically
 
 
 def _save_random_state(path: Path) -> None:
-    """Write the state of all generators."""
+    """Save the state of all random number generators."""
     name, keys, *rest = np.random.get_state(legacy=True)
     state = {'torch': torch.get_rng_state(), 'python': random.getstate(),
              'numpy': (name, np.asarray(keys).tolist(), *rest),
@@ -39,7 +39,7 @@ def _restore_random_state(path: Path) -> None:
 
 
 class _Resumption:
-    """What BasicSR's pipeline has read and built, and what is left to catch up with."""
+    """The options, training state, model and validation data that BasicSR's pipeline loads during a resume."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class _Resumption:
         self.val_loaders: list[Any] = []
 
     def catch_up(self, prefetcher: Any) -> None:
-        """Skip the batches of this epoch that were trained on, and repeat the validation after the checkpoint."""
+        """Skip the batches that this epoch has already trained on, and repeat the validation of the checkpoint."""
         if self.state is None:
             return
         state, self.state = self.state, None
@@ -64,7 +64,7 @@ class _Resumption:
 
 
 def _catching_up(prefetcher: type, resumption: _Resumption) -> type:
-    class CatchingUp(prefetcher):  # type: ignore[misc, valid-type]
+    class CatchingUp(prefetcher):  # type: ignore[misc]  # BasicSR's class, known at run time only
         def reset(self) -> None:
             super().reset()
             resumption.catch_up(self)
@@ -74,15 +74,17 @@ def _catching_up(prefetcher: type, resumption: _Resumption) -> type:
 
 @contextmanager
 def exact_resume() -> Iterator[None]:
-    """Inside the block ``basicsr.train.train_pipeline`` resumes exactly (option ``train.exact_resume``).
+    """Make ``basicsr.train.train_pipeline`` resume exactly inside the block (option ``train.exact_resume``).
 
-    BasicSR restarts the epoch: the samples of its first part are seen twice, and random numbers (drop-path, crops
-    without data workers) restart too. Here the random numbers are saved with each checkpoint, the batches that were
-    trained on are read again and dropped, and a validation at the same iteration is repeated.
-    For one process; data workers must not be persistent. On a GPU it is as exact as the kernels are deterministic.
+    BasicSR restarts the epoch: the model sees its first samples twice, and random numbers (drop-path, crops without
+    data workers) restart too. Exact resume saves the random numbers with each checkpoint, skips the batches that the
+    epoch has already trained on, and repeats a validation at the same iteration.
+
+    It works for one process and needs data workers that are not persistent. On a GPU the result is equal only if all
+    kernels are deterministic.
     """
     resumption = _Resumption()
-    before = {name: getattr(upstream, name) for name in (
+    before = {name: getattr(pipeline, name) for name in (
         'load_resume_state', 'create_train_val_dataloader', 'build_model', 'CPUPrefetcher', 'CUDAPrefetcher')}
     save_training_state = BaseModel.save_training_state
 
@@ -99,7 +101,6 @@ def exact_resume() -> Iterator[None]:
         resumption.model = before['build_model'](opt)
         return resumption.model
 
-    @master_only
     def save_with_random_state(self: Any, epoch: int, current_iter: int) -> None:
         if current_iter != -1:
             _save_random_state(random_state_path(self.opt['path']['models'], current_iter))
@@ -110,10 +111,10 @@ def exact_resume() -> Iterator[None]:
                 **{name: _catching_up(before[name], resumption) for name in ('CPUPrefetcher', 'CUDAPrefetcher')}}
     try:
         for name, value in replaced.items():
-            setattr(upstream, name, value)
-        BaseModel.save_training_state = save_with_random_state
+            setattr(pipeline, name, value)
+        BaseModel.save_training_state = master_only(save_with_random_state)
         yield
     finally:
         for name, value in before.items():
-            setattr(upstream, name, value)
+            setattr(pipeline, name, value)
         BaseModel.save_training_state = save_training_state

@@ -1,4 +1,4 @@
-"""Names of the files of a checkpoint, in ``experiments/<name>/models``."""
+"""File names of a checkpoint in ``experiments/<name>/models``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ LATEST = 'latest'
 
 
 def label_of(iteration: int) -> str:
-    """How BasicSR writes an iteration in a file name: -1 is the end of the training."""
+    """An iteration as BasicSR writes it in a file name; -1 stands for the end of training."""
     return LATEST if iteration == -1 else str(iteration)
 
 
 def student_path(models: Path | str, label: str | int) -> Path:
-    """``net_g_<iter>.pth``: the student, written by BasicSR."""
+    """``net_g_<iter>.pth``: the student, saved by BasicSR."""
     return Path(models) / f'net_g_{label}.pth'
 
 
@@ -29,9 +29,13 @@ def random_state_path(models: Path | str, label: str | int) -> Path:
 
 
 def find_checkpoints(models: Path) -> dict[str, tuple[Path, Path]]:
-    """Iteration, or ``latest`` → (student, state of the distillation losses), where both files exist.
+    """Find the checkpoints whose student and distillation state both exist.
 
-    The iterations in ascending order, then ``latest``.
+    Args:
+        models: ``experiments/<name>/models``.
+
+    Returns:
+        (student, state of the distillation losses) by iteration, in ascending order; ``latest`` comes last.
     """
     found = {}
     for state in models.glob('distill_*.pth'):

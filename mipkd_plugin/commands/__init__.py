@@ -1,4 +1,4 @@
-"""The commands, one module each: ``HELP``, ``add_arguments(parser)`` and ``run(args)``.
+"""The commands. Each is one module with ``HELP``, ``add_arguments(parser)`` and ``run(args)``.
 
-A module imports nothing heavy before ``run``: ``--help`` imports all of them.
+Heavy imports belong into ``run``, because ``--help`` imports all modules.
 """

@@ -1,4 +1,4 @@
-"""``mipkd ablate``: a comparison of one method with itself, one option changed at a time."""
+"""``mipkd ablate``: compare one method with variants that change one option each."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from typing import Any
 from mipkd_plugin.commands.shared import add_comparison, read, report_comparison, require_trainable
 from mipkd_plugin.utils.errors import UsageError
 
-HELP = 'the same with one method and one option of it changed at a time'
+HELP = 'compare one method with variants that change one option each; make table and figure'
 
 _EXPONENT = re.compile(r'[+-]?\d+\.?\d*[eE][+-]?\d+')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd ablate``."""
-    parser.add_argument('--method', metavar='NAME', help='of compare.methods; compare.ablate.method by default')
+    parser.add_argument('--method', metavar='NAME', help='method of compare.methods (default: compare.ablate.method)')
     parser.add_argument('--vary', nargs='+', action='append', default=[], metavar='OPTION VALUE',
-                        help='an option of one of its losses and the values to try, one at a time; can be given '
-                        'several times; compare.ablate.options by default')
+                        help='option of one of its losses, and the values to try one by one; can be given '
+                        'several times (default: compare.ablate.options)')
     add_comparison(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd ablate``.
+    """Run ``mipkd ablate``.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code: 1 if a run failed, else 0.
 
     Raises:
-        MipkdError: The command, the option file or what lies in the folders does not fit.
+        MipkdError: The option file has problems, or the folders of the runs belong to other options.
+        UsageError: The arguments do not fit together.
     """
     vary: dict[str, list[Any]] = {}
     for option, *texts in args.vary:
         vary.setdefault(option, []).extend(_value(text) for text in texts)
     empty = [option for option, values in vary.items() if not values]
     if empty:
-        raise UsageError(f'--vary {empty[0]}: no values to try; write --vary {empty[0]} VALUE VALUE …')
+        raise UsageError(f'--vary {empty[0]}: has no values to try; write --vary {empty[0]} VALUE VALUE …')
     if args.report:
         if vary or args.seeds:
             raise UsageError('--report shows all rows of results.csv; leave out --vary and --seeds')
@@ -56,7 +63,7 @@ def _ablated(opt: Any, args: argparse.Namespace) -> str:
 
 
 def _value(text: str) -> Any:
-    """The value that an option file would hold; 1e-4 is a number here."""
+    """Read a value as in an option file, but accept 1e-4 as a number."""
     import yaml
 
     try:

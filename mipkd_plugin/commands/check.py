@@ -1,4 +1,4 @@
-"""``mipkd check``: check an option file and show what it describes."""
+"""``mipkd check``: check an option file and show its networks, losses and data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mipkd_plugin.config import Options, Report
 
-HELP = 'check an option file and show what it describes'
+HELP = 'check an option file and show its networks, losses and data'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     for name in ('train', 'test'):
         mode.add_argument(f'--{name}', dest='mode', action='store_const', const=name,
-                          help=f'for basicsr {name}, whatever the file looks like')
+                          help=f'check for basicsr {name} (default: guess from the file)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd check``.
+    """Run ``mipkd check``.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code 0.
 
     Raises:
-        OptionError: With all problems.
+        OptionError: The file has problems; the message lists all of them.
     """
     if args.mode is None:
         opt = read(args)
@@ -39,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_report(opt: Options, command: str, report: Report) -> int:
-    """Show what a checked option file describes; ``command`` is ``train`` or ``test``."""
+    """Show networks, losses and data of a checked option file; ``command`` is ``train`` or ``test``."""
     print(f'ok: {opt.source} can be used by basicsr {command}')
     _show_networks(report)
     for where, loss in report.built.losses.items():
@@ -53,7 +59,7 @@ def _show_report(opt: Options, command: str, report: Report) -> int:
 
 
 def _check_comparison(opt: Options) -> int:
-    """Check an option file with a block ``compare``, for all of its methods, and show what it describes."""
+    """Check an option file with a block ``compare`` for all of its methods, and show its content."""
     from mipkd_plugin import config
     from mipkd_plugin.compare import ablated_method, read_comparison
 

@@ -1,4 +1,4 @@
-"""``mipkd compare``: train with several methods and seeds on equal terms; table and figure."""
+"""``mipkd compare``: train with several methods and seeds under equal conditions; make table and figure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import argparse
 from mipkd_plugin.commands.shared import add_comparison, read, report_comparison, require_trainable
 from mipkd_plugin.utils.errors import UsageError
 
-HELP = 'train with several methods and seeds; table and figure'
+HELP = 'train with several methods and seeds; make table and figure'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd compare``."""
-    parser.add_argument('--methods', nargs='+', metavar='NAME', help='of compare.methods; all of them by default. The '
-                        'control, none, is always there')
+    parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of compare.methods (default: all). The '
+                        'control, none, always takes part')
     add_comparison(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd compare``.
+    """Run ``mipkd compare``.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code: 1 if a run failed, else 0.
 
     Raises:
-        MipkdError: The command, the option file or what lies in the folders does not fit.
+        MipkdError: The option file has problems, or the folders of the runs belong to other options.
+        UsageError: The arguments do not fit together.
     """
     if args.report:
         if args.methods or args.seeds:

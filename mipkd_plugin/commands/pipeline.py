@@ -1,4 +1,4 @@
-"""``basicsr train`` and ``basicsr test``: BasicSR's own pipelines, after the check."""
+"""``basicsr train`` and ``basicsr test``: check the option file, then run BasicSR's own pipeline."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ HELP = {'train': "check an option file, then train with BasicSR's own pipeline",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of both commands: those of BasicSR and ``--import``."""
+    """Declare the arguments of both commands: BasicSR's own and ``--import``."""
     add_option_file(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none',
-                        help='job launcher; pytorch under torchrun')
+                        help='job launcher; write pytorch under torchrun')
     parser.add_argument('--auto_resume', action='store_true', help='continue from the last training state')
-    parser.add_argument('--debug', action='store_true', help='short intervals, a run named debug_…')
+    parser.add_argument('--debug', action='store_true', help='short intervals; names the run debug_…')
     parser.add_argument('--local_rank', type=int, default=0, help='set by the launcher')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, then hand over to BasicSR, together with what the check has built.
+    """Check the option file, then run BasicSR with the teacher and losses that the check has built.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code 0.
 
     Raises:
-        OptionError: With all problems of the option file; nothing was written.
+        OptionError: The file has problems; the message lists all of them, and nothing was written.
     """
     parent_watch.watch_parent()
     is_train = args.command == 'train'
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, is_train: bool) -> tuple[Options, Distillation | None]:
-    """The options, and what the check has built of teacher and losses; all else that it has built is dropped."""
+    """Check the options; return them with teacher and losses, and drop everything else that the check has built."""
     opt, _, report = read_checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume, probe='full')
     return opt, report.built.distillation
 

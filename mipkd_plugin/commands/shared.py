@@ -17,21 +17,27 @@ def add_option_file(parser: argparse.ArgumentParser, required: bool = True, **te
     """Declare ``-opt``, ``--force_yml`` and ``--import``.
 
     Args:
-        parser: Of a command.
+        parser: Parser of a command.
         required: Whether the command needs an option file.
-        texts: Help for ``opt``, if it is more than an option file.
+        texts: Another help text for ``opt``.
     """
     parser.add_argument('-opt', required=required, metavar='FILE.yml', help=texts.get('opt', 'option file'))
     parser.add_argument('--force_yml', nargs='+', metavar='A:B=VALUE',
-                        help='change entries of it, as in train:ema_decay=0.999; numbers such as 1e-4 or -1 '
-                        'as !!float1e-4, !!float-1')
+                        help='change entries of the option file, as in train:ema_decay=0.999; write 1e-4 and -1 as '
+                        '!!float1e-4 and !!float-1')
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='FILE.py|MODULE',
-                        help='import a file or module first, which registers your own networks, losses or models; '
-                        'can be given several times; the same as imports: [...] in the option file')
+                        help='first import a file or module that registers your own networks, losses or models; can '
+                        'be given several times; same as imports: [...] in the option file')
 
 
 def read(args: argparse.Namespace) -> Options:
-    """Read the option file, and import all that registers classes of others.
+    """Read the option file and import the plug-ins that it or the command line names.
+
+    Args:
+        args: With ``opt``, ``force_yml`` and ``imports``.
+
+    Returns:
+        The options.
 
     Raises:
         OptionError: The file cannot be read, or an import fails.
@@ -48,11 +54,14 @@ def read_checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) 
 
     Args:
         args: With ``opt``, ``force_yml``, ``imports`` and perhaps ``debug``.
-        is_train: Whether for ``basicsr train``; None: as the file looks.
-        flags: For :func:`~mipkd_plugin.config.check.check_options`.
+        is_train: Whether to check for ``basicsr train``; None guesses from the file.
+        flags: Further arguments of :func:`~mipkd_plugin.config.check.check_options`.
+
+    Returns:
+        The options, whether they are for training, and the report of the check.
 
     Raises:
-        OptionError: With all of its problems.
+        OptionError: The file has problems; the message lists all of them.
     """
     from mipkd_plugin import config
 
@@ -60,43 +69,52 @@ def read_checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) 
     if is_train is None:
         is_train = config.is_training(opt)
     if getattr(args, 'debug', False) and not str(opt.get('name', '')).startswith('debug'):
-        opt['name'] = f'debug_{opt.get("name")}'  # as BasicSR will
+        opt['name'] = f'debug_{opt.get("name")}'  # as BasicSR does
     return opt, is_train, config.check_options(opt, is_train=is_train, **flags).require_clean()
 
 
 def add_comparison(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that ``mipkd compare`` and ``mipkd ablate`` share."""
     add_option_file(parser, required=False, opt='option file with a block compare')
-    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='compare.seeds by default')
-    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at the same time')
-    parser.add_argument('--report', action='store_true', help='train nothing: make table and figure of results.csv')
-    parser.add_argument('--results', type=Path, metavar='FILE.csv', help='results.csv to report on, without -opt')
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='N',
+                        help='values of manual_seed (default: compare.seeds)')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='number of runs at the same time (default: 1)')
+    parser.add_argument('--report', action='store_true',
+                        help='do not train; only make table and figure from results.csv')
+    parser.add_argument('--results', type=Path, metavar='FILE.csv', help='results.csv for --report, instead of -opt')
     parser.add_argument('--into', type=Path, metavar='FILE.md', help='also put the table between the marks '
-                        '<!-- NAME --> and <!-- /NAME --> of this file, NAME being the folder of results.csv')
+                        '<!-- NAME --> and <!-- /NAME --> of this file; NAME is the folder of results.csv')
 
 
 def require_trainable(args: argparse.Namespace) -> None:
-    """Check the arguments of a comparison that is to be trained.
+    """Check the arguments of a command that trains a comparison.
+
+    Args:
+        args: The parsed arguments.
 
     Raises:
-        UsageError: There is no option file, or an argument does not go with training.
+        UsageError: There is no option file, or an argument does not fit training.
     """
     if args.jobs < 1:
         raise UsageError(f'--jobs must be 1 or more, got {args.jobs}')
     if args.opt is None or args.results is not None:
-        raise UsageError('-opt FILE.yml is missing' if args.opt is None else '--results goes with --report')
+        raise UsageError('-opt FILE.yml is missing' if args.opt is None else '--results needs --report')
 
 
 def report_comparison(args: argparse.Namespace,
                       ablated: Callable[[Options, argparse.Namespace], str] | None = None) -> int:
-    """Make table and figure of the results that are there; returns the exit code.
+    """Make table and figure of the existing results.
 
     Args:
         args: With ``opt`` or ``results``.
-        ablated: For an ablation: the method that is varied.
+        ablated: Function that returns the varied method; only for an ablation.
+
+    Returns:
+        Exit code 0.
 
     Raises:
-        MipkdError: There are no results, or they cannot be written.
+        MipkdError: There are no results, or table and figure cannot be written.
+        UsageError: The arguments do not fit together.
     """
     if (args.opt is None) == (args.results is None):
         raise UsageError('--report needs either -opt FILE.yml or --results FILE.csv')

@@ -13,16 +13,22 @@ HELP = 'list the modules whose features can be distilled'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd taps``."""
     add_option_file(parser)
-    parser.add_argument('--teacher', action='store_true', help='only the teacher')
-    parser.add_argument('--all', action='store_true', help='all modules, not only trunk blocks and top level')
+    parser.add_argument('--teacher', action='store_true', help='show only the teacher')
+    parser.add_argument('--all', action='store_true', help='show all modules, not only trunk blocks and the top level')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd taps``.
+    """Run ``mipkd taps``.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code 0.
 
     Raises:
         OptionError: A network cannot be built.
-        UsageError: There is no teacher to show.
+        UsageError: The option file has no teacher, but ``--teacher`` asks for it.
     """
     opt = read(args)
     import torch
@@ -49,5 +55,5 @@ def run(args: argparse.Namespace) -> int:
                 size = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
                 mark = '*' if info.path in blocks else ' '
                 print(f' {mark} {info.path:32} {size:>14}  {info.problem or "ok"}')
-    print(' * block of the trunk: here features can also re-enter the network')
+    print(' * block of the trunk: features can also re-enter the network here')
     return 0

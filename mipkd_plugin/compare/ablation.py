@@ -1,4 +1,4 @@
-"""Ablations: one method of a comparison, and that method with one option changed at a time."""
+"""Ablations: one method of a comparison, and variants of it that change one option each."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from mipkd_plugin.config.sections import check_keys
 
 
 def ablated_method(opt: Mapping[str, Any], method: str | None = None) -> str | None:
-    """The method to vary: the given one, or ``compare.ablate.method``; None if there is neither."""
+    """The method to vary: ``method``, or else ``compare.ablate.method``; None if both are missing."""
     found = method or block(opt, 'compare', 'ablate').get('method')
     return None if found is None else str(found)
 
 
 def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
              options: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The methods of an ablation.
+    """List the methods of an ablation.
 
     Args:
         ctx: Options, and where problems go.
-        known: Name → losses, of the comparison.
-        method: Which to vary; None: ``compare.ablate.method``.
-        options: Option → values to try; empty: ``compare.ablate.options``.
+        known: Losses by method, from the comparison.
+        method: The method to vary; None takes ``compare.ablate.method``.
+        options: Values to try by option; an empty mapping takes ``compare.ablate.options``.
 
     Returns:
-        Name → losses: the control, the method and its variants; name → where its losses come from.
+        Losses by name, for the control, the method and its variants; and the origin of the losses by name.
     """
     ablate, name = ctx.section('compare', 'ablate'), ablated_method(ctx.opt, method)
     check_keys(ctx, 'compare.ablate', ablate, ABLATE, strict=True)
     if name is None or name not in known or name == CONTROL:
         choice = [other for other in known if other != CONTROL]
         if name is None:
-            ctx.add('--method', 'is missing: there is no method to vary', f'valid here: {", ".join(choice)}')
+            ctx.add('--method', 'is missing: name the method to vary', f'valid here: {", ".join(choice)}')
         else:
             ctx.add('--method' if method else 'compare.ablate.method',
-                    f'{name!r} is no method of compare.methods that could be varied', suggestion(name, choice))
+                    f'compare.methods has no method {name!r} to vary', suggestion(name, choice))
         return {}, {}
     where = '--vary {}' if options else 'compare.ablate.options.{}'
     options = options or block(ablate, 'options')
     if not options:
-        ctx.add('--vary', 'is missing: there is no option to change',
+        ctx.add('--vary', 'is missing: name an option and the values to try',
                 'write --vary OPTION VALUE VALUE …, or compare.ablate: {options: {OPTION: [VALUE, …]}}')
     found, homes = {CONTROL: [], name: known[name]}, {name: f'compare.methods.{name}'}
     entries = known[name] if isinstance(known[name], list) else [known[name]]
@@ -65,11 +65,11 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
 
 
 def arguments_of(loss: Any) -> dict[str, Any]:
-    """Option → default of a loss's class."""
+    """Default values of a loss class by option."""
     cls = lookup(LOSS_REGISTRY, loss.get('type')) if isinstance(loss, Mapping) else None
     return {} if cls is None else {name: p.default for name, p in inspect.signature(cls).parameters.items()}
 
 
 def _differs(loss: Mapping[str, Any], option: str, value: Any) -> bool:
-    """Whether an option has another value already."""
+    """Whether ``value`` differs from the current value of the option."""
     return bool(loss.get(option, arguments_of(loss)[option]) != value)

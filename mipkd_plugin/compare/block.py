@@ -1,4 +1,4 @@
-"""The block ``compare``: one option file, many runs that differ in nothing but the losses and the seed."""
+"""The block ``compare``: one option file, many runs that differ only in losses and seed."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Trial:
     """One run of a comparison.
 
     Attributes:
-        method: Its name in the table.
+        method: Name of the method in the table.
         seed: ``manual_seed``.
-        options: The whole option file of the run.
+        options: The full options of the run.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Name of the run and of its folder."""
+        """Name of the run and its folder."""
         return str(self.options['name'])
 
     @property
@@ -52,17 +52,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """A checked comparison.
 
     Attributes:
-        name: Of the comparison and of its folder.
+        name: Name of the comparison and its folder.
         trials: All runs, seed by seed.
-        methods: The chosen ones, the control first.
-        losses: Method → its losses with all their options, as JSON, of all methods of the option file, in the order of the table.
-        testsets: In the order of the option file.
-        metrics: Names of PSNR and of SSIM in ``val.metrics``.
-        iterations: Of each run.
-        protocol_hash: Digest of all that the runs have in common.
+        methods: Chosen methods, the control first.
+        losses: Losses by method with all their options, as JSON. Holds all methods of the option file, in table order.
+        testsets: Names of the test sets, in the order of the option file.
+        metrics: Names of PSNR and SSIM in ``val.metrics``.
+        iterations: Number of iterations of each run.
+        protocol_hash: Digest of everything that the runs share.
     """
 
     name: str
@@ -76,9 +76,15 @@ class Comparison:
 
 
 def losses_text(losses: Any) -> str:
-    """One loss or a list of them as a line of JSON, to be compared with another.
+    """One loss or a list of losses as one line of JSON, to compare it with another line.
 
-    Options that are left out are in it with their defaults, which may change one day.
+    The line also holds the defaults of omitted options, because a later version may change a default.
+
+    Args:
+        losses: The losses, as in ``train.distill_opt``.
+
+    Returns:
+        The JSON text.
     """
     entries = losses if isinstance(losses, list) else [losses]
     return json.dumps([{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries],
@@ -86,25 +92,29 @@ def losses_text(losses: Any) -> str:
 
 
 def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
-    """Name of the folder under ``experiments/`` for tables and figures of a comparison, or of an ablation."""
+    """Folder name under ``experiments/`` for table and figure of a comparison or an ablation."""
     return f'{opt.get("name")}_ablate_{ablated}' if ablated else str(opt.get('name'))
 
 
 def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None,
                     ablate: tuple[str | None, Mapping[str, Sequence[Any]]] | None = None, *, files: bool = True,
                     probe: str = 'small') -> Comparison:
-    """Check a comparison and everything that it would run. Nothing is written.
+    """Check a comparison and all of its runs. Writes nothing.
 
     Args:
-        opt: The option file.
-        methods: Names under ``compare.methods``; None: all of them. The control is always added.
-        seeds: ``manual_seed`` of the runs; None: ``compare.seeds``.
-        ablate: (method, option → values) to compare variants of one method; None and empty for what the file says.
-        files: Whether to look at data and weights on disk; without them the protocol is not that of a run.
-        probe: As for :func:`~mipkd_plugin.config.check.check_options`.
+        opt: The options.
+        methods: Names under ``compare.methods``; None takes all of them. The control is always added.
+        seeds: ``manual_seed`` of the runs; None takes ``compare.seeds``.
+        ablate: (method, values by option) to compare variants of one method. A None or empty part takes the entry of
+            the option file. Without this argument there is no ablation.
+        files: Whether to look at data and weights on disk; without them the protocol hash is not the one of the runs.
+        probe: See :func:`~mipkd_plugin.config.check.check_options`.
+
+    Returns:
+        The comparison.
 
     Raises:
-        OptionError: With all problems.
+        OptionError: There are problems; the message lists all of them.
     """
     ctx = Context(opt, is_train=True, files=files)
     ctx.problems += opt.problems
@@ -134,7 +144,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
 
 
 def _check_rest(ctx: Context) -> None:
-    """Check the keys from which the option files of the runs are derived."""
+    """Check the keys that the option files of the runs depend on."""
     for key, kind in (('name', TEXT), ('model_type', TEXT), ('train', MAPPING)):
         if not kind.fits(ctx.opt.get(key)):
             what = f'must be {kind.name}, not {ctx.opt[key]!r}' if key in ctx.opt else 'is missing'
@@ -142,21 +152,21 @@ def _check_rest(ctx: Context) -> None:
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
         name = 'SwinIRDistillModel' if 'SwinIR' in ctx.opt['model_type'] else 'DistillModel'
-        ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; the control gets a model that does not by '
-                'itself', f'write model_type: {name}')
+        ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; only the control trains without a teacher, '
+                'and it gets its model by itself', f'write model_type: {name}')
 
 
 def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
-    """Two methods must not train in one folder."""
+    """Check that no two methods train in the same folder."""
     count = Counter(trial.name for trial in trials)
     for name in (name for name, times in count.items() if times > 1):
         methods = list(dict.fromkeys(trial.method for trial in trials if trial.name == name))
         ctx.add('compare', f'{" and ".join(map(repr, methods))} would both train in experiments/{name}',
-                'name one of them otherwise, or try their values in turn')
+                'rename one of them, or try their values one after the other')
 
 
 def _derive(opt: Options, method: str, losses: Any, seed: int) -> dict[str, Any]:
-    """The option file of one run."""
+    """Make the options of one run."""
     own = copy.deepcopy({key: value for key, value in opt.items() if key != 'compare'})
     slug = re.sub(r'[^A-Za-z0-9._+]+', '-', method)
     own.update(name=f'{opt.get("name")}_{slug}_seed{seed}', manual_seed=seed)
@@ -174,7 +184,7 @@ def _derive(opt: Options, method: str, losses: Any, seed: int) -> dict[str, Any]
 
 
 def _plain_model(model_type: str) -> str:
-    """The model class behind ``DistillMixin`` in a class that distills."""
+    """The model class that ``DistillMixin`` extends in a class that distills."""
     bases = getattr(lookup(MODEL_REGISTRY, model_type), '__mro__', ())
     names = [base.__name__ for base in bases]
     behind = names[names.index('DistillMixin') + 1:] if 'DistillMixin' in names else []
@@ -182,9 +192,16 @@ def _plain_model(model_type: str) -> str:
 
 
 def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str], probe: str) -> str:
-    """Check the option file of each method; return the protocol.
+    """Check the options of each method.
 
-    Problems go to ``ctx``, with the places where they stand in the comparison's own file.
+    Args:
+        ctx: Where problems go, with their places in the option file of the comparison.
+        trials: One run of each method.
+        homes: Origin of the losses by method.
+        probe: See :func:`~mipkd_plugin.config.check.check_options`.
+
+    Returns:
+        The protocol hash.
     """
     teacher, images = '', {}
     for trial in trials:
@@ -195,7 +212,7 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str
                 ctx.problems.append(problem)
             elif home.startswith('compare.methods'):
                 ctx.problems.append(replace(problem, where=home + problem.where.removeprefix('train.distill_opt')))
-            elif problem.what not in said:  # of a variant, but not of the method that it is one of
+            elif problem.what not in said:  # the variant has it, but its method does not
                 ctx.problems.append(replace(problem, where=home))
         images = report.images
         teacher = report.built.fingerprint or teacher
@@ -208,7 +225,7 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str
 
 
 def _digests_of_start(ctx: Context) -> list[str]:
-    """Digest of the file that all students start from, if there is one."""
+    """Digest of the file that all students start from; empty without such a file."""
     start = ctx.section('path').get('pretrain_network_g')
     if not start or not ctx.files or not ctx.clean('path'):
         return []
@@ -216,7 +233,7 @@ def _digests_of_start(ctx: Context) -> list[str]:
 
 
 def _fingerprint_of_teacher(ctx: Context) -> str:
-    """Fingerprint of the teacher where no method of this call has built it: the control belongs to the same protocol."""
+    """Fingerprint of the teacher if no method of this call has built it; the control shares the protocol."""
     check_teacher_network(ctx)
     net = load_teacher(ctx) if ctx.clean('teacher.network') else None
     return '' if net is None else teacher_fingerprint(net)

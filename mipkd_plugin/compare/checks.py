@@ -1,4 +1,4 @@
-"""The keys of the block ``compare``, and checks of its methods, its seeds and the test sets."""
+"""The keys of the block ``compare``, and checks of its methods, seeds and test sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mipkd_plugin.config.problems import Context, block, suggestion
 from mipkd_plugin.config.sections import check_keys, check_numbers
 
 CONTROL = 'none'
-"""The method without distillation: in every comparison, trained with BasicSR's own model."""
+"""The method without distillation. Every comparison has it and trains it with BasicSR's own model."""
 
 COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING)}
 ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
@@ -22,14 +22,14 @@ _METRICS = ('calculate_psnr', 'calculate_ssim')
 
 
 def metric_names(opt: Mapping[str, Any]) -> list[str | None]:
-    """Names of PSNR and of SSIM in ``val.metrics``; None where there is none."""
+    """Names of PSNR and SSIM in ``val.metrics``; None for a missing metric."""
     metrics = block(opt, 'val', 'metrics')
     return [next((str(name) for name, options in metrics.items()
                   if isinstance(options, Mapping) and options.get('type') == kind), None) for kind in _METRICS]
 
 
 def testsets_of(opt: Mapping[str, Any]) -> list[str]:
-    """Names of the data sets for validation, in the order of the option file."""
+    """Names of the validation sets, in the order of the option file."""
     return [str(options.get('name')) for phase, options in block(opt, 'datasets').items()
             if str(phase).split('_')[0] == 'val' and isinstance(options, Mapping)]
 
@@ -38,7 +38,7 @@ def check_block(ctx: Context) -> dict[str, Any]:
     """Check the block ``compare``.
 
     Returns:
-        Name → losses, of its methods and the control.
+        Losses by method, with the control.
     """
     check_keys(ctx, 'compare', ctx.section('compare'), COMPARE, strict=True)
     check_numbers(ctx, ctx.section('compare'), 'compare')
@@ -51,9 +51,9 @@ def check_block(ctx: Context) -> dict[str, Any]:
     for name, losses in methods.items():
         where = f'compare.methods.{name}'
         if name == CONTROL:
-            ctx.add(where, 'is the control without any loss, which is there by itself', 'take it out')
+            ctx.add(where, 'is the control without a loss, which every comparison has', 'remove it')
         elif not isinstance(name, str) or not _NAME.fullmatch(name):
-            ctx.add(where, 'is no usable name', 'write letters, digits and . _ + - only')
+            ctx.add(where, 'is not a usable name', 'use only letters, digits and . _ + -')
         elif not isinstance(losses, (Mapping, list)) or not losses:
             ctx.add(where, f'must be one loss (a block with type) or a list of them, not {losses!r}')
         else:
@@ -62,7 +62,7 @@ def check_block(ctx: Context) -> dict[str, Any]:
 
 
 def check_seeds(ctx: Context, given: Sequence[int] | None) -> list[int]:
-    """The seeds: ``given`` on the command line, or those of the file."""
+    """The seeds: ``given`` on the command line, or ``compare.seeds``."""
     where, seeds = '--seeds', None if given is None else list(given)
     if seeds is None:
         where, seeds = 'compare.seeds', ctx.section('compare').get('seeds')
@@ -74,40 +74,40 @@ def check_seeds(ctx: Context, given: Sequence[int] | None) -> list[int]:
     elif not all(is_whole(seed) and isinstance(seed, int) and 0 <= seed < _MOST for seed in seeds):
         ctx.add(where, f'must be whole numbers from 0 to {_MOST - 1}, not {seeds!r}', remedy)
     elif len(set(seeds)) < len(seeds):
-        ctx.add(where, f'names a seed twice: {seeds!r}', 'name each once: a repeated run is no further measurement')
+        ctx.add(where, f'names a seed twice: {seeds!r}', 'name each seed once: a repeated run is not a new measurement')
     else:
         return seeds
     return []
 
 
 def choose(ctx: Context, known: Mapping[str, Any], methods: Sequence[str] | None) -> list[str]:
-    """Names of the methods to train, the control first; None: all of them."""
+    """Names of the methods to train, the control first; ``methods=None`` takes all of them."""
     wanted = list(known) if methods is None else list(dict.fromkeys([CONTROL, *methods]))
-    broken = block(ctx.opt, 'compare', 'methods')  # their problems are known already
+    broken = block(ctx.opt, 'compare', 'methods')  # have their own problem already
     for name in wanted:
         if name not in known and name not in broken:
-            ctx.add('--methods', f'{name!r} is no method of compare.methods', suggestion(name, known))
+            ctx.add('--methods', f'compare.methods has no method {name!r}', suggestion(name, known))
     return [name for name in wanted if name in known]
 
 
 def check_measuring(ctx: Context) -> None:
-    """Check that runs are validated, on data sets of different names, at iterations that the log shows."""
+    """Check that each run has a validation, on sets with different names, at iterations that the log shows."""
     if not isinstance(ctx.opt.get('val'), Mapping):
         ctx.add('val', 'is missing: without validation there is nothing to compare',
                 'write val: {val_freq: …, save_img: false, metrics: {psnr: …, ssim: …}}')
     else:
         for kind, found in zip(_METRICS, metric_names(ctx.opt)):
             if found is None:
-                ctx.add('val.metrics', f'has no metric of type {kind}, and the table needs it',
+                ctx.add('val.metrics', f'has no metric of type {kind}, and the table needs one',
                         f'write {kind[10:]}: {{type: {kind}, crop_border: {ctx.scale or "…"}, test_y_channel: true}}')
     names = testsets_of(ctx.opt)
     if not names:
         ctx.add('datasets', 'has no val set: there is nothing to measure on', 'write val: {name: …, type: …}')
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        ctx.add('datasets', f'has two val sets of the name {", ".join(twice)}', 'name each of them differently')
+        ctx.add('datasets', f'has two val sets with the name {", ".join(twice)}', 'give each set its own name')
     val: Any = ctx.section('val').get('val_freq')
     every: Any = ctx.section('logger').get('print_freq')
     if is_whole(val) and is_whole(every) and every > 0 and val % every:
-        ctx.add('logger.print_freq', f'{every:g} does not divide val.val_freq, {val:g}: the log would not show at '
-                'which iteration a validation was', f'write a divisor of {val:g}')
+        ctx.add('logger.print_freq', f'{every:g} does not divide val.val_freq, {val:g}: the log would not show the '
+                'iteration of a validation', f'write a divisor of {val:g}')

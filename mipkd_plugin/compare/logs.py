@@ -1,4 +1,4 @@
-"""What the toolbox's log files tell of a training run."""
+"""Read the history of a training run from BasicSR's log files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _VALIDATION = re.compile(r'Validation (.+)')
 _METRIC = re.compile(r'\s*# ([^:]+): (-?[\d.]+|nan|inf)')
 _NETWORK = re.compile(r'Network: .*, with parameters: ([\d,]+)')
 _DISTILLATION = re.compile(r'Distillation: .*losses \(training only\) ([\d,]+) parameters')
-_BEFORE = re.compile('Start training from epoch|Read past ')  # what came before is no training
+_BEFORE = re.compile('Start training from epoch|Read past ')  # the time before these lines is not training time
 _END = 'End of training'
 
 
 @dataclass
 class History:
-    """What happened in a run, over all of its log files.
+    """The history of a run, from all of its log files.
 
     Attributes:
-        metrics: (iteration, test set) → metric → value.
-        seconds: Iteration → seconds of training since the progress line before it, without validation.
-        parameters: Of the student.
-        training_parameters: Of the losses.
+        metrics: Value by (iteration, test set) and metric.
+        seconds: Seconds of training since the previous progress line, by iteration, without validation.
+        parameters: Number of parameters of the student.
+        training_parameters: Number of parameters of the losses.
     """
 
     metrics: dict[tuple[int, str], dict[str, float]] = field(default_factory=dict)
@@ -36,22 +36,25 @@ class History:
     training_parameters: int = 0
 
     def seconds_until(self, iteration: int) -> float:
-        """Seconds of training up to an iteration. What an interruption lost, and was done again, counts once."""
+        """Seconds of training up to an iteration. Iterations that were repeated after an interruption count once."""
         return sum(value for at, value in self.seconds.items() if at <= iteration)
 
 
 def progress(line: str) -> int | None:
-    """The iteration that a progress line of the toolbox tells of."""
+    """The iteration of a BasicSR progress line; None for other lines."""
     found = _PROGRESS.search(line)
     return _number(found[1]) if found else None
 
 
 def read_history(folder: Path, total: int) -> History:
-    """Read the log files of a run's folder, the oldest first.
+    """Read the log files in the folder of a run, the oldest first.
 
     Args:
         folder: ``experiments/<name>``.
-        total: Number of iterations, to which the validation after the end belongs.
+        total: Number of iterations of the run; the validation after the end belongs to the last one.
+
+    Returns:
+        The history.
     """
     history = History()
     for path in sorted(folder.glob('train_*.log'), key=lambda p: (p.stat().st_mtime, p.name)):
@@ -72,7 +75,7 @@ def _read(lines: Iterable[str], total: int, history: History) -> None:
         at, resumed, validation = progress(text), _RESUMED.match(text), _VALIDATION.match(text)
         testset = validation[1] if validation is not None else ''
         if validation is None:
-            spent += max(now - since, 0)  # a clock may be set back
+            spent += max(now - since, 0)  # someone may set the clock back
         if _BEFORE.match(text):
             spent = 0
         elif at is not None:
@@ -81,7 +84,7 @@ def _read(lines: Iterable[str], total: int, history: History) -> None:
             iteration = int(resumed[1])
         elif text.startswith(_END):
             iteration = total
-            history.seconds.setdefault(total, spent)  # behind the last progress line
+            history.seconds.setdefault(total, spent)  # after the last progress line
         for pattern, name in ((_NETWORK, 'parameters'), (_DISTILLATION, 'training_parameters')):
             found = pattern.match(text)
             if found is not None:

@@ -1,4 +1,4 @@
-"""Table and figure of a comparison, from its rows alone."""
+"""Make table and figure of a comparison from the rows of its ``results.csv``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean over the seeds and its standard error (NaN for a single seed)."""
+    """Mean over the seeds and its standard error (NaN for one seed)."""
 
     mean: float
     error: float
@@ -28,7 +28,7 @@ class Measured:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Measured:
-        """Mean and standard error of some values; NaN where there are too few."""
+        """Mean and standard error of values; NaN if there are too few."""
         n = len(values)
         return cls(float(np.mean(values)) if n else math.nan,
                    float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
@@ -36,14 +36,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Style:
-    """How a table is written.
+    """The format of a table.
 
     Attributes:
-        bold: Marks the best.
-        underlined: Marks the second.
-        plus_minus: Between mean and standard error.
-        plain: Makes a text harmless.
-        minus: Writes a number with its sign.
+        bold: Marks the best value.
+        underlined: Marks the second-best value.
+        plus_minus: Stands between mean and standard error.
+        plain: Escapes special characters of a text.
+        minus: Formats the minus sign of a number.
     """
 
     bold: Callable[[str], str]
@@ -62,24 +62,24 @@ LATEX = Style(r'\textbf{{{}}}'.format, r'\underline{{{}}}'.format, r' $\pm$ ', l
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:
-    """All methods, in the order of the rows, the control first."""
+    """All methods in the order of the rows, the control first."""
     names = dict.fromkeys(row.method for row in rows)
     return [*([CONTROL] if CONTROL in names else []), *(name for name in names if name != CONTROL)]
 
 
 def select(rows: Sequence[Row], method: str, testset: str | None = None) -> list[Row]:
-    """The rows of a method, or those of one test set."""
+    """The rows of a method, on all test sets or on one."""
     return [row for row in rows if row.method == method and testset in (None, row.testset)]
 
 
 def gain(rows: Sequence[Row], method: str, over: str, testset: str) -> Measured:
-    """PSNR over that of another method with the same seed: dB, over the seeds that both have."""
+    """PSNR gain in dB over another method with the same seed, for the seeds that both have."""
     own, other = ({row.seed: row.psnr for row in select(rows, name, testset)} for name in (method, over))
     return Measured.of([own[seed] - other[seed] for seed in own if seed in other])
 
 
 def _relative_time(rows: Sequence[Row], method: str, testset: str) -> float:
-    """Time of training over that of the control with the same seed, geometric mean."""
+    """Training time relative to the control with the same seed, as a geometric mean."""
     own, control = ({row.seed: row.seconds for row in select(rows, name, testset)} for name in (method, CONTROL))
     ratios = [own[seed] / control[seed] for seed in own if control.get(seed)]
     return float(np.exp(np.mean(np.log(ratios)))) if ratios and min(ratios) > 0 else math.nan
@@ -112,7 +112,7 @@ def _text(value: Measured, digits: int, style: Style, sign: str = '') -> str:
 
 
 def _ranked(values: Sequence[Measured], digits: int, style: Style) -> list[str]:
-    """The best value bold, the second underlined; values that read the same share a place."""
+    """Format values: the best bold, the second underlined; values that look equal share a place."""
     shown = [round(value.mean, digits) for value in values]
     places = sorted({mean for mean in shown if not math.isnan(mean)}, reverse=True)
     marks = dict(zip(places, (style.bold, style.underlined) if len(values) > 1 else ()))
@@ -130,7 +130,7 @@ def _caption(rows: Sequence[Row]) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The comparison as a Markdown table with a caption below."""
+    """The comparison as a Markdown table with a caption below it."""
     cells = _cells(rows, MARKDOWN)
     cells.insert(1, ['---'] * len(cells[0]))
     lines = [f'| {" | ".join(line)} |' for line in cells]
@@ -147,7 +147,7 @@ def latex_table(rows: Sequence[Row]) -> str:
 
 
 def curves(rows: Sequence[Row]) -> Figure:
-    """PSNR on the first test set, mean over the seeds, against iterations and against the time of training."""
+    """Plot PSNR on the first test set, mean over the seeds, against iterations and against training time."""
     from matplotlib.figure import Figure
 
     testset, methods = rows[0].testset, methods_of(rows)
@@ -172,12 +172,12 @@ def curves(rows: Sequence[Row]) -> Figure:
 
 
 def _unit(seconds: float) -> tuple[str, int]:
-    """A unit of time for an axis up to ``seconds``, and its length in seconds."""
+    """A unit of time for an axis up to ``seconds``, and the length of the unit in seconds."""
     return next((unit for unit in (('hours', 3600), ('minutes', 60)) if seconds > 3 * unit[1]), ('seconds', 1))
 
 
 def _styles(methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Color and dashes of each method: those of the control are its own, all others differ."""
+    """Color and dashes of each method: all differ, and the control is always black and dashed."""
     from matplotlib import colormaps
 
     table = colormaps['tab10' if len(methods) <= 10 else 'tab20']
@@ -187,7 +187,7 @@ def _styles(methods: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _without_the_start(series: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Limits for an axis: the first validations lie so low that the ends could not be told apart."""
+    """Limits of an axis without the first validations, whose low values would hide the differences at the end."""
     values = [value for values in series for value in values[len(values) // 3:] if math.isfinite(value)]
     if not values or min(values) == max(values):
         return None

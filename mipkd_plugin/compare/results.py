@@ -30,17 +30,17 @@ class Row:
         method: Name of the method.
         seed: ``manual_seed``.
         testset: Name of the test set.
-        psnr: dB, at the end of the training.
-        ssim: Likewise.
-        iterations: Length of the training.
-        seconds: Time of the training, without validation and saving.
-        parameters: Of the student.
-        training_parameters: What the losses train beside it.
+        psnr: PSNR at the end of training, in dB.
+        ssim: SSIM at the end of training.
+        iterations: Number of iterations.
+        seconds: Seconds of training, without validation and saving.
+        parameters: Number of parameters of the student.
+        training_parameters: Number of parameters of the losses.
         curve: ``iteration:PSNR`` of each validation, separated by spaces.
-        curve_seconds: Seconds of training up to each of them.
+        curve_seconds: Seconds of training up to each validation, separated by spaces.
         commit: Version of the code.
         hardware: ``CPU``, or the name of the GPU.
-        protocol_hash: Digest of what the runs have in common; the column is called ``protocol``.
+        protocol_hash: Digest of everything that the runs share; its column is named ``protocol``.
         losses: The losses, as JSON.
     """
 
@@ -75,7 +75,7 @@ TIMES = ('seconds', 'curve_seconds')
 
 
 def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str, hardware: str) -> list[Row]:
-    """The rows of a finished run; none if it has not been measured at its end on all test sets."""
+    """The rows of a finished run; none if the final validation is missing on a test set."""
     total, (psnr, ssim) = comparison.iterations, comparison.metrics
     rows = []
     for testset in comparison.testsets:
@@ -87,16 +87,21 @@ def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str,
             trial.method, trial.seed, testset, last[psnr], last[ssim], total, round(history.seconds_until(total), 1),
             history.parameters, history.training_parameters, ' '.join(f'{at}:{value:.4f}' for at, value in curve),
             ' '.join(f'{history.seconds_until(at):.1f}' for at, _ in curve), commit, hardware,
-            comparison.protocol_hash,
-            trial.losses))
+            comparison.protocol_hash, trial.losses))
     return rows
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read ``results.csv``; no rows if there is no such file.
+    """Read ``results.csv``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rows; none if the file does not exist.
 
     Raises:
-        ResultsError: It is damaged or has other columns.
+        ResultsError: The file is damaged or has other columns.
     """
     if not path.exists():
         return []
@@ -113,20 +118,30 @@ def read_rows(path: Path) -> list[Row]:
     for number, line in lines:
         try:
             row = _row(line)
-            if (row.method, row.seed, row.testset) in rows:
-                raise ValueError(f'there is another line of {row.method!r}, seed {row.seed}, on {row.testset!r}')
+            _refuse_second(row, rows)
         except ValueError as error:
-            raise ResultsError(f'{path}, line {number}: {error}; restore the file, or delete this line to measure that '
-                               'run again') from error
+            raise ResultsError(f'{path}, line {number}: {error}; restore the file, or delete this line to repeat the '
+                               'run') from error
         rows[row.method, row.seed, row.testset] = row
     return list(rows.values())
 
 
+def _refuse_second(row: Row, rows: Mapping[tuple[str, int, str], Row]) -> None:
+    if (row.method, row.seed, row.testset) in rows:
+        raise ValueError(f'another line also holds {row.method!r}, seed {row.seed}, on {row.testset!r}')
+
+
 def _row(line: Mapping[str | None, str | None]) -> Row:
-    """One line of the file.
+    """Read one line of the file.
+
+    Args:
+        line: Text by column; csv puts surplus columns under None.
+
+    Returns:
+        The row.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The line is damaged.
     """
     if set(line) != set(COLUMNS) or None in line.values():
         found = sum(value is not None for key, value in line.items() if key is not None) + len(line.get(None) or ())
@@ -134,9 +149,9 @@ def _row(line: Mapping[str | None, str | None]) -> Row:
     values: dict[str, Any] = {}
     for column, (name, kind) in zip(COLUMNS, _KINDS.items()):
         try:
-            values[name] = kind(line[column])  # type: ignore[arg-type]
+            values[name] = kind(line[column])
         except ValueError as error:
-            raise ValueError(f'{column} is {line[column]!r}, no number') from error
+            raise ValueError(f'{column} is {line[column]!r}, not a number') from error
     row = Row(**values)
     try:
         row.points()
@@ -145,14 +160,14 @@ def _row(line: Mapping[str | None, str | None]) -> Row:
     try:
         json.loads(row.losses)
     except ValueError as error:
-        raise ValueError(f'losses is {row.losses!r}, no JSON') from error
+        raise ValueError(f'losses is {row.losses!r}, not JSON') from error
     return row
 
 
 def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
-    """Write ``results.csv`` in one go: by method, seed and test set, in the order of the option file.
+    """Write ``results.csv``, sorted by method, seed and test set in the order of the option file.
 
-    Methods that the file does not name (any more) come last, as they came.
+    Methods that the option file does not name (any more) come last, in the order of ``rows``.
     """
     rows = list(rows)
     methods = list(dict.fromkeys([*comparison.losses, *(row.method for row in rows)]))
@@ -171,18 +186,23 @@ def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
 
 
 def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:
-    """Rows that were measured otherwise than the option file says are not mixed with new ones.
+    """Refuse to mix new rows with rows that were measured with other options.
+
+    Args:
+        path: ``results.csv``.
+        rows: Its rows.
+        comparison: The comparison to run.
 
     Raises:
-        ResultsError: There are such rows.
+        ResultsError: A row was measured with other options.
     """
     remedy = f'restore the option file, write another name, or move {path} and the folders of its runs away'
     for row in rows:
         now = comparison.protocol_hash, comparison.iterations
         if (row.protocol_hash, row.iterations) != now:
-            raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, of another protocol ({row.protocol_hash}, '
-                               f'{row.iterations} iterations; now {now[0]}, {now[1]}): data, networks, teacher or '
-                               f'training have changed; {remedy}')
+            raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, from another protocol '
+                               f'({row.protocol_hash}, {row.iterations} iterations; now {now[0]}, {now[1]}): data, '
+                               f'networks, teacher or training have changed; {remedy}')
         losses = comparison.losses.get(row.method, row.losses)
         if losses != row.losses:
             raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now {losses}; {remedy}')

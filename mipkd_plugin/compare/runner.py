@@ -1,4 +1,4 @@
-"""All runs of a comparison, some at a time."""
+"""Train all runs of a comparison, several at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ComparisonRunner:
 
     Args:
         comparison: The comparison.
-        folder: Its folder.
-        rows: The rows of its ``results.csv``.
+        folder: Folder of the comparison.
+        rows: Rows of its ``results.csv``.
     """
 
     def __init__(self, comparison: Comparison, folder: Path, rows: Sequence[Row]) -> None:
@@ -31,13 +31,15 @@ class ComparisonRunner:
         self.ended = 0
 
     def run(self, jobs: int) -> list[RunError]:
-        """Train the missing runs; write ``results.csv`` after each of them.
+        """Train the missing runs and write ``results.csv`` after each of them.
+
+        On Ctrl-C or an unexpected error it stops all runs first, then raises.
+
+        Args:
+            jobs: Number of runs at the same time.
 
         Returns:
-            Why runs failed.
-
-        Raises:
-            KeyboardInterrupt: After all runs have been stopped.
+            The errors of the failed runs.
         """
         failures = []
         todo = [trial for trial in self.comparison.trials if not self._is_there(trial)]
@@ -50,7 +52,7 @@ class ComparisonRunner:
                 for future in as_completed(futures):
                     failures += self._take(future, futures[future])
             except BaseException:
-                tqdm.write('stopping; type the same command to continue from the last checkpoints')
+                tqdm.write('stopping; run the same command again to continue from the last checkpoints')
                 self.runner.stop()
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -61,7 +63,7 @@ class ComparisonRunner:
         return found >= set(self.comparison.testsets)
 
     def _measure(self, trial: Trial) -> list[Row]:
-        """Train a run unless it is finished, and read its results from the log."""
+        """Train a run if it is not finished, and read its results from the log."""
         rows = self._collect(trial)
         if rows:
             return rows
@@ -70,8 +72,8 @@ class ComparisonRunner:
             self.runner.train(trial, lambda iteration: _advance(bar, iteration))
         rows = self._collect(trial)
         if not rows:
-            raise RunError(f'{trial.name} has ended, but its log in {run_folder(trial)} has no validation at iteration '
-                           f'{self.comparison.iterations} on {", ".join(self.comparison.testsets)}')
+            raise RunError(f'{trial.name} has finished, but its log in {run_folder(trial)} has no validation at '
+                           f'iteration {self.comparison.iterations} on {", ".join(self.comparison.testsets)}')
         return rows
 
     def _collect(self, trial: Trial) -> list[Row]:
@@ -97,8 +99,8 @@ class ComparisonRunner:
         return []
 
 
-def _advance(bar: tqdm, iteration: int) -> None:  # type: ignore[type-arg]
-    """Show an iteration. Time is measured from the first one that is shown, whether a run is new or resumed."""
+def _advance(bar: tqdm, iteration: int) -> None:
+    """Show an iteration. The bar measures time from the first shown iteration, also for a resumed run."""
     if bar.n == 0:
         bar.initial = bar.n = iteration
         bar.unpause()

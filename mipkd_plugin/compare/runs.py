@@ -1,4 +1,4 @@
-"""One training run of a comparison, as a process of its own: ``basicsr train``, begun or resumed."""
+"""One training run of a comparison: start or resume ``basicsr train`` in its own process."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from mipkd_plugin.utils.locks import TakenError, alone
 
 EXPERIMENTS = Path('experiments')
 _NOTE = re.compile(r'^# (commit|protocol|losses|hardware) (.+)$', re.MULTILINE)
-# `basicsr`, of this very package: -m would take one from the working directory, which may be a clone of it
+# runs `basicsr` of this package; with -m Python would prefer a clone in the working directory
 _PROGRAM = (f'import sys; sys.path[0] = {str(Path(__file__).resolve().parents[2])!r}; '
             'from mipkd_plugin.cli import basicsr_main; sys.exit(basicsr_main())')
 _MAY_DIFFER = ('logger', 'num_gpu')
 
 
 class RunError(MipkdError):
-    """A run cannot be carried out; the message says why and what to do."""
+    """A run failed or cannot start; the message says why and what to do."""
 
 
 class InterruptedRunError(RuntimeError):
-    """A run was stopped from outside."""
+    """Somebody stopped a run."""
 
 
 def run_folder(trial: Trial) -> Path:
-    """``experiments/<name>``, where the toolbox writes."""
+    """``experiments/<name>``, where BasicSR writes."""
     return EXPERIMENTS / trial.name
 
 
 def code_version() -> str:
-    """The commit of this package's checkout, with ``+`` behind it where its code is changed, or its version."""
+    """The commit of this package's checkout, with ``+`` if its code has changes; without a checkout, the version."""
     from mipkd_plugin.version import __version__
 
     git, here = ['git', '-C', str(Path(__file__).parents[1])], 'compare/runs.py'
@@ -55,67 +55,66 @@ def code_version() -> str:
             subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
             for arguments in (['ls-files', '--error-unmatch', here], ['rev-parse', '--short', 'HEAD'],
                               ['status', '--porcelain', '--untracked-files=no', '.']))
-    except (OSError, subprocess.CalledProcessError):  # installed: a repository around it is somebody else's
+    except (OSError, subprocess.CalledProcessError):  # installed: a repository around it belongs to another project
         return __version__
     return f'{commit}+' if changed else commit
 
 
 def hardware(trial: Trial) -> str:
-    """``CPU``, or the name of the GPU that the run would train on here."""
+    """``CPU``, or the name of the GPU that a run trains on here."""
     if torch.cuda.is_available() and trial.options.get('num_gpu') != 0:
         return torch.cuda.get_device_name(0)
     return 'CPU'
 
 
 def commit_of(trial: Trial) -> str:
-    """The version of the code that a run was begun with."""
+    """The version of the code that started a run."""
     return _notes(trial).get('commit') or code_version()
 
 
 def hardware_of(trial: Trial) -> str:
-    """The hardware on which a run was begun."""
+    """The hardware that a run started on."""
     return _notes(trial).get('hardware') or hardware(trial)
 
 
 def _notes(trial: Trial) -> dict[str, str]:
-    """What :func:`write_options` noted in the option file that a run was begun with."""
+    """The notes of :func:`write_options` in the option file that a run started with."""
     path = run_folder(trial) / f'{trial.name}.yml'
     return dict(_NOTE.findall(path.read_text(encoding='utf-8'))) if path.is_file() else {}
 
 
 def refuse_other_options(trial: Trial, protocol: str) -> None:
-    """Refuse a folder that was made with other options: it is neither resumed nor overwritten.
+    """Refuse a folder that was made with other options, instead of resuming or overwriting its run.
 
     Args:
         trial: The run.
-        protocol: Of the comparison: the teacher's weights and the data may be others under the same names.
+        protocol: Protocol hash of the comparison; it also covers the teacher's weights and the number of images.
 
     Raises:
-        RunError: There is one; the first difference is named.
+        RunError: The options differ; the message names the first difference.
     """
     path = run_folder(trial) / f'{trial.name}.yml'
     if not path.is_file() or not _states(trial) and not path.read_text(encoding='utf-8', errors='replace').strip():
-        return  # the toolbox had not copied it yet when the run was killed
+        return  # the run was killed before BasicSR copied the option file
     remedy = 'restore them, give the comparison another name, or move the folder away'
     try:
         before = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f'{path}, the options that the run was begun with, cannot be read: {error}; {remedy}') from error
+        raise RunError(f'{path}, the options that the run started with, cannot be read: {error}; {remedy}') from error
     before, now = ({key: value for key, value in options.items() if key not in _MAY_DIFFER}
                    for options in (before if isinstance(before, dict) else {}, trial.options))
     where = difference(before, now)
     if where is not None:
-        raise RunError(f'{run_folder(trial)} was trained with other options: {where[0]} was {where[1]!r} and is '
+        raise RunError(f'{run_folder(trial)} was trained with other options: {where[0]} was {where[1]!r}, now it is '
                        f'{where[2]!r}; {remedy}')
     noted = _notes(trial).get('protocol', protocol)
     if noted != protocol:
-        raise RunError(f'{run_folder(trial)} was trained by another protocol ({noted}, now {protocol}), although with '
-                       "the same options: the teacher's weights or the number of images have changed since; "
-                       f'{remedy}')
+        raise RunError(f'{run_folder(trial)} was trained with the same options but another protocol ({noted}, now '
+                       f"{protocol}): the teacher's weights or the number of images have changed; {remedy}")
     losses = _notes(trial).get('losses', trial.losses)
     if losses != trial.losses:
         raise RunError(f'{run_folder(trial)} was trained with other defaults of the losses: {losses}, now '
-                       f'{trial.losses}; write the old ones into the option file, or move the folder away')
+                       f'{trial.losses}; write the old values into the option file, or move the folder away')
 
 
 def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | None:
@@ -130,9 +129,15 @@ def difference(before: Any, now: Any, path: str = '') -> tuple[str, Any, Any] | 
 
 
 def can_resume(trial: Trial) -> bool:
-    """Whether there is a training state to resume from. One whose save was cut short is deleted: it is unreadable.
+    """Whether there is a training state to resume from. Deletes training states whose save was cut short.
 
-    A file of torch is a zip archive with its table at the end: without the table nothing in the file can be read.
+    A file of torch is a zip archive with its table at the end; without the table nobody can read the file.
+
+    Args:
+        trial: The run.
+
+    Returns:
+        Whether a usable training state exists.
     """
     for path in _states(trial):
         if zipfile.is_zipfile(path):
@@ -149,7 +154,7 @@ def _states(trial: Trial) -> list[Path]:
 
 
 def write_options(trial: Trial, folder: Path, commit: str, protocol: str) -> Path:
-    """Write the option file of a run to ``folder/options``; it can also be used by hand."""
+    """Write the option file of a run to ``folder/options``. ``basicsr train`` also accepts it by hand."""
     path = folder / 'options' / f'{trial.name}.yml'
     path.parent.mkdir(parents=True, exist_ok=True)
     notes = {'commit': commit, 'protocol': protocol, 'losses': trial.losses, 'hardware': hardware(trial)}
@@ -161,11 +166,11 @@ def write_options(trial: Trial, folder: Path, commit: str, protocol: str) -> Pat
 
 
 class Runner:
-    """Trains runs as child processes, which end when this process does.
+    """Trains runs in child processes, which end with this process.
 
     Args:
-        folder: Of the comparison.
-        protocol: Of the comparison.
+        folder: Folder of the comparison.
+        protocol: Protocol hash of the comparison.
     """
 
     def __init__(self, folder: Path, protocol: str) -> None:
@@ -177,11 +182,11 @@ class Runner:
         self._reading_end, self._writing_end = os.pipe()
 
     def train(self, trial: Trial, on_iteration: Callable[[int], object]) -> None:
-        """Train until the end, from the last training state if there is one.
+        """Train a run to its end; start from its last training state if there is one.
 
         Args:
             trial: The run.
-            on_iteration: Called with the iteration of each progress line.
+            on_iteration: Function that gets the iteration of each progress line.
 
         Raises:
             RunError: The training failed; the message holds the end of its output.
@@ -191,22 +196,22 @@ class Runner:
             with alone(EXPERIMENTS / '.locks' / trial.name):
                 code, tail = self._train(trial, on_iteration)
         except TakenError as error:
-            raise RunError(f'{trial.name} is being trained by another mipkd, for a comparison and its ablations share '
-                           'runs; run this command again when that has ended') from error
+            raise RunError(f'another mipkd is training {trial.name} (a comparison and its ablations share runs); '
+                           'run this command again when it has finished') from error
         if self._stopped:
             raise InterruptedRunError(f'{trial.name} was interrupted')
         if code:
             raise RunError(f'{trial.name} ended with code {code}; the end of its output:\n{"".join(tail).rstrip()}')
 
     def _train(self, trial: Trial, on_iteration: Callable[[int], object]) -> tuple[int, Sequence[str]]:
-        """Exit code and the end of the output."""
+        """Train a run; return the exit code and the end of the output."""
         refuse_other_options(trial, self.protocol)
         resume = ['--auto_resume'] if can_resume(trial) else []
         commit = commit_of(trial) if resume else code_version()
         before = hardware_of(trial)
         if resume and before != hardware(trial):
-            raise RunError(f'{trial.name} was begun on {before}, and this is {hardware(trial)}: it would not end as it '
-                           f'would have there; resume it there, or move {run_folder(trial)} away')
+            raise RunError(f'{trial.name} started on {before}, but this is {hardware(trial)}, which gives other '
+                           f'results; resume the run there, or move {run_folder(trial)} away')
         options = write_options(trial, self.folder, commit, self.protocol)
         child = self._start([sys.executable, '-c', _PROGRAM, 'train', '-opt', str(options), *resume])
         tail: deque[str] = deque(maxlen=12)
@@ -226,19 +231,19 @@ class Runner:
         return code, tail
 
     def stop(self) -> None:
-        """End all runs; what they have saved stays, and they can be resumed."""
+        """Stop all runs. Their checkpoints stay, so they can resume."""
         with self._lock:
             self._stopped = True
             for child in self._children:
                 child.terminate()
 
     def _start(self, command: list[str]) -> Popen[str]:
-        # one thread, whatever the number of jobs: sums in another order would give other results
+        # one thread for any number of jobs: another order of summation would change the results
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1',
                        **parent_watch.environment(self._reading_end)}
         with self._lock:
             if self._stopped:
-                raise InterruptedRunError('no run is begun any more')
+                raise InterruptedRunError('no new run starts after a stop')
             child = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, errors='replace',
                           env=environment, pass_fds=(self._reading_end, ))
             self._children.add(child)

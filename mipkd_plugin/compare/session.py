@@ -1,4 +1,4 @@
-"""Carrying out a comparison: train the missing runs, then table and figure; or table and figure alone."""
+"""Run a comparison: train the missing runs, then make table and figure; or only make table and figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mipkd_plugin.utils.locks import TakenError, alone
 
 
 def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
-    """Train what is missing, and report.
+    """Train the missing runs, and make table and figure.
 
     Args:
         comparison: The comparison.
@@ -29,7 +29,8 @@ def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
         Exit code: 1 if a run failed, else 0.
 
     Raises:
-        MipkdError: Results or folders of another protocol are in the way; nothing was written.
+        MipkdError: Results or folders have another protocol; nothing was written.
+        UsageError: Another process works on this comparison, or ``into`` cannot take the table.
     """
     folder = EXPERIMENTS / comparison.name
     if into is not None:
@@ -41,7 +42,7 @@ def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
         with alone(folder / 'lock'):
             failures = ComparisonRunner(comparison, folder, _own_rows(folder, comparison)).run(jobs)
     except TakenError as error:
-        raise UsageError(f'another mipkd is at work in {folder}; wait for it, or stop it') from error
+        raise UsageError(f'another mipkd is working in {folder}; wait for it, or stop it') from error
     rows = read_rows(folder / RESULTS)
     if rows:
         _show(rows, folder, into)
@@ -51,14 +52,17 @@ def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
 
 
 def report(path: Path, into: Path | None) -> int:
-    """Make table and figure of a ``results.csv``; returns the exit code.
+    """Make table and figure of a ``results.csv``.
 
     Args:
         path: ``results.csv``.
         into: File to put the table into, or None.
 
+    Returns:
+        Exit code 0.
+
     Raises:
-        ResultsError: There are no rows, or they are damaged.
+        ResultsError: The file has no rows, or is damaged.
         UsageError: A file cannot be written.
     """
     rows = read_rows(path)
@@ -86,15 +90,15 @@ def _show(rows: Sequence[Row], folder: Path, into: Path | None) -> None:
     try:
         table = write_report(rows, folder)
     except OSError as error:
-        raise UsageError(f'{error.filename or folder} cannot be written ({error.strerror}); change its rights, or copy '
-                         f'{RESULTS} elsewhere and name it with --report --results') from error
+        raise UsageError(f'{error.filename or folder} cannot be written ({error.strerror}); change its permissions, or '
+                         f'copy {RESULTS} elsewhere and name it with --report --results') from error
     sys.stdout.write(f'\n{table}\nWritten to {folder}: {RESULTS}, table.md, table.tex, figure.png\n')
     if into is not None:
         _put(into, folder.resolve().name, table)
 
 
 def _put(into: Path, name: str, table: str) -> None:
-    """Put a table between its marks in a file; the file keeps its rights."""
+    """Put a table between its marks in a file; the file keeps its permissions."""
     before, after = _split(into, name)
     target = into.resolve()
 
@@ -109,10 +113,17 @@ def _put(into: Path, name: str, table: str) -> None:
 
 
 def _split(path: Path, name: str) -> tuple[str, str]:
-    """A text before and after the place for the table.
+    """Split a file at the place for the table.
+
+    Args:
+        path: The file.
+        name: Name of the table in the two marks.
+
+    Returns:
+        The text up to the first mark, with it, and the text from the second mark on.
 
     Raises:
-        UsageError: There is no such place, or more than one.
+        UsageError: The file cannot be read, or does not hold each mark exactly once.
     """
     begin, end = f'<!-- {name} -->\n', f'<!-- /{name} -->'
     try:
@@ -121,6 +132,6 @@ def _split(path: Path, name: str) -> tuple[str, str]:
         raise UsageError(f'--into {path} cannot be read: {getattr(error, "strerror", None) or error}') from error
     start = text.find(begin) + len(begin)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < start:
-        raise UsageError(f'--into {path} needs a line {begin.strip()} and below it a line {end}, once each, to put the '
-                         'table between')
+        raise UsageError(f'--into {path} needs a line {begin.strip()} and below it a line {end}, each exactly once; '
+                         'the table goes between them')
     return text[:start], text[text.index(end):]

@@ -1,4 +1,4 @@
-"""BasicSR's option file: reading, checking, and building teacher and losses. The only room that knows its keys."""
+"""Read and check BasicSR's option file, and build teacher and losses from it. Only this package knows its keys."""
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
@@ -14,6 +14,6 @@ from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options
 
 __all__ = ['Built', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report', 'absolute_imports',
-           'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries', 'is_training', 'launcher_problem',
-           'load_plugins', 'load_student', 'models_folder', 'prepared', 'probe_shape', 'read_options',
-           'teacher_fingerprint', 'window_size']
+           'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries', 'is_training',
+           'launcher_problem', 'load_plugins', 'load_student', 'models_folder', 'prepared', 'probe_shape',
+           'read_options', 'teacher_fingerprint', 'window_size']

@@ -1,4 +1,4 @@
-"""The whole check of an option file, before anything is trained or written."""
+"""Check a whole option file before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mipkd_plugin.config.weights import check_pretrained
 
 @dataclass
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         opt: The options.
         problems: All problems, in the order of the file.
-        images: YAML path of a data set → number of images.
-        built: The networks and losses.
+        images: Number of images by YAML path of the data set.
+        built: The networks and losses that could be built.
     """
 
     opt: Mapping[str, Any]
@@ -41,10 +41,13 @@ class Report:
     built: Built = field(default_factory=Built)
 
     def require_clean(self) -> Report:
-        """The report itself, if there are no problems.
+        """Raise if there are problems.
+
+        Returns:
+            The report itself.
 
         Raises:
-            OptionError: With all problems.
+            OptionError: There are problems; the message lists all of them.
         """
         if self.problems:
             raise OptionError(self.problems, getattr(self.opt, 'source', None))
@@ -53,20 +56,20 @@ class Report:
 
 def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
                   root: Path | None = None, files: bool = True, probe: str = 'small') -> Report:
-    """Find everything that is wrong with an option file. Nothing is written, and ``opt`` is left as it is.
+    """Find all problems of an option file. Writes nothing and leaves ``opt`` unchanged.
 
     Args:
-        opt: Options as :func:`read_options` returns them, or a plain mapping.
-        is_train: Whether they are for ``basicsr train``, or for ``basicsr test``.
+        opt: Options from :func:`read_options`, or a plain mapping.
+        is_train: Whether the options are for ``basicsr train``; if not, they are for ``basicsr test``.
         launcher: ``none``, ``pytorch`` or ``slurm``.
         auto_resume: Whether ``--auto_resume`` is given.
-        root: The folder that relative paths start from; the working directory by default.
+        root: Folder that relative paths start from; default: the working directory.
         files: Whether to look at data, weights and checkpoints on disk.
-        probe: Run the networks, which finds taps and scales that do not fit, on a ``small`` patch, on one of
-            ``full`` training size, or not at all: ``none``. After a ``full`` one the losses can train.
+        probe: Run the networks on a ``small`` patch or on a ``full`` training patch to find taps and scales that do
+            not fit; ``none`` skips this. Only a ``full`` probe makes losses that can train.
 
     Returns:
-        All problems, and what was built on the way.
+        All problems, and the networks and losses that could be built.
     """
     ctx = Context(opt, is_train, launcher, auto_resume, root or Path.cwd(), files)
     ctx.problems += opt.problems if isinstance(opt, Options) else []
@@ -97,7 +100,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
 
 @contextmanager
 def _logger_left_alone() -> Iterator[None]:
-    """Building a network starts BasicSR's logger, and then it would never write the log file of the run."""
+    """Reset BasicSR's logger: a network that starts it too early would leave the run without a log file."""
     name, log = 'basicsr', logging.getLogger('basicsr')
     started, handlers, propagate = name in initialized_logger, list(log.handlers), log.propagate
     try:
@@ -110,14 +113,17 @@ def _logger_left_alone() -> Iterator[None]:
 
 
 def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None) -> Distillation:
-    """Teacher and losses of a training, checked. Where a check in this process has just built them, these.
+    """Build and check the teacher and the losses of a training run.
 
     Args:
         opt: The options, as written or as BasicSR has parsed them.
-        student: The student; None: one is built from ``network_g`` for the probe run.
+        student: The student; None builds one from ``network_g`` for the probe run.
+
+    Returns:
+        Teacher and losses. If a check in this process has just built them, these are reused.
 
     Raises:
-        OptionError: With everything that is wrong with the keys, the teacher and the losses.
+        OptionError: Keys, teacher or losses have problems; the message lists all of them.
     """
     found = take_prepared(opt)
     if found is not None:
@@ -140,7 +146,13 @@ def is_training(opt: Mapping[str, Any]) -> bool:
 
 
 def build_for_taps(opt: Mapping[str, Any]) -> Built:
-    """Student and teacher (without its weights), whatever else is wrong.
+    """Build student and teacher without loading weights; problems elsewhere in the file do not matter.
+
+    Args:
+        opt: The options.
+
+    Returns:
+        The two networks.
 
     Raises:
         OptionError: One of the networks cannot be built.

@@ -1,4 +1,4 @@
-"""Checks of components that are built by name: networks, losses, metrics, data sets."""
+"""Check components that are built by name: networks, losses, metrics, data sets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model
 
 
 def lookup(registry: Registry, name: Any) -> Any:
-    """The class or function registered as ``name`` (or as upstream's ``name_basicsr``), or None."""
+    """The class or function registered as ``name``, or by BasicSR as ``name_basicsr``; None if there is none."""
     entries = dict(iter(registry))
     return entries.get(name, entries.get(f'{name}_basicsr')) if isinstance(name, str) else None
 
 
 def find_model(ctx: Context) -> None:
     """Look up ``model_type``."""
-    import basicsr.models  # noqa: F401  (registers the toolbox's models)
+    import basicsr.models  # noqa: F401  (registers BasicSR's models)
 
     if isinstance(ctx.opt.get('model_type'), str):
         ctx.model_class = lookup(MODEL_REGISTRY, ctx.opt['model_type'])
@@ -41,7 +41,7 @@ def find_model(ctx: Context) -> None:
 
 
 def check_components(ctx: Context) -> None:
-    """Check types and arguments of all networks and metrics, and of what distills."""
+    """Check types and arguments of all networks, metrics and distillation losses."""
     for key, options in ctx.opt.items():
         if str(key).startswith('network_') and isinstance(options, Mapping) and ctx.clean(str(key)):
             check_component(ctx, key, options, ARCH_REGISTRY)
@@ -69,12 +69,12 @@ def check_distillation_losses(ctx: Context) -> None:
             if not (isinstance(found, type) and issubclass(found, DistillationLoss)):
                 valid = [name for name, entry in LOSS_REGISTRY
                          if isinstance(entry, type) and issubclass(entry, DistillationLoss)]
-                ctx.add(f'{where}.type', f'{options["type"]} is no distillation loss',
+                ctx.add(f'{where}.type', f'{options["type"]} is not a distillation loss',
                         f'valid here: {", ".join(valid)}')
 
 
 def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(YAML path, options) of each entry of ``train.distill_opt``, which is one loss or a list of them."""
+    """(YAML path, options) of each loss in ``train.distill_opt``, which holds one loss or a list of them."""
     train = opt.get('train')
     found = train.get('distill_opt') if isinstance(train, Mapping) else None
     if isinstance(found, list):
@@ -88,18 +88,18 @@ def check_component(ctx: Context, where: str, options: Any, registry: Registry, 
 
     Args:
         ctx: Where problems go.
-        where: YAML path.
-        options: What stands there.
-        registry: Where ``type`` must be.
-        given: Arguments that the toolbox passes itself.
-        also: Keys to allow although the signature does not name them.
+        where: YAML path of the options.
+        options: The options.
+        registry: The registry that must know ``type``.
+        given: Arguments that BasicSR passes itself.
+        also: Further allowed keys, which the signature does not name.
 
     Returns:
-        Whether all is well.
+        Whether type and arguments are valid.
     """
     kind = _KINDS[registry._name]
     if not isinstance(options, Mapping) or not isinstance(options.get('type'), str):
-        ctx.add(f'{where}.type' if isinstance(options, Mapping) else where, f'names no {kind}',
+        ctx.add(f'{where}.type' if isinstance(options, Mapping) else where, f'does not name a {kind}',
                 f'write type: NAME of a {kind}, then its arguments')
         return False
     name, arguments = options['type'], {key: value for key, value in options.items() if key != 'type'}
@@ -115,7 +115,7 @@ def check_component(ctx: Context, where: str, options: Any, registry: Registry, 
 def check_arguments(ctx: Context, where: str, name: str, function: Callable[..., Any],
                     arguments: Mapping[str, Any], given: Iterable[str] = (),
                     also: Iterable[str] = ()) -> bool:
-    """Check arguments against a signature. A ``**kwargs`` beside named parameters accepts nothing more."""
+    """Check arguments against a signature. ``**kwargs`` beside named parameters does not allow further arguments."""
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters
              if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
@@ -132,7 +132,7 @@ def check_arguments(ctx: Context, where: str, name: str, function: Callable[...,
 
 
 def check_values(ctx: Context, where: str, arguments: Any) -> None:
-    """Check arguments that mean the same to everything in the toolbox which takes them."""
+    """Check arguments that have the same meaning everywhere in BasicSR, such as ``lr``."""
     for key, kind in ARGUMENTS.items():
         if not isinstance(arguments, Mapping) or key not in arguments or kind.fits(arguments[key]):
             continue
@@ -141,9 +141,18 @@ def check_values(ctx: Context, where: str, arguments: Any) -> None:
 
 
 def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:
-    """Build a checked component without touching the options or torch's random numbers; None if it refuses.
+    """Build a checked component; leave the options and torch's random numbers unchanged.
 
-    Not by ``build_network``: that would start BasicSR's logger before its log file exists.
+    Does not use ``build_network``, which would start BasicSR's logger before its log file exists.
+
+    Args:
+        ctx: Where problems go.
+        where: YAML path of the options.
+        options: ``type`` and the arguments.
+        registry: The registry that knows ``type``.
+
+    Returns:
+        The component, or None with a problem noted.
     """
     arguments = {key: value for key, value in options.items() if key != 'type'}
     try:
@@ -159,8 +168,8 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
 
 
 def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> Any:
-    """The class of a data set, or with a problem noted the one that is probably meant, or None."""
-    import basicsr.data  # noqa: F401  (registers the toolbox's data sets)
+    """The class of a data set. For an unknown name: note a problem, return the closest class or None."""
+    import basicsr.data  # noqa: F401  (registers BasicSR's data sets)
 
     found = lookup(DATASET_REGISTRY, options.get('type'))
     if found is None and isinstance(options.get('type'), str):
@@ -178,8 +187,8 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
 
 
 def _check_window_is_named(ctx: Context) -> None:
-    """SwinIRModel looks the window size up in the option file, whatever the network's default is."""
+    """Check for ``window_size``: SwinIRModel reads it from the option file and ignores the network's default."""
     network = ctx.section('network_g')
     if ctx.inherits('SwinIRModel') and network and 'window_size' not in network:
-        ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to it',
+        ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to a multiple of it',
                 'write window_size: 8, or model_type: SRModel or DistillModel for a network without windows')

@@ -1,4 +1,4 @@
-"""Checks of the ``datasets`` section: keys, patch and batch sizes, and that training will reach its end."""
+"""Check the ``datasets`` section: keys, patch size, batch size, and whether training reaches its last iteration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_datasets(ctx: Context) -> dict[str, int]:
     """Check all data sets.
 
     Returns:
-        YAML path → number of images, for those that could be counted.
+        Number of images by YAML path, for the data sets that could be counted.
     """
     counts: dict[str, int] = {}
     phases = ctx.section('datasets')
@@ -41,7 +41,7 @@ def check_datasets(ctx: Context) -> dict[str, int]:
         if kind not in allowed or kind == 'train' and name != 'train':
             purpose, names = (('training', 'train, val, val_1, val_2, …') if ctx.is_train else
                               ('testing', 'test, test_1, test_2, …'))
-            ctx.add(where, f'the toolbox takes no data set {name!r} for {purpose}', f'valid here: {names}')
+            ctx.add(where, f'BasicSR does not use a data set {name!r} for {purpose}', f'valid here: {names}')
         elif not isinstance(options, Mapping):
             ctx.add(where, f'must be a block of keys, not {options!r}')
         else:
@@ -73,7 +73,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     except (LookupError, ValueError):
         usable = False
     if not usable:
-        ctx.add(f'{where}.filename_tmpl', f'{template!r} has no single {{}} for the name of the HR image',
+        ctx.add(f'{where}.filename_tmpl', f'{template!r} has no usable {{}} for the name of the HR image',
                 "write '{}', or '{}x4' for 0001x4.png")
     needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
     readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
@@ -83,7 +83,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
 
 
 def _needed_of_any(options: Mapping[str, Any]) -> dict[str, Key]:
-    """The table for a data set of somebody else's class, which may have any further keys."""
+    """Key table for a data set class that we do not know: our keys, and any other key of the block."""
     return {**{key: Key(ANYTHING) for key in options}, **DATASET}
 
 
@@ -101,11 +101,12 @@ def _check_backend(ctx: Context, where: str, backend: Any) -> None:
 def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     workers = options.get('num_worker_per_gpu') if where == 'datasets.train' else 0
     if options.get('persistent_workers') is True and workers == 0:
-        ctx.add(f'{where}.persistent_workers', 'there are no workers that could persist', 'write false')
+        ctx.add(f'{where}.persistent_workers', 'needs workers, and this data set has none',
+                'write persistent_workers: false')
     if where != 'datasets.train' or options.get('prefetch_mode') != 'cuda':
         return
     if options.get('pin_memory') is not True:
-        ctx.add(f'{where}.pin_memory', 'prefetch_mode: cuda needs it', 'write pin_memory: true')
+        ctx.add(f'{where}.pin_memory', 'must be true for prefetch_mode: cuda', 'write pin_memory: true')
     if ctx.opt.get('num_gpu') == 0:
         ctx.add(f'{where}.prefetch_mode', 'cuda needs a GPU, and num_gpu is 0', 'write prefetch_mode: ~')
 
@@ -118,7 +119,7 @@ def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> 
 
 
 def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], images: int) -> None:
-    """The toolbox counts the last, smaller batch of an epoch but drops it: training may stop too early."""
+    """Check that training reaches ``total_iter``: BasicSR counts the last, smaller batch of an epoch but drops it."""
     batch: Any = options.get('batch_size_per_gpu')
     total: Any = ctx.section('train').get('total_iter')
     ratio = options.get('dataset_enlarge_ratio', 1)
@@ -126,16 +127,17 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
         return
     world = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
     gpus = ctx.opt.get('num_gpu')
-    loaded = batch * (gpus if world == 1 and isinstance(gpus, int) and gpus > 1 else 1)
+    loaded: int = batch * (gpus if world == 1 and isinstance(gpus, int) and gpus > 1 else 1)
 
     def reached(ratio: float) -> int:
         per_epoch = math.ceil(images * ratio / world) // loaded
-        return (math.ceil(int(total) / math.ceil(images * ratio / (batch * world))) + 1) * per_epoch
+        epochs: int = math.ceil(int(total) / math.ceil(images * ratio / (batch * world))) + 1
+        return epochs * per_epoch
 
     if reached(ratio) >= total:
         return
     enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), 10 ** 8)
     ctx.add(f'{where}.dataset_enlarge_ratio',
-            f'{images} images × {ratio} in batches of {loaded * world} end after {reached(ratio)} of '
-            f'{int(total)} iterations: the toolbox counts the last, smaller batch of an epoch but drops it',
+            f'{images} images × {ratio} in batches of {loaded * world} last for {reached(ratio)} of '
+            f'{int(total)} iterations: BasicSR counts the last, smaller batch of an epoch but drops it',
             f'write dataset_enlarge_ratio: {enough}')

@@ -1,4 +1,4 @@
-"""Checks of the images on disk: that they are there, belong together and have sizes that fit the scale."""
+"""Check the images on disk: they exist, form HR-LR pairs, and their sizes fit the scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 
 class Pair(NamedTuple):
-    """One HR and LR image; sizes (height, width), None where not read."""
+    """An HR image and its LR image; sizes are (height, width), or None if not read."""
 
     name: str
     hr: Size | None
@@ -65,15 +65,15 @@ def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool) 
         ctx.add(where, f'{text} is an LMDB, but io_backend is disk', 'write io_backend: {type: lmdb}')
         return False
     if not root.is_dir():
-        reason = 'is no folder' if root.exists() else 'does not exist'
+        reason = 'is not a folder' if root.exists() else 'does not exist'
         ctx.add(where, f'{text} {reason}; looked for {root}',
-                f'fix the path, or make it: {_prepare_line(ctx, where, text, as_lmdb)}')
+                f'fix the path, or create it: {_prepare_line(ctx, where, text, as_lmdb)}')
         return False
     needed = ('data.mdb', 'meta_info.txt') if as_lmdb else ()
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
-        ctx.add(where, f'{text} has no {" and no ".join(missing)}: it is no complete LMDB',
-                f'make it again: {_prepare_line(ctx, where, text, as_lmdb)}')
+        ctx.add(where, f'{text} has no {" and no ".join(missing)}: the LMDB is incomplete',
+                f'create it again: {_prepare_line(ctx, where, text, as_lmdb)}')
         return False
     return as_lmdb or _check_folder(ctx, where, text, root)
 
@@ -86,7 +86,7 @@ def _prepare_line(ctx: Context, where: str, text: str, as_lmdb: bool) -> str:
 
 
 def _files(root: Path) -> list[str]:
-    """What the toolbox takes for images: every file whose name does not begin with a dot."""
+    """The files that BasicSR reads as images: all whose names do not start with a dot."""
     return sorted(entry.name for entry in root.iterdir()
                   if entry.is_file() and not entry.name.startswith('.'))
 
@@ -95,12 +95,12 @@ def _check_folder(ctx: Context, where: str, text: str, root: Path) -> bool:
     names = _files(root)
     if not names:
         ctx.add(where, f'{text} holds no images (sub-folders are not searched); looked in {root}',
-                'name the folder in which the images lie')
+                'name the folder that holds the images')
         return False
     others = [name for name in names if Path(name).suffix.lower() not in _SUFFIXES]
     if others:
-        ctx.add(where, f'{text} holds {_some(others)}, and the toolbox takes every file for an image',
-                'move everything else out of the folder')
+        ctx.add(where, f'{text} holds {_some(others)}, and BasicSR reads every file as an image',
+                'move all other files out of the folder')
     return not others
 
 
@@ -115,14 +115,14 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
         hr_names = [line.split(' ')[0] for line in listing.read_text(encoding='utf-8').splitlines()]
         gone = [name for name in hr_names if not (hr_root / name).is_file()]
         if gone:
-            ctx.add(f'{where}.meta_info_file', f'lists {_some(gone)}, not in {hr_root}', 'fix the list')
+            ctx.add(f'{where}.meta_info_file', f'lists {_some(gone)}, which {hr_root} does not hold', 'fix the list')
             return None
     else:
         hr_names = _files(hr_root)
         if len(hr_names) != len(lr_names):
             alone = _unpaired(hr_names, lr_names, options)
             ctx.add(where, f'{len(hr_names)} HR images in {hr_root}, but {len(lr_names)} LR images in '
-                    f'{lr_root}; without partner: {alone}', 'make both from the same images')
+                    f'{lr_root}; unpaired: {alone}', 'create both from the same images')
             return None
     wanted = [_lr_name(name, options) for name in hr_names]
     missing = sorted(set(wanted) - set(lr_names))
@@ -160,20 +160,20 @@ def _pairs_of_lmdb(ctx: Context, where: str, hr_root: Path, lr_root: Path) -> li
         matches = [_META_LINE.fullmatch(line) for line in lines]
         if not lines or not all(matches):
             ctx.add(f'{where}.{key}', f'{root / "meta_info.txt"} does not list images as `name.png (h,w,c) '
-                    'level`', 'make the LMDB again with mipkd prepare --lmdb')
+                    'level`', 'create the LMDB again with mipkd prepare --lmdb')
             return None
         entries = {m['name'].split('.')[0]: (int(m['height']), int(m['width'])) for m in matches if m}
         stored = _lmdb_entries(root, next(iter(entries)))
         if stored != len(lines) or len(entries) != len(lines):
             ctx.add(f'{where}.{key}', f'{root} lists {len(lines)} images but holds {stored} (names must be '
-                    'unique up to the first dot)', 'make the LMDB again with mipkd prepare --lmdb')
+                    'unique up to the first dot)', 'create the LMDB again with mipkd prepare --lmdb')
             return None
         sizes.append(entries)
     alone = sorted(set(sizes[0]) ^ set(sizes[1]))
     if alone:
         ctx.add(where, f'{len(sizes[0])} HR images in {hr_root}, {len(sizes[1])} LR images in {lr_root}; '
                 f'in only one of them: {_some(alone)}',
-                'make both from the same images with mipkd prepare --lmdb')
+                'create both from the same images with mipkd prepare --lmdb')
         return None
     return [Pair(name, size, sizes[1][name]) for name, size in sizes[0].items()]
 
@@ -198,19 +198,19 @@ def _check_sizes(ctx: Context, where: str, pairs: Sequence[Pair], gt_size: Any, 
     if wrong:
         name, hr, lr = wrong[0]
         other = hr_root.with_name(f'{hr_root.stem}_x{scale}{hr_root.suffix}')
-        remedy = f'name {other}, which mipkd prepare made for this scale' if other.is_dir() else (
-            'make both with mipkd prepare, which trims HR to a multiple of the scale, or fix scale')
+        remedy = f'set dataroot_gt to {other}, which mipkd prepare made for this scale' if other.is_dir() else (
+            'create both with mipkd prepare, which crops HR to a multiple of the scale, or fix scale')
         ctx.add(where, f'scale {scale} does not fit {len(wrong)} of {len(known)} pairs, first {name}: HR '
                 f'{hr[0]}×{hr[1]}, LR {lr[0]}×{lr[1]}', remedy)
     if training and isinstance(gt_size, int):
         small = [name for name, hr, _ in known if min(hr) < gt_size]
         if small:
             ctx.add(f'{where}.gt_size', f'{gt_size} is larger than {len(small)} of {len(known)} HR images: '
-                    f'{_some(small)}', 'write a smaller gt_size, or take these images out')
+                    f'{_some(small)}', 'write a smaller gt_size, or remove these images')
 
 
 def _image_size(path: Path) -> Size | None:
-    """(height, width) as OpenCV will decode it, or None if it is no image."""
+    """(height, width) as OpenCV decodes the file, or None if it is not an image."""
     try:
         status = path.stat()
     except OSError:
@@ -220,11 +220,11 @@ def _image_size(path: Path) -> Size | None:
 
 @cache
 def _size_of_version(path: Path, changed: int, length: int) -> Size | None:
-    """Size of an image; read once for all methods of a comparison, as long as the file stays as it is."""
+    """Size of an image. The cache reads each file once, however many methods a comparison checks."""
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # of a PNG, Pillow decodes all of it to look for EXIF data behind the pixels
+            # to find EXIF data behind the pixels of a PNG, Pillow would decode the whole image
             plain = image.format == 'PNG' and not _EXIF.search(path.read_bytes())
             turned = not plain and image.getexif().get(0x0112, 1) >= 5
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
@@ -233,5 +233,5 @@ def _size_of_version(path: Path, changed: int, length: int) -> Size | None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first three of many."""
+    """The first three names, and how many follow."""
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')

@@ -1,7 +1,7 @@
-"""The keys of an option file: the toolbox's own and ours, what may stand there, and which are needed.
+"""The keys of an option file, BasicSR's and ours: their allowed values, and which keys are required.
 
-As of BasicSR 1.4.2: everything that ``SRModel``, ``SwinIRModel``, their base class, the pipelines, the
-loggers, the data loaders and ``PairedImageDataset`` look up.
+The tables follow BasicSR 1.4.2. They hold every key that ``SRModel``, ``SwinIRModel``, their base class, the
+pipelines, the loggers, the data loaders and ``PairedImageDataset`` read.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 
 
 def is_number(value: Any) -> bool:
-    """Whether a finite number (``true`` is none)."""
+    """Whether a value is a finite number (``true`` is not)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a whole number, possibly written as ``!!float 5e3``."""
+    """Whether a value is a whole number; ``!!float 5e3`` is one too."""
     return is_number(value) and float(value).is_integer()
 
 
 class Kind(NamedTuple):
-    """What may stand at a key."""
+    """The values that a key allows."""
 
     name: str
     fits: Callable[[Any], bool]
 
 
 def optional(kind: Kind) -> Kind:
-    """The same, or ``~``."""
+    """The same kind, or ``~``."""
     return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value))
 
 
@@ -57,8 +57,8 @@ class Key(NamedTuple):
     """A key of a section.
 
     Attributes:
-        kind: What may stand there.
-        needed: ``''``, ``always``, ``train`` or ``test``.
+        kind: The allowed values.
+        needed: When the key is required: ``always``, ``train``, ``test``, or ``''`` for never.
     """
 
     kind: Kind
@@ -98,12 +98,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
 }
-DATASET = {  # of any type; the rest is the dataset's own
+DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
     'prefetch_mode': Key(PREFETCH), 'num_prefetch_queue': Key(INTEGER), 'pin_memory': Key(FLAG),
     'persistent_workers': Key(FLAG), 'scale': Key(INTEGER), 'phase': Key(TEXT),
-    'use_shuffle': Key(FLAG),  # in all of upstream's option files, although nothing reads it
+    'use_shuffle': Key(FLAG),  # stands in all option files of BasicSR, although nothing reads it
 }
 PAIRED_IMAGES = {
     **DATASET, 'dataroot_gt': Key(TEXT, 'always'), 'dataroot_lq': Key(TEXT, 'always'),
@@ -120,7 +120,7 @@ IO_BACKENDS = {
 }
 PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel',
          'object')
-"""Model classes that look up no other key than those above."""
+"""Model classes that read only the keys above."""
 
 ARGUMENTS = {
     'lr': POSITIVE, 'weight_decay': NUMBER, 'loss_weight': NUMBER, 'perceptual_weight': NUMBER,
@@ -129,17 +129,17 @@ ARGUMENTS = {
     'eta_min': NUMBER, 'crop_border': Kind('a whole number, 0 or more', lambda v: COUNT.fits(v) and type(v) is int),
     'test_y_channel': FLAG,
 }
-"""Arguments of the toolbox's losses, metrics, optimizer and schedulers."""
+"""Arguments of BasicSR's losses, metrics, optimizer and schedulers."""
 
 TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')
-"""Keys at which a text may look like a number."""
+"""Keys whose text may look like a number."""
 
 _PARSED = {'is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path'}
 _PARSED_PATHS = {'experiments_root', 'models', 'training_states', 'log', 'visualization', 'results_root'}
 
 
 def written_by_user(opt: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options without what BasicSR's ``parse_options`` adds to them."""
+    """The options without the entries that BasicSR's ``parse_options`` adds."""
     if 'is_train' not in opt:
         return opt
     own = {key: value for key, value in opt.items() if key not in _PARSED}

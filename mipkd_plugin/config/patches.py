@@ -1,4 +1,4 @@
-"""Sizes of training patches: what the networks take, and what they make of it."""
+"""Patch sizes: which patches the networks accept, and which output size they return."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _DEFAULT_PATCH = 48
 
 
 def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[str, str] | None:
-    """Why a network cannot take a training patch: (what, remedy), or None.
+    """Check that a training patch fits the scale and the window size.
 
     Args:
         gt_size: Side of the HR patch.
         scale: Scale factor.
         window: Window size of the network, or None.
-        network: Where the network stands, for the text.
+        network: YAML path of the network, for the message.
+
+    Returns:
+        (what is wrong, remedy), or None if the patch fits.
     """
     if not all(isinstance(number, int) and number > 0 for number in (gt_size, scale)):
         return None
@@ -36,7 +39,7 @@ def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[
 
 
 def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(C, H, W) of a low-resolution training patch; about 48×48 where ``datasets.train`` gives no size."""
+    """Shape (C, H, W) of an LR training patch; about 48×48 if ``datasets.train`` gives no size."""
     train = block(opt, 'datasets', 'train')
     channels = 1 if train.get('color') == 'y' else 3
     gt_size, scale = train.get('gt_size'), opt.get('scale')
@@ -49,26 +52,26 @@ def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def small_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(C, H, W) of a patch that is quick to run, and a multiple of the windows."""
+    """Shape (C, H, W) of a small LR patch that runs fast and is a multiple of the window sizes."""
     channels, side, _ = probe_shape(opt)
     small = min(side, math.lcm(8, *_windows(opt).values()))
     return channels, small, small
 
 
 def window_size(opt: Mapping[str, Any]) -> int:
-    """Height and width of an LR image must be multiples of this, for student and teacher; 1 without windows."""
+    """Least common multiple of the window sizes of student and teacher, for the sides of LR images; 1 without any."""
     return math.lcm(*_windows(opt).values())
 
 
 def _windows(opt: Mapping[str, Any]) -> dict[str, int]:
-    """YAML path of a network → its window size, for those that have one."""
+    """Window size by YAML path, for the networks that use windows."""
     networks = {'network_g': block(opt, 'network_g'), 'teacher.network': block(opt, 'teacher', 'network')}
     found = {where: options.get('window_size') for where, options in networks.items()}
     return {where: size for where, size in found.items() if isinstance(size, int) and size > 0}
 
 
 def check_windows(ctx: Context) -> None:
-    """Window attention takes no other patches than multiples of its window."""
+    """Check that the training patch is a multiple of each window size."""
     gt_size = ctx.section('datasets', 'train').get('gt_size')
     for where, window in _windows(ctx.opt).items():
         problem = patch_problem(gt_size, ctx.scale, window, where)
@@ -77,7 +80,7 @@ def check_windows(ctx: Context) -> None:
 
 
 def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
-    """Whether a network runs, and makes images of the size that ``scale`` says. Tries a small input first."""
+    """Check that a network runs and enlarges images by ``scale``. Tries a small patch first."""
     channels, patch, _ = probe_shape(ctx.opt)
     failure = ''
     device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
@@ -95,12 +98,12 @@ def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
         key = next((k for k in ('upscale', 'scale', 'upsampler') if k in options), 'type')
         wanted = (channels, side * scale, side * scale)
         remedy = f'write {key}: {scale}, or fix scale' if key in ('upscale', 'scale') else (
-            'use a network of this scale')
-        ctx.add(f'{where}.{key}', f'{options["type"]} makes (channels, height, width) = {shape} of '
-                f'{channels}×{side}×{side}; with scale {scale} it must be {wanted}',
-                remedy if where == 'network_g' else 'use a teacher of this scale')
+            'use a network for this scale')
+        ctx.add(f'{where}.{key}', f'{options["type"]} turns a patch of {channels}×{side}×{side} into '
+                f'(channels, height, width) = {shape}; scale {scale} needs {wanted}',
+                remedy if where == 'network_g' else 'use a teacher for this scale')
         return False
     if ctx.is_train:
         ctx.add(where, f'cannot run on patches of {channels}×{patch}×{patch}: {failure}',
-                'fix its arguments')
+                'fix the arguments of this network')
     return False

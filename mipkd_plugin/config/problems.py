@@ -1,4 +1,4 @@
-"""What is wrong with an option file: records, and the error that lists them all."""
+"""Problems of an option file, and the error that lists all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mipkd_plugin.utils.errors import MipkdError
 
 FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, OSError, RuntimeError,
                   TypeError, ValueError)
-"""What other people's constructors and forward passes raise when an option has a value they cannot use."""
+"""Errors that constructors and forward passes of other packages raise for a value that they cannot use."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Problem:
     Attributes:
         where: YAML path such as ``train.distill_opt.taps``, or a file.
         what: What is wrong, with the offending value.
-        remedy: What to write or to run instead.
-        place: Where that stands: ``line 12`` of the option file, or ``--force_yml``; '' if unknown.
+        remedy: What to write or run instead.
+        place: ``line 12`` of the option file, or ``--force_yml``; '' if unknown.
     """
 
     where: str
@@ -38,14 +38,14 @@ class Problem:
 
 
 class OptionError(MipkdError):
-    """An option file cannot be used as it is.
+    """An option file has problems; the message lists all of them.
 
     Args:
-        problems: All of them.
-        source: The option file, for the headline.
+        problems: All problems.
+        source: The option file, for the first line of the message.
 
     Attributes:
-        problems: All of them.
+        problems: All problems.
     """
 
     def __init__(self, problems: Sequence[Problem], source: Path | str | None = None) -> None:
@@ -56,14 +56,14 @@ class OptionError(MipkdError):
         super().__init__('\n'.join(lines))
 
 
-class Options(dict):  # type: ignore[type-arg]
-    """The content of an option file, and where each entry of it came from.
+class Options(dict[str, Any]):
+    """The content of an option file, and the origin of each entry.
 
     Attributes:
         source: The file.
-        lines: YAML path → line number.
-        forced: YAML path → text given for it with ``--force_yml``.
-        problems: What was found wrong while reading.
+        lines: Line number by YAML path.
+        forced: Text given with ``--force_yml``, by YAML path.
+        problems: Problems found while reading the file.
     """
 
     def __init__(self, content: Mapping[str, Any], source: Path | None = None) -> None:
@@ -74,10 +74,13 @@ class Options(dict):  # type: ignore[type-arg]
         self.problems: list[Problem] = []
 
     def require_clean(self) -> Options:
-        """The options themselves, if they could be read without a problem.
+        """Raise if reading the file found problems.
+
+        Returns:
+            The options themselves.
 
         Raises:
-            OptionError: With all problems.
+            OptionError: There are problems; the message lists all of them.
         """
         if self.problems:
             raise OptionError(self.problems, self.source)
@@ -85,7 +88,7 @@ class Options(dict):  # type: ignore[type-arg]
 
 
 def block(options: Any, *keys: str) -> dict[str, Any]:
-    """The mapping at a path of keys, or an empty one where there is none."""
+    """The block at a path of keys; empty if there is none."""
     for key in keys:
         options = options.get(key) if isinstance(options, Mapping) else None
     return dict(options) if isinstance(options, Mapping) else {}
@@ -97,14 +100,14 @@ class Context:
 
     Attributes:
         opt: The options; never changed.
-        is_train: Whether for ``basicsr train`` (or ``basicsr test``).
+        is_train: Whether the options are for ``basicsr train``; if not, they are for ``basicsr test``.
         launcher: ``none``, ``pytorch`` or ``slurm``.
-        auto_resume: Whether ``--auto_resume`` was given.
-        root: The folder that relative paths start from.
+        auto_resume: Whether ``--auto_resume`` is given.
+        root: Folder that relative paths start from.
         files: Whether to look at data and weights on disk.
         model_class: Class of ``model_type``, if it is registered.
-        problems: Found so far.
-        always_distills: Whether the options are for distillation, whatever ``model_type`` says.
+        problems: The problems found so far.
+        always_distills: Whether to check the options for distillation, whatever ``model_type`` says.
     """
 
     opt: Mapping[str, Any]
@@ -122,37 +125,37 @@ class Context:
         self.problems.append(Problem(where, what, remedy))
 
     def section(self, *keys: str) -> dict[str, Any]:
-        """The mapping at a path of keys; empty where there is none."""
+        """The block at a path of keys; empty if there is none."""
         return block(self.opt, *keys)
 
     def clean(self, where: str) -> bool:
-        """Whether nothing has been found wrong at this path or beneath it."""
+        """Whether there is no problem at this path or below it."""
         return not any(problem.where == where or problem.where.startswith((f'{where}.', f'{where}['))
                        for problem in self.problems)
 
     def path(self, text: str) -> Path:
-        """A path of the option file as the toolbox will see it."""
+        """A path of the option file, as BasicSR resolves it."""
         return self.root / Path(text).expanduser()
 
     @property
     def distills(self) -> bool:
-        """Whether the model trains with a teacher. (``models`` lies above ``config``, hence by name.)"""
+        """Whether the model trains with a teacher. Asks by name, because ``config`` must not import ``models``."""
         return self.always_distills or self.inherits('DistillMixin')
 
     def inherits(self, name: str) -> bool:
-        """Whether the model class is, or has among its bases, one of this name."""
+        """Whether the model class or one of its bases has this name."""
         classes = self.model_class.__mro__ if self.model_class is not None else ()
         return any(c.__name__ == name for c in classes)
 
     @property
     def scale(self) -> int | None:
-        """Scale factor, if it is a usable one."""
+        """Scale factor, or None if it is not usable."""
         scale = self.opt.get('scale')
         return scale if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else None
 
 
 def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem]:
-    """The problems with the line of each added, in the order of the file; each of them once."""
+    """Add its line to each problem, sort them by line, and drop duplicates."""
     if not isinstance(opt, Options):
         return list(dict.fromkeys(problems))
     found = []
@@ -171,7 +174,7 @@ def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The valid name that ``name`` is probably meant to be, whatever its case, or None."""
+    """The valid name closest to ``name``, whatever its case, or None."""
     lowered, wanted = {v.lower(): v for v in valid}, str(name).lower()
     matches = difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
     swapped = [match for match in matches if sorted(match) == sorted(wanted)]  # EDRS is EDSR rather than EDVR
@@ -180,7 +183,7 @@ def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def suggestion(name: str, valid: Iterable[str]) -> str:
-    """A remedy: the nearest valid name, or all of them."""
+    """A remedy: the closest valid name, or all valid names."""
     names = list(valid)
     near = nearest(name, names)
     return f'did you mean {near!r}?' if near else f'valid here: {", ".join(sorted(names))}'

@@ -1,4 +1,4 @@
-"""Loading what a training run has saved, to look at it after the training."""
+"""Load the student of a training run from its checkpoint, to inspect it after training."""
 
 from __future__ import annotations
 
@@ -16,31 +16,41 @@ _STATE = {'teacher', 'types', 'pairs', 'losses', 'random'}
 
 
 def models_folder(opt: Mapping[str, Any]) -> Path:
-    """Where the run of these options saves its networks, from the working directory.
+    """The folder where the run of these options saves its networks.
+
+    Args:
+        opt: The options.
+
+    Returns:
+        The folder, relative to the working directory.
 
     Raises:
-        OptionError: The options name no run.
+        OptionError: The options do not name a run.
     """
-    if not isinstance(opt.get('name'), str):
-        raise OptionError(located([Problem('name', f'must be the name of a run, not {opt.get("name")!r}',
-                                           'write name: NAME')], opt), getattr(opt, 'source', None))
-    return Path('experiments') / opt['name'] / 'models'
+    name = opt.get('name')
+    if not isinstance(name, str):
+        raise OptionError(located([Problem('name', f'must be the name of a run, not {name!r}', 'write name: NAME')],
+                                  opt), getattr(opt, 'source', None))
+    return Path('experiments') / name / 'models'
 
 
 def load_student(opt: Mapping[str, Any], weights: Path, state: Path) -> nn.Module:
-    """Build the student with the weights that it trains (not their moving average), in eval mode.
+    """Build the student with its trained weights (not their moving average), in eval mode.
 
     Args:
         opt: Options of the run.
         weights: ``net_g_<iter>.pth``.
-        state: ``distill_<iter>.pth``; only whether it can be read is checked.
+        state: ``distill_<iter>.pth``. It must be readable; its content is not used here.
+
+    Returns:
+        The student.
 
     Raises:
         OptionError: The student cannot be built, its weights do not fit, or one of the files is damaged.
     """
     student = build_for_taps(opt).student
     ctx = Context(opt, is_train=True)
-    remedy, damaged = 'restore it, or take another --iter', 'a save was cut short: take another --iter'
+    remedy, damaged = 'restore it, or choose another --iter', 'a save was cut short: choose another --iter'
     content, saved = (read_file(ctx, '--iter', path, remedy, damaged) for path in (weights, state))
     own = content.get('params') if isinstance(content, Mapping) else None
     if content is not None and not isinstance(own, Mapping):

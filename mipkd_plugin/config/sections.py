@@ -1,4 +1,4 @@
-"""Checks of keys: unknown, missing, of the wrong type; numbers that are texts; how many GPUs."""
+"""Check the keys: unknown keys, missing keys, wrong types, numbers written as text, and the number of GPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
 
 def check_sections(ctx: Context) -> None:
-    """Check the top level and all sections that every option file has."""
+    """Check the top level and the sections that every option file has."""
     strict = knows_all_keys(ctx)
     top = dict(TOP)
     networks = [key for key in ctx.opt if str(key).startswith('network_')]
@@ -24,12 +24,12 @@ def check_sections(ctx: Context) -> None:
         top.update({key: Key(TOP['network_g'].kind) for key in networks})
     misplaced = {'network_t', 'network_teacher'} & set(networks) if ctx.distills else set()
     for key in sorted(misplaced):
-        ctx.add(key, 'the teacher has a block of its own; the toolbox re-points networks at this level on '
-                'resume', 'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
+        ctx.add(key, 'the teacher has a block of its own: on resume BasicSR changes the weight paths of networks at '
+                'this level', 'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
     if 'compare' in ctx.opt and (strict or ctx.distills):
         source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
         ctx.add('compare', 'is read by mipkd compare and mipkd ablate, not by basicsr',
-                f'type: mipkd compare -opt {source}; or take it out, and write one method as train.distill_opt')
+                f'run: mipkd compare -opt {source}; or remove it, and write one method as train.distill_opt')
         misplaced.add('compare')
     check_keys(ctx, '', {k: v for k, v in ctx.opt.items() if k not in misplaced}, top, strict)
     for path, keys in _with_networks(networks).items():
@@ -41,7 +41,7 @@ def check_sections(ctx: Context) -> None:
         check_keys(ctx, path, _without_teacher(ctx, path, section), keys, strict)
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
-        ctx.add('val.suffix', 'is missing, and the toolbox asks for it when it saves images',
+        ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images',
                 'write suffix: ~')
     if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
         check_keys(ctx, 'teacher', ctx.opt['teacher'], TEACHER, strict=True)
@@ -55,16 +55,16 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     Args:
         ctx: Where problems go.
         path: YAML path of the section.
-        section: What stands there.
-        keys: The keys it may have.
-        strict: Whether to refuse every unknown key, or only one that is nearly a known one.
+        section: The section itself.
+        keys: The allowed keys.
+        strict: Whether to refuse every unknown key; if not, refuse only those that look like a misspelled known key.
     """
     prefix = f'{path}.' if path else ''
     for key, value in section.items():
         where = f'{prefix}{key}'
         if key not in keys:
             if strict or nearest(key, keys, cutoff=0.8):
-                ctx.add(where, 'unknown key, nothing would read it', suggestion(key, keys))
+                ctx.add(where, 'unknown key: nothing reads it', suggestion(key, keys))
         elif not keys[key].kind.fits(value) and not looks_like_number(value):
             ctx.add(where, f'must be {keys[key].kind.name}, not {value!r}')
     when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
@@ -76,17 +76,17 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
 
 
 def knows_all_keys(ctx: Context) -> bool:
-    """Whether every key that the model class looks up is in our tables."""
+    """Whether our tables hold every key that the model class reads."""
     return ctx.model_class is not None and all(c.__name__ in PARTS for c in ctx.model_class.__mro__)
 
 
 def looks_like_number(value: Any) -> bool:
-    """Whether a text that was probably meant as a number."""
+    """Whether a value is a text that probably means a number."""
     return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
 
 
 def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
-    """Refuse texts such as ``1e-4``, which YAML and ``--force_yml`` do not take for numbers (trap 10)."""
+    """Refuse texts such as ``1e-4``, which YAML and ``--force_yml`` do not read as numbers."""
     value = ctx.opt if not path else value
     if isinstance(value, (Mapping, list)):
         entries = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -103,36 +103,36 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
 
 
 def check_gpus(ctx: Context) -> None:
-    """Check ``num_gpu`` against the machine and the launcher (trap 6)."""
+    """Check ``num_gpu`` against the machine and the launcher."""
     gpus, visible = ctx.opt.get('num_gpu'), torch.cuda.device_count()
     if ctx.launcher == 'pytorch' and 'RANK' not in os.environ:
         ctx.add('--launcher pytorch', 'was given, but torchrun did not start this process',
-                f'type: {torchrun_line(ctx.opt, max(visible, 2))}')
+                f'run: {torchrun_line(ctx.opt, max(visible, 2))}')
     if not isinstance(gpus, int) and gpus != 'auto':
         return
     if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:
         problem = launcher_problem(ctx.opt)
         ctx.add(problem.where, problem.what, problem.remedy)
     if gpus != 'auto' and gpus > 0 and visible == 0:
-        ctx.add('num_gpu', f'is {gpus}, but this machine shows no CUDA device', 'write num_gpu: 0, or auto')
+        ctx.add('num_gpu', f'is {gpus}, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto')
 
 
 def launcher_problem(opt: Mapping[str, Any]) -> Problem:
-    """The refusal of ``nn.DataParallel``."""
+    """The problem with several GPUs and no launcher: ``nn.DataParallel``."""
     gpus = torch.cuda.device_count() if opt.get('num_gpu') == 'auto' else opt.get('num_gpu')
-    return Problem('num_gpu', f'{gpus} GPUs without a launcher would use nn.DataParallel, whose threads race '
-                   'the hooks that read the features',
-                   f'type: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1')
+    return Problem('num_gpu', f'{gpus} GPUs without a launcher use nn.DataParallel, whose threads mix up the '
+                   'tapped features',
+                   f'run: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1')
 
 
 def torchrun_line(opt: Mapping[str, Any], processes: int) -> str:
-    """The command that trains with one process per GPU."""
+    """Command line that trains with one process per GPU."""
     source = getattr(opt, 'source', None) or 'FILE.yml'
     return f'torchrun --nproc_per_node={processes} -m mipkd_plugin train -opt {source} --launcher pytorch'
 
 
 def _with_networks(networks: list[str]) -> dict[str, dict[str, Key]]:
-    """The tables, with the keys that go with further networks (``network_d`` of a GAN, say)."""
+    """The key tables, extended by the keys of further networks such as ``network_d`` of a GAN."""
     sections = {path: dict(keys) for path, keys in SECTIONS.items()}
     for label in (network.removeprefix('network_') for network in networks):
         for key in ('pretrain_network', 'param_key', 'strict_load'):
@@ -143,12 +143,12 @@ def _with_networks(networks: list[str]) -> dict[str, dict[str, Key]]:
 
 
 def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[str, Any]:
-    """The section ``path`` without keys for a teacher, which are refused with a word on where they belong."""
+    """Refuse keys for a teacher in the section ``path``; return the section without them."""
     if path != 'path' or not ctx.distills:
         return section
     for key in sorted(key for key in section if str(key).endswith(('network_t', 'param_key_t', 'load_t'))):
-        ctx.add(f'path.{key}', "the teacher's weights belong into its own block; the toolbox re-points "
-                'networks here on resume', 'write them as teacher: {weights: ….pth, param_key: params}')
+        ctx.add(f'path.{key}', "the teacher's weights belong in its own block: on resume BasicSR changes the weight "
+                'paths of this section', 'write them as teacher: {weights: ….pth, param_key: params}')
         del section[key]
     return section
 
@@ -165,4 +165,4 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             if where.rpartition('.')[2] in section:
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
-                        f'write model_type: {name}, or take it out')
+                        f'write model_type: {name}, or remove it')

@@ -1,4 +1,4 @@
-"""Checks of the ``train`` section: the toolbox's own losses, optimizer and scheduler."""
+"""Check the ``train`` section: losses, optimizer and scheduler of BasicSR."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, suggestion
 
 
 def check_training(ctx: Context) -> None:
-    """Check pixel and perceptual loss, optimizers and scheduler."""
+    """Check pixel loss, perceptual loss, optimizers and scheduler."""
     train = ctx.section('train')
     for key in ('pixel_opt', 'perceptual_opt'):
         if isinstance(train.get(key), Mapping):
             check_component(ctx, f'train.{key}', train[key], LOSS_REGISTRY)
             check_values(ctx, f'train.{key}', train[key])
     if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
-        ctx.add('train.pixel_opt', 'is missing: the toolbox needs pixel_opt or perceptual_opt',
+        ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
@@ -36,7 +36,7 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
         if not str(key).startswith('optim_') or not isinstance(options, Mapping):
             continue
         if options.get('type') != 'Adam':
-            ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by the toolbox',
+            ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by BasicSR',
                     'write type: Adam')
             continue
         arguments = {k: v for k, v in options.items() if k != 'type'}
@@ -79,5 +79,5 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
         return
     total: Any = ctx.section('train').get('total_iter')
     if name == 'CosineAnnealingRestartLR' and is_number(total) and sum(options['periods']) < total:
-        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, total_iter is '
-                f'{total}', 'let the periods add up to total_iter or more')
+        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, but total_iter is '
+                f'{total}', 'write periods that add up to total_iter or more')

@@ -1,4 +1,4 @@
-"""Checks of weight files: readable, the right key, and every tensor in its place."""
+"""Check weight files: they are readable, have the right key, and every tensor fits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, Looku
 
 
 def teacher_fingerprint(net: nn.Module) -> str:
-    """Which weights a network has: SHA-256 over the names, types, shapes and bytes of its state, in hex."""
+    """SHA-256 (hex) over the names, types, shapes and bytes of a network's state."""
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
@@ -30,7 +30,7 @@ def teacher_fingerprint(net: nn.Module) -> str:
 
 
 def load_teacher(ctx: Context) -> nn.Module | None:
-    """Build the teacher; with ``ctx.files`` also load its weights, strictly. Problems go to ``ctx``."""
+    """Build the teacher and, with ``ctx.files``, load its weights strictly. Problems go to ``ctx``."""
     options = {'param_key': 'params', **ctx.section('teacher')}
     network = options.get('network')
     if not isinstance(network, Mapping) or lookup(ARCH_REGISTRY, network.get('type')) is None:
@@ -41,7 +41,7 @@ def load_teacher(ctx: Context) -> nn.Module | None:
         return net
     path = ctx.path(weights)
     content = read_file(ctx, 'teacher.weights', path, 'fix the path, or put the teacher there; the first '
-                        'lines of options/train_MiPKD_*.yml say where published ones come from')
+                        'lines of options/train_MiPKD_*.yml say where to get published weights')
     state = None if content is None else select_state(
         ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
     if net is not None and state is not None:
@@ -54,27 +54,27 @@ def load_teacher(ctx: Context) -> nn.Module | None:
 
 
 def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '') -> Any:
-    """Load a file of tensors, with nothing in it executed.
+    """Load a file of tensors without running code from it.
 
     Args:
         ctx: Where problems go.
         where: YAML path that names the file.
         path: The file.
-        remedy: What to do if it is not there.
-        unreadable: What to do if it is damaged.
+        remedy: What to do if the file does not exist.
+        unreadable: What to do if the file is damaged.
 
     Returns:
-        Its content, or None with a problem noted.
+        The content, or None with a problem noted.
     """
     if not path.is_file():
-        reason = 'is no file' if path.exists() else 'does not exist'
+        reason = 'is not a file' if path.exists() else 'does not exist'
         ctx.add(where, f'{reason}; looked for {path}', remedy)
         return None
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [''])[0].rstrip('.')[:160]
-        what = 'damaged' if unreadable else 'no state dict'
+        what = 'damaged' if unreadable else 'not a state dict'
         ctx.add(where, f'{path} is {what}: torch cannot read it ({type(error).__name__}: {reason})',
                 unreadable or "give a file written by torch.save({'params': net.state_dict()}, …)")
         return None
@@ -82,18 +82,18 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
 
 def select_state(ctx: Context, where: str, key_where: str, path: Path, content: Any,
                  param_key: str | None) -> dict[str, Tensor] | None:
-    """The weights under ``param_key`` of a file.
+    """Pick the weights under ``param_key`` of a file.
 
     Args:
         ctx: Where problems go.
         where: YAML path that names the file.
         key_where: YAML path that names the key.
         path: The file.
-        content: What it holds.
-        param_key: Key, or None if the file is the state dict itself.
+        content: The content of the file.
+        param_key: The key, or None if the file itself is the state dict.
 
     Returns:
-        Name → tensor, without a leading ``module.``; None with a problem noted.
+        Tensor by name, without a leading ``module.``; None with a problem noted.
     """
     bare = _is_state(content)
     holds = f'a {type(content).__name__}'
@@ -109,7 +109,7 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
         state = content[param_key]
     if not _is_state(state):
         under = f' under {param_key!r}' if param_key is not None else ''
-        ctx.add(where, f'{path} holds {holds}, and no state dict{under}',
+        ctx.add(where, f'{path} holds {holds}, but no state dict{under}',
                 "give a file written by torch.save({'params': net.state_dict()}, …)"
                 + (' and name its key' if param_key is None else ''))
         return None
@@ -117,7 +117,7 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
 
 
 def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, str] | None:
-    """How a state dict differs from what a network needs: (what, remedy), or None if all its tensors fit."""
+    """Compare a state dict with a network: (what differs, remedy), or None if all tensors fit."""
     own, state = ({name: value for name, value in values.items() if isinstance(value, Tensor)}
                   for values in (net.state_dict(), state))
     missing = [name for name in own if name not in state]
@@ -134,14 +134,14 @@ def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, s
         listed = ', '.join(f'{name}: file {tuple(state[name].shape)}, network {tuple(own[name].shape)}'
                            for name in reshaped[:3])
         parts.append(f'{len(reshaped)} of another shape ({listed}{", …" if len(reshaped) > 3 else ""})')
-    remedy = f'describe in {where} the network that was saved, or give the file that fits it'
+    remedy = f'describe the saved network in {where}, or give a file that fits'
     if all(name.endswith('attn_mask') for name in (*missing, *unexpected, *reshaped)):
-        remedy = f'write in {where} the img_size that the file was trained with'
+        remedy = f'write the img_size that the file was trained with in {where}'
     return f'does not fit {type(net).__name__}: {"; ".join(parts)}', remedy
 
 
 def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> None:
-    """Check ``path.pretrain_network_<label>`` as the toolbox will load it (into ``net``, if there is one)."""
+    """Check ``path.pretrain_network_<label>`` as BasicSR loads it (into ``net``, if there is one)."""
     section, where = ctx.section('path'), f'path.pretrain_network_{label}'
     text = section.get(f'pretrain_network_{label}')
     if not isinstance(text, str):
@@ -157,7 +157,7 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
         keys.append('params_ema')
     for key in keys:
         if key == 'params_ema' and key not in content and 'params' in content:
-            key = 'params'  # as the toolbox does
+            key = 'params'  # as BasicSR does
         state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
         if state is None:
             return

@@ -1,4 +1,4 @@
-"""Reading an option file exactly as BasicSR will, but safely, and refusing what BasicSR silently accepts."""
+"""Read an option file as BasicSR reads it, but safely, and refuse mistakes that BasicSR silently accepts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def read_options(path: str | Path, force_yml: Sequence[str] | None = None) -> Op
         force_yml: Entries such as ``train:ema_decay=0.999``.
 
     Returns:
-        The options, in the order of the file. Keys given twice and wrong entries are in its ``problems``.
+        The options, in the order of the file. Their ``problems`` list duplicate keys and wrong ``force_yml`` entries.
 
     Raises:
-        OptionError: There is no file, it is no valid YAML, or it would build Python objects.
+        OptionError: The file is missing, is not valid YAML, or would build Python objects.
     """
     path = Path(path)
     opt = _parse(path)
@@ -42,7 +42,7 @@ def _parse(path: Path) -> Options:
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, 'strerror', None) or 'it is not a text file'
-        remedy = f'give the path of an option file, from {Path.cwd()}, after -opt'
+        remedy = f'give the path of an option file after -opt, relative to {Path.cwd()}'
         raise OptionError([Problem('-opt', f'cannot read {path}: {reason}', remedy)]) from error
     loader = yaml.SafeLoader(text)
     try:
@@ -63,13 +63,13 @@ def _parse(path: Path) -> Options:
     finally:
         loader.dispose()
     if not isinstance(content, dict):
-        raise OptionError([Problem(str(path), 'is no option file: it holds no `key: value` pairs')], path)
+        raise OptionError([Problem(str(path), 'is not an option file: it holds no `key: value` pairs')], path)
     opt.update(content)
     return opt
 
 
 def _inspect(node: yaml.Node, path: str, opt: Options, above: tuple[yaml.Node, ...]) -> list[Problem]:
-    """Note the lines of all entries, and find what the safe loader or the toolbox's loader cannot read."""
+    """Record the line of each entry; return the entries that the safe loader or BasicSR's loader cannot read."""
     place = f'line {node.start_mark.line + 1}'
     if path:
         opt.lines.setdefault(path, node.start_mark.line + 1)
@@ -89,11 +89,11 @@ def _inspect(node: yaml.Node, path: str, opt: Options, above: tuple[yaml.Node, .
             key, line = str(key_node.value), key_node.start_mark.line + 1
             inner = f'{path}.{key}' if path else key
             if key_node.tag == _MERGE:
-                fatal.append(Problem(inner, 'the toolbox cannot read merge keys (<<)',
+                fatal.append(Problem(inner, 'BasicSR cannot read merge keys (<<)',
                                      'write the entries out', f'line {line}'))
                 continue
             if key in seen:
-                what = f'given twice, first in line {seen[key]}; only the last would count'
+                what = f'given twice, first in line {seen[key]}; BasicSR uses only the last'
                 opt.problems.append(Problem(inner, what, 'keep one of them', f'line {line}'))
             seen[key] = line
             opt.lines[inner] = line
@@ -109,7 +109,7 @@ def _force(opt: Options, entry: str) -> Problem | None:
     keys, text = (part.strip() for part in entry.split('='))
     names = keys.split(':')
     if not all(name and name.isprintable() and not set(name) & set('"\\') for name in names):
-        return Problem(where, f'{keys!r} is no path of keys', 'write a:b=value')
+        return Problem(where, f'{keys!r} is not a path of keys', 'write a:b=value')
     target: Any = opt
     for depth, name in enumerate(names[:-1]):
         if name not in target:
@@ -118,8 +118,8 @@ def _force(opt: Options, entry: str) -> Problem | None:
         target = target[name]
         if not isinstance(target, dict):
             kind = 'a list' if isinstance(target, list) else repr(target)
-            return Problem(where, f'{".".join(names[:depth + 1])} is {kind}: nothing inside it can be forced',
-                           'force the whole entry, or edit the option file')
+            return Problem(where, f'{".".join(names[:depth + 1])} is {kind}: --force_yml cannot set anything inside it',
+                           'set the whole entry, or edit the option file')
     try:
         target[names[-1]] = _forced_value(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -129,7 +129,7 @@ def _force(opt: Options, entry: str) -> Problem | None:
 
 
 def _forced_value(text: str) -> Any:
-    """What the toolbox makes of the text behind the equals sign."""
+    """Convert the text behind the equals sign as BasicSR does."""
     words = {'~': None, 'none': None, 'true': True, 'false': False}
     if text.lower() in words:
         return words[text.lower()]

@@ -1,4 +1,4 @@
-"""BasicSR models with distillation, in MODEL_REGISTRY. Importing this package registers them."""
+"""BasicSR models with distillation. Importing this package registers them in MODEL_REGISTRY."""
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 

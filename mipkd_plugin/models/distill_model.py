@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,27 +23,62 @@ from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
 
 if TYPE_CHECKING:
-    from basicsr.models.sr_model import SRModel as HostModel  # the class that the mixin expects beside it
+    class HostModel:
+        """The attributes and methods that the mixin needs from the model class beside it, such as SRModel."""
+
+        opt: dict[str, Any]
+        device: torch.device
+        net_g: nn.Module
+        lq: Tensor
+        gt: Tensor
+        output: Tensor
+        optimizer_g: torch.optim.Optimizer
+        optimizers: list[torch.optim.Optimizer]
+        cri_pix: nn.Module | None
+        cri_perceptual: nn.Module | None
+        ema_decay: float
+        log_dict: OrderedDict[str, float]
+
+        def init_training_settings(self) -> None:
+            """Make EMA, losses, optimizers and schedulers."""
+
+        def setup_optimizers(self) -> None:
+            """Make ``optimizer_g``."""
+
+        def save(self, epoch: int, current_iter: int) -> None:
+            """Save the networks and the training state."""
+
+        def resume_training(self, resume_state: dict[str, Any]) -> None:
+            """Restore optimizers and schedulers."""
+
+        def model_ema(self, decay: float) -> None:
+            """Update the moving average of ``net_g``."""
+
+        get_bare_model: Callable[[nn.Module], nn.Module]
+        reduce_loss_dict: Callable[[OrderedDict[str, Tensor]], OrderedDict[str, float]]
 else:
     HostModel = object
 
 
 class DistillMixin(HostModel):
-    """Adds distillation to any BasicSR model class that trains one network ``net_g``.
+    """Add distillation to any BasicSR model class that trains one network ``net_g``.
 
-    ``class MyDistillModel(DistillMixin, MyModel)`` is all it takes; only ``optimize_parameters`` of the
-    base class is replaced (pixel and perceptual losses are kept), its ``test``, validation, saving, schedulers and
-    EMA are used as they are. Reads ``teacher`` and ``train.distill_opt`` of the option file.
+    Write ``class MyDistillModel(DistillMixin, MyModel)``. The mixin replaces ``optimize_parameters`` of ``MyModel``,
+    with the same pixel and perceptual losses. It keeps ``test``, validation, saving, schedulers and EMA. It reads
+    ``teacher`` and ``train.distill_opt`` of the option file.
 
     Raises:
-        OptionError: The options of the teacher or of the losses are wrong; all problems at once.
+        OptionError: The options of teacher or losses have problems; the message lists all of them.
     """
 
     def init_training_settings(self) -> None:
         """Build teacher and losses, then let BasicSR set up the rest.
 
-        ``SRModel.__init__`` makes optimizer and schedulers in here, so the losses must exist before. The student's
-        random numbers are those of a run without distillation.
+        The losses come first because BasicSR's version of this method makes optimizer and schedulers. The student
+        draws the same random numbers as in a run without distillation.
+
+        Raises:
+            OptionError: The options have problems, or ``nn.DataParallel`` wraps the student.
         """
         if isinstance(self.net_g, DataParallel):
             raise config.OptionError([config.launcher_problem(self.opt)])
@@ -61,19 +97,19 @@ class DistillMixin(HostModel):
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
-        """BasicSR's optimizer; the parameters that the losses do not train themselves join it as a second group."""
+        """Make BasicSR's optimizer; a second group holds parameters of the losses that no loss trains itself."""
         super().setup_optimizers()
         if len(self.optimizers) != 1:
             raise config.OptionError([config.Problem(
-                'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers; DistillMixin trains one '
-                'network with one optimizer', 'use a model class that trains net_g alone')])
+                'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers, but DistillMixin trains '
+                'one network with one optimizer', 'use a model class that trains only net_g')])
         own = {id(p) for loss in self._losses() for p in loss.self_trained_parameters()}
         parameters = [p for p in self.losses.parameters() if p.requires_grad and id(p) not in own]
         if parameters:
             self.optimizer_g.add_param_group({'params': parameters})
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration: the losses' own training, then forward, all terms, backward, Adam, EMA."""
+        """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA."""
         self.optimizer_g.zero_grad()
         plan = self.nets.plan(self.lq, self.gt, self.optimizer_g,
                               lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter)
@@ -89,25 +125,28 @@ class DistillMixin(HostModel):
             raise FloatingPointError(
                 f'iteration {current_iter}: the loss is not finite ('
                 + ', '.join(f'{name} = {value.item():.4g}' for name, value in terms.items())
-                + '); lower train.optim_g.lr or the weights in train.distill_opt and resume from the last checkpoint')
-        total.backward()
+                + '); lower train.optim_g.lr or the weights in train.distill_opt, and resume from the last checkpoint')
+        torch.autograd.backward(total)
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(OrderedDict({**terms, **prepared}))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
     def _prepare(self, plan: StepPlan) -> dict[str, Tensor]:
-        """Let losses train their own parameters; the values of a second such loss are named ``…_2``."""
+        """Let losses train their own parameters; names of a second such loss end in ``_2``."""
         own = [loss for loss in self._losses() if loss.self_trained_parameters()]
         return {name if number == 1 else f'{name}_{number}': value
                 for number, loss in enumerate(own, 1) for name, value in loss.prepare(plan).items()}
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
-        """The terms that BasicSR's SRModel trains on: pixel loss and perceptual loss.
+        """Compute the terms of BasicSR's SRModel: pixel loss and perceptual loss.
 
         Args:
             output: S(x) (N, C, sH, sW).
-            gt: y, the same shape.
+            gt: y, of the same shape.
+
+        Returns:
+            The terms by name, in the order of the log.
         """
         terms: OrderedDict[str, Tensor] = OrderedDict()
         if self.cri_pix:
@@ -119,9 +158,9 @@ class DistillMixin(HostModel):
         return terms
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save the losses' state to ``distill_<iter>.pth``, then let BasicSR save, unchanged.
+        """Save the losses' state to ``distill_<iter>.pth``, then let BasicSR save its files.
 
-        In this order a training state (BasicSR writes it last) always has its distillation state beside it.
+        BasicSR writes the training state last, so every training state has its distillation state.
         """
         random_states = gather_random_states(self.losses, self.opt['dist'])
         if self.opt.get('rank', 0) == 0:
@@ -129,7 +168,7 @@ class DistillMixin(HostModel):
         super().save(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Restore the losses' state too; a resume with another teacher is refused."""
+        """Let BasicSR resume, then restore the losses' state. Refuses to resume with another teacher."""
         super().resume_training(resume_state)
         path = self._state_path(resume_state['iter'])
         load_state(path, self.losses, self.teacher_fingerprint, self.opt.get('rank', 0))
@@ -142,9 +181,15 @@ class DistillMixin(HostModel):
         return distill_state_path(self.opt['path']['models'], label_of(current_iter))
 
     def _distributed(self, loss: DistillationLoss) -> nn.Module:
-        """Every loss with parameters trains under DDP; its random routes leave some of them unused per rank.
+        """Wrap a loss that has trainable parameters in DDP; random routes leave some parameters unused on a rank.
 
-        Parameters that a loss trains itself start equal on all ranks; DDP does not exchange their gradients.
+        DDP skips parameters that a loss trains itself. They start equal on all ranks.
+
+        Args:
+            loss: The loss.
+
+        Returns:
+            The wrapped loss, or the loss itself if there is nothing to exchange.
         """
         own = loss.self_trained_parameters()
         if not self.opt['dist'] or sum(p.requires_grad for p in loss.parameters()) == len(own):
@@ -173,15 +218,15 @@ def _sum(terms: OrderedDict[str, Tensor]) -> Tensor:
 
 
 def _free_name(name: str, taken: OrderedDict[str, Tensor]) -> str:
-    """``name``, or with a number behind it where an earlier loss has a term of that name."""
+    """``name``, followed by a number if an earlier loss has a term with that name."""
     return next(n for n in [name, *(f'{name}_{i}' for i in range(2, len(taken) + 3))] if n not in taken)
 
 
 @register(MODEL_REGISTRY)
-class DistillModel(DistillMixin, SRModel):
+class DistillModel(DistillMixin, SRModel):  # type: ignore[misc]  # BasicSR ships no types
     """SRModel with distillation: EDSR, RCAN, RRDBNet, MSRResNet and other convolutional students."""
 
 
 @register(MODEL_REGISTRY)
-class SwinIRDistillModel(DistillMixin, SwinIRModel):
-    """SwinIRModel with distillation: pads to the window size in ``test()`` as BasicSR does."""
+class SwinIRDistillModel(DistillMixin, SwinIRModel):  # type: ignore[misc]  # BasicSR ships no types
+    """SwinIRModel with distillation: ``test()`` pads images to the window size as BasicSR does."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import mipkd_plugin  # noqa: F401  (repairs BasicSR before it is imported)
+import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
 from basicsr.models import build_model
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison

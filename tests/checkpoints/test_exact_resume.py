@@ -86,7 +86,7 @@ def test_the_same_to_the_last_bit_and_upstreams_resume_is_not(train_options: Mak
     opt = options(train_options, tmp_path, **CASES[case])
     every = opt['logger']['save_checkpoint_freq']
     runs = {}
-    for name, exact in (('whole', True), ('exact', True), ('upstream', False)):
+    for name, exact in (('whole', True), ('exact', True), ('plain', False)):
         own = {**opt, 'name': name, 'train': {**opt['train'], 'exact_resume': exact}}
         runs[name] = tmp_path / 'experiments' / name
         path = write_options(own, tmp_path / f'{name}.yml')
@@ -94,8 +94,8 @@ def test_the_same_to_the_last_bit_and_upstreams_resume_is_not(train_options: Mak
             train_until(path, 'trained', 2 * every + 1)
         assert train(path, '--auto_resume') == 0
     assert differences(runs['whole'], runs['exact']) == []
-    assert differences(runs['whole'], runs['upstream'])
-    assert not list(runs['upstream'].rglob('random_*'))
+    assert differences(runs['whole'], runs['plain'])
+    assert not list(runs['plain'].rglob('random_*'))
     logs = sorted(runs['exact'].glob('*.log'))
     assert f'Read past {2 * every % 4 or 4} batches' in logs[1].read_text()
     assert f'Resuming training from epoch: 1, iter: {2 * every}.' in logs[1].read_text()
@@ -151,14 +151,14 @@ def test_without_a_seed_no_run_can_be_resumed_exactly(train_options: Make, chang
     assert config.check_options(opt, is_train=True).problems == []
     opt['train']['exact_resume'] = True
     problem, = config.check_options(opt, is_train=True).problems
-    assert str(problem).startswith('manual_seed: is missing: the toolbox would draw another one')
+    assert str(problem).startswith('manual_seed: is missing: BasicSR draws a new seed at each start')
 
 
 @pytest.mark.parametrize(('data', 'launcher', 'message'), [
-    ({}, 'slurm', 'train.exact_resume: is for one process, and --launcher slurm starts several\n   -> take it out'),
+    ({}, 'slurm', 'train.exact_resume: works with one process, and --launcher slurm starts several\n   -> remove it'),
     ({'num_worker_per_gpu': 1, 'persistent_workers': True}, 'none',
-     'datasets.train.persistent_workers: rules out resuming a run exactly (train.exact_resume)\n   -> write false'),
-    ({'prefetch_mode': 'cpu'}, 'none', 'datasets.train.prefetch_mode: reads ahead'),
+     'datasets.train.persistent_workers: must be false for train.exact_resume\n   -> write persistent_workers: false'),
+    ({'prefetch_mode': 'cpu'}, 'none', 'datasets.train.prefetch_mode: must be ~ for train.exact_resume'),
     ({'prefetch_mode': 'cpu', 'num_worker_per_gpu': 1}, 'none', None),
 ])
 def test_what_cannot_be_resumed_exactly_is_refused(train_options: Make, data: dict[str, Any], launcher: str,

@@ -46,7 +46,7 @@ def hr(tmp_path: Path) -> Path:
 
 
 def pairs(out: Path, scale: int, ending: str = '', hr_name: str = 'HR', phase: str = 'train') -> list[dict]:
-    """All pairs, read by the toolbox's own dataset."""
+    """All pairs, read by BasicSR's own dataset."""
     options = {'type': 'PairedImageDataset', 'name': 'test', 'scale': scale, 'phase': phase,
                'dataroot_gt': f'{out}/{hr_name}{ending}', 'dataroot_lq': f'{out}/LRbicx{scale}{ending}',
                'io_backend': {'type': 'lmdb' if ending else 'disk'}, 'gt_size': 4 * scale,
@@ -127,7 +127,7 @@ def test_resizing_leaves_the_default_precision_alone() -> None:
 
 
 def test_resizing_refuses_what_is_no_8_bit_image() -> None:
-    with pytest.raises(TypeError, match='uint8 images; got float32'):
+    with pytest.raises(TypeError, match='needs a uint8 image, got float32'):
         bicubic_downsample(np.zeros((8, 8), np.float32), 2)
     with pytest.raises(ValueError, match=r'shape \(3, 8\) cannot be shrunk by 4'):
         bicubic_downsample(np.zeros((3, 8), np.uint8), 4)
@@ -143,7 +143,7 @@ def test_toolbox_reads_the_right_pairs(hr: Path, tmp_path: Path, ending: str) ->
         height, width = (side // 4 * 4 for side in source.shape[:2])
         assert np.array_equal(as_uint8(pair['gt']), source[:height, :width])
         assert np.array_equal(as_uint8(pair['lq']), bicubic_downsample(source, 4))
-    assert len(pairs(tmp_path / 'out', 4, ending)) == 3  # in training the toolbox checks the sizes strictly
+    assert len(pairs(tmp_path / 'out', 4, ending)) == 3  # in training BasicSR checks the sizes strictly
     leftovers = [path.name for path in (tmp_path / 'out').rglob('*') if path.name.startswith('.')]
     assert not leftovers
 
@@ -281,12 +281,12 @@ def test_foreign_or_damaged_folder_is_refused(hr: Path, tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(('options', 'message'), [
     ({'scale': 5}, '--scale 5: must be one of 2, 3, 4, 8'),
-    ({'crop': 32}, '--crop and --step belong together'),
+    ({'crop': 32}, '--crop and --step need each other'),
     ({'crop': 30, 'step': 16}, '--crop 30: must be a positive multiple of the scale, 4'),
     ({'crop': 32, 'step': 0}, '--step 0: must be a positive multiple'),
     ({'crop': 32, 'step': -4}, '--step -4: must be a positive multiple'),
     ({'workers': 0}, '--workers 0: must be at least 1'),
-    ({'out': Path('hr/out')}, '--out hr/out: lies in the HR folder hr'),
+    ({'out': Path('hr/out')}, '--out hr/out: is inside the HR folder hr'),
     ({'hr': Path('nowhere')}, '--hr nowhere: there is no such folder'),
     ({'hr': Path('.')}, r'--hr \.: holds no images .*subfolders are not searched'),
 ])
@@ -331,8 +331,8 @@ def spoil_with_a_tiny_one(hr: Path) -> None:
 
 @pytest.mark.parametrize(('spoil', 'message'), [
     (spoil_with_alpha, r'bad\.png: has an alpha channel; remove it'),
-    (spoil_with_16_bits, r'bad\.png: has 16 bits a channel; convert'),
-    (spoil_with_gray_16_bits, r'bad\.png: has 16 bits a channel; convert'),
+    (spoil_with_16_bits, r'bad\.png: has 16 bits per channel; convert'),
+    (spoil_with_gray_16_bits, r'bad\.png: has 16 bits per channel; convert'),
     (spoil_with_cmyk, r'bad\.jpg: is stored as CMYK; convert'),
     (spoil_with_text, r'bad\.png: cannot be read .*fix or remove'),
     (spoil_with_a_dot, r'bad\.v2\.png: an LMDB key must be ASCII without "\."'),

@@ -155,20 +155,20 @@ def test_one_loss_a_given_iteration_and_folder(work: Path, train_options: Make, 
 # ------------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize(('arguments', 'piece'), [
     (['--image', 'no.png'], '--image no.png: does not exist; give a low-resolution image'),
-    (['--image', '.'], '--image .: is no file; give'),
+    (['--image', '.'], '--image .: is not a file; give'),
     (['--image', 'x.yml'], '--image x.yml: cannot be read as an image; give a PNG or JPG'),
     (['--image', 'empty.png'], '--image empty.png: cannot be read as an image'),
     (['--image', 'lr.png', '--size', '-1'], '--size -1: must be 0 (the whole image), or at least 1\n'),
-    (['--image', 'lr.png', '--iter', '7'], '--iter 7: experiments/tiny/models has not both net_g_7.pth and '
-     'distill_7.pth; there are: 2, 10, latest'),
-    (['--image', 'lr.png', '--iter', '4'], 'has not both net_g_4.pth and distill_4.pth'),
+    (['--image', 'lr.png', '--iter', '7'], '--iter 7: experiments/tiny/models does not hold both net_g_7.pth and '
+     'distill_7.pth; valid here: 2, 10, latest'),
+    (['--image', 'lr.png', '--iter', '4'], 'does not hold both net_g_4.pth and distill_4.pth'),
     (['--image', 'lr.png', '--force_yml', 'name=other'], 'experiments/other/models: holds no net_g_<iter>.pth with a '
      'distill_<iter>.pth beside it'),
     (['--image', 'lr.png', '--force_yml', 'name=other'], 'train first: basicsr train -opt x.yml\n'),
     (['--image', 'lr.png', '--force_yml', 'name=none'], 'name (--force_yml): must be the name of a run, not None'),
     (['--image', 'lr.png', '--out', 'experiments'], '--out experiments: is not empty; choose another folder'),
     (['--image', 'lr.png', '--out', 'x.yml'], '--out x.yml: is a file; choose another'),
-    (['--image', 'lr.png', '--out', 'x.yml/sheets'], '--out x.yml/sheets: cannot be made (Not a directory); choose'),
+    (['--image', 'lr.png', '--out', 'x.yml/sheets'], '--out x.yml/sheets: cannot be created (Not a directory); choose'),
     (['--image', 'lr.png', '--force_yml', 'datasets:train:color=y'], 'x.yml: datasets.train.color is y'),
     (['--image', 'lr.png', '--force_yml', 'train:distill_opt=none'], 'x.yml: no KRNetLoss, has no train.distill_opt; '
      'give the option file of a run with one'),
@@ -222,7 +222,7 @@ def test_windows_of_both_networks_count(work: Path, train_options: Make) -> None
     with pytest.raises(textures.TextureError, match=r'--image lr.png: is 30×20, smaller than one window of the '
                                                     r'networks, 24×24; give a larger image'):
         textures.read_crop(Path('lr.png'), 0, 24)
-    with pytest.raises(textures.TextureError, match='--size 23: must be 0 .* at least 24, the window of the networks'):
+    with pytest.raises(textures.TextureError, match='--size 23: must be 0 .* at least 24, the window size of the net'):
         textures.read_crop(Path('lr.png'), 23, 24)
 
 

@@ -147,7 +147,7 @@ MISTAKES = [
     # (entry, value, the one message, or its beginning)
     ('compare', ..., 'compare: is missing\n   -> write compare: {seeds: [0, 1, 2], methods:'),
     ('compare', [1], 'compare (line @): must be a block of keys, not [1]\n   -> write compare:'),
-    ('compare.seed', [1], "compare.seed (line @): unknown key, nothing would read it\n   -> did you mean 'seeds'?"),
+    ('compare.seed', [1], "compare.seed (line @): unknown key: nothing reads it\n   -> did you mean 'seeds'?"),
     ('compare.seeds', ..., 'compare.seeds (line @compare): is missing\n   -> write seeds: [0, 1, 2], or --seeds 0 1 2'),
     ('compare.seeds', 3, 'compare.seeds (line @): must be a list of seeds, not 3\n   -> write seeds: [0, 1, 2]'),
     ('compare.seeds', [], 'compare.seeds (line @): must be a list of seeds, not []'),
@@ -157,19 +157,19 @@ MISTAKES = [
     ('compare.seeds', [0, True], 'compare.seeds (line @): must be whole numbers'),
     ('compare.seeds', [1.5], 'compare.seeds (line @): must be whole numbers'),
     ('compare.seeds', [2**40], 'compare.seeds (line @): must be whole numbers'),
-    ('compare.seeds', [1, 2, 1], 'compare.seeds (line @): names a seed twice: [1, 2, 1]\n   -> name each once'),
+    ('compare.seeds', [1, 2, 1], 'compare.seeds (line @): names a seed twice: [1, 2, 1]\n   -> name each seed once'),
     ('compare.methods', ..., 'compare.methods (line @compare): is missing\n   -> write methods: {NAME: {type: LOSS'),
     ('compare.methods', {}, 'compare.methods (line @): must be a block of methods, not {}'),
     ('compare.methods', ['mipkd'], "compare.methods (line @): must be a block of methods, not ['mipkd']"),
     ('compare.methods.none', {'type': 'LogitsKDLoss'},
-     'compare.methods.none (line @): is the control without any loss, which is there by itself\n   -> take it out'),
+     'compare.methods.none (line @): is the control without a loss, which every comparison has\n   -> remove it'),
     ('compare.methods.a/b', {'type': 'LogitsKDLoss'},
-     'compare.methods.a/b (line @): is no usable name\n   -> write letters, digits and . _ + - only'),
+     'compare.methods.a/b (line @): is not a usable name\n   -> use only letters, digits and . _ + -'),
     ('compare.methods.logits', 'LogitsKDLoss',
      "compare.methods.logits (line @): must be one loss (a block with type) or a list of them, not 'LogitsKDLoss'"),
     ('compare.methods.logits.type', 'LogitKDLoss', 'compare.methods.logits.type (line @): there is no loss '
      "'LogitKDLoss'\n   -> did you mean 'LogitsKDLoss'?"),
-    ('compare.methods.logits.type', 'L1Loss', 'compare.methods.logits.type (line @): L1Loss is no distillation loss'),
+    ('compare.methods.logits.type', 'L1Loss', 'compare.methods.logits.type (line @): L1Loss is not a distillation'),
     ('compare.methods.mipkd.mask_rate', 1, "compare.methods.mipkd.mask_rate (line @): MiPKDLoss has no argument "
      "'mask_rate'\n   -> did you mean 'mask_ratio'?"),
     ('compare.methods.mipkd.mask_ratio', 2, 'compare.methods.mipkd.mask_ratio (line @): must be less than or equal to 1, got 2'),
@@ -177,19 +177,19 @@ MISTAKES = [
     ('compare.methods.mipkd.feat_weight', '1e-4',
      "compare.methods.mipkd.feat_weight (line @): '1e-4' is a text, not a number\n   -> write !!float 1e-4"),
     ('compare.ablate', {'method': 'mipkd', 'option': {}},
-     "compare.ablate.option (line @option): unknown key, nothing would read it\n   -> did you mean 'options'?"),
+     "compare.ablate.option (line @option): unknown key: nothing reads it\n   -> did you mean 'options'?"),
     ('val', ..., 'val: is missing: without validation there is nothing to compare\n   -> write val: {val_freq:'),
     ('val.metrics.psnr', ..., 'val.metrics (line @metrics): has no metric of type calculate_psnr, and the table needs '
-     'it\n   -> write psnr: {type: calculate_psnr, crop_border: 2, test_y_channel: true}'),
+     'one\n   -> write psnr: {type: calculate_psnr, crop_border: 2, test_y_channel: true}'),
     ('val.metrics.ssim', ..., 'val.metrics (line @metrics): has no metric of type calculate_ssim'),
     ('val.val_freq', ..., 'val.val_freq (line @val): is missing'),
     ('datasets.val', ..., 'datasets (line @datasets): has no val set: there is nothing to measure on'),
     ('logger.print_freq', 3, 'logger.print_freq (line @): 3 does not divide val.val_freq, 4: the log would not show '
-     'at which iteration a validation was\n   -> write a divisor of 4'),
+     'the iteration of a validation\n   -> write a divisor of 4'),
     ('datasets.train.persistent_workers', True,
-     'datasets.train.persistent_workers (line @): there are no workers that could persist'),
-    ('model_type', 'SRModel', 'model_type (line @): SRModel does not distill; the control gets a model that does not '
-     'by itself\n   -> write model_type: DistillModel'),
+     'datasets.train.persistent_workers (line @): needs workers, and this data set has none'),
+    ('model_type', 'SRModel', 'model_type (line @): SRModel does not distill; only the control trains without a '
+     'teacher, and it gets its model by itself\n   -> write model_type: DistillModel'),
     ('model_type', 'SwinIRModel', 'model_type (line @): SwinIRModel does not distill'),
     ('model_type', 'DistilModel', "model_type (line @): there is no model 'DistilModel'\n   -> did you mean "
      "'DistillModel'?"),
@@ -218,13 +218,13 @@ def test_one_mistake_one_message(compare_options: dict[str, Any], path: str, val
 def test_two_val_sets_of_one_name(compare_options: dict[str, Any]) -> None:
     compare_options['datasets']['val_2'] = dict(compare_options['datasets']['val'])
     found, = refusal(compare_options)
-    assert 'has two val sets of the name val\n   -> name each of them differently' in found
+    assert 'has two val sets with the name val\n   -> give each set its own name' in found
 
 
 def test_methods_and_seeds_of_the_command_line(compare_options: dict[str, Any]) -> None:
     assert refusal(compare_options, ['mipk', 'sgd'], None) == [
-        "--methods: 'mipk' is no method of compare.methods\n   -> did you mean 'mipkd'?",
-        "--methods: 'sgd' is no method of compare.methods\n   -> valid here: logits, mipkd, none"]
+        "--methods: compare.methods has no method 'mipk'\n   -> did you mean 'mipkd'?",
+        "--methods: compare.methods has no method 'sgd'\n   -> valid here: logits, mipkd, none"]
     assert refusal(compare_options, None, [0, -1])[0].startswith('--seeds: must be whole numbers from 0 to 2147483647')
     assert refusal(compare_options, None, [1, 1])[0].startswith('--seeds: names a seed twice: [1, 1]')
 
@@ -245,17 +245,17 @@ def test_all_problems_at_once(compare_options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(('method', 'options', 'message'), [
-    (None, {'taps': [1]}, '--method: is missing: there is no method to vary\n   -> valid here: logits, mipkd'),
-    ('mipk', {'taps': [1]}, "--method: 'mipk' is no method of compare.methods that could be varied\n   -> did you mean "
+    (None, {'taps': [1]}, '--method: is missing: name the method to vary\n   -> valid here: logits, mipkd'),
+    ('mipk', {'taps': [1]}, "--method: compare.methods has no method 'mipk' to vary\n   -> did you mean "
      "'mipkd'?"),
-    ('none', {'taps': [1]}, "--method: 'none' is no method of compare.methods that could be varied"),
-    ('mipkd', {}, '--vary: is missing: there is no option to change'),
+    ('none', {'taps': [1]}, "--method: compare.methods has no method 'none' to vary"),
+    ('mipkd', {}, '--vary: is missing: name an option and the values to try'),
     ('mipkd', {'mask_rati': [1]}, "--vary mask_rati: no loss of 'mipkd' has an option 'mask_rati'\n   -> did you mean "
      "'mask_ratio'?"),
     ('mipkd', {'mask_ratio': [0.25, 2]}, '--vary mask_ratio: must be less than or equal to 1, got 2'),
     ('mipkd', {'taps': [1, 4]}, '--vary taps: 4 is not between 1 and 3'),
     ('mipkd', {'feat_weight': [-2, 2]}, "compare (line @): 'mipkd feat_weight=-2' and 'mipkd feat_weight=2' would "
-     'both train in experiments/tiny_mipkd-feat_weight-2_seed0\n   -> name one of them otherwise, or try'),
+     'both train in experiments/tiny_mipkd-feat_weight-2_seed0\n   -> rename one of them, or try'),
 ])
 def test_mistakes_in_an_ablation(compare_options: dict[str, Any], method: str | None, options: dict[str, Any],
                                  message: str) -> None:
@@ -278,11 +278,11 @@ def test_mistakes_in_the_block_ablate(compare_options: dict[str, Any]) -> None:
 
 # --------------------------------------------------------------------------------------------- the commands
 COMMANDS = [
-    (['compare', '-opt', 'x.yml', '--methods', 'mipk'], "--methods: 'mipk' is no method of compare.methods"),
+    (['compare', '-opt', 'x.yml', '--methods', 'mipk'], "--methods: compare.methods has no method 'mipk'"),
     (['compare', '-opt', 'x.yml', '--seeds', '-1'], '--seeds: must be whole numbers'),
     (['compare', '-opt', 'x.yml', '--seeds', '1', '1'], '--seeds: names a seed twice'),
     (['compare', '-opt', 'x.yml', '--jobs', '0'], '--jobs must be 1 or more, got 0'),
-    (['compare', '-opt', 'x.yml', '--results', 'a.csv'], '--results goes with --report'),
+    (['compare', '-opt', 'x.yml', '--results', 'a.csv'], '--results needs --report'),
     (['compare'], '-opt FILE.yml is missing'),
     (['compare', '-opt', 'no.yml'], 'cannot read no.yml: No such file'),
     (['compare', '--report'], '--report needs either -opt FILE.yml or --results FILE.csv'),
@@ -292,7 +292,7 @@ COMMANDS = [
     (['compare', '--report', '-opt', 'x.yml', '--seeds', '0'], '--report shows all rows of results.csv; leave out'),
     (['compare', '-opt', 'x.yml', '--into', 'no.md'], '--into no.md cannot be read: No such file'),
     (['compare', '-opt', 'x.yml', '--into', 'x.yml'], '--into x.yml needs a line <!-- tiny --> and below it a line'),
-    (['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'taps'], '--vary taps: no values to try'),
+    (['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'taps'], '--vary taps: has no values to try'),
     (['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'taps', '[1'], "--vary: '[1' cannot be read"),
     (['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'tap', '1'], "has an option 'tap'"),
     (['ablate', '--report', '-opt', 'x.yml'], 'x.yml has no compare.ablate.method; name the method with --method'),
@@ -333,7 +333,7 @@ def test_basicsr_names_the_command_for_such_a_file(compare_options: dict[str, An
     assert lines[0] == 'x.yml: 1 problem'
     assert lines[1].startswith('1. compare (line ')
     assert lines[1].endswith('): is read by mipkd compare and mipkd ablate, not by basicsr')
-    assert lines[2].startswith('   -> type: mipkd compare -opt x.yml; or take it out')
+    assert lines[2].startswith('   -> run: mipkd compare -opt x.yml; or remove it')
     assert mipkd_main(['check', '-opt', 'x.yml', '--train']) == 2
     capsys.readouterr()
 

@@ -229,7 +229,7 @@ def test_a_report_of_an_option_file(results: Path, command: list[str], folder: s
 
 
 def test_into_a_readme(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The name is that of the folder, however results.csv is called upon."""
+    """The name of the folder counts, however results.csv is given."""
     readme = Path('README.md')
     text = 'before ±\n<!-- {} -->\nold\n<!-- /{} -->\nafter\n'
     command = ['compare', '--report', '--results', 'results.csv', '--into', 'README.md']
@@ -284,12 +284,12 @@ DAMAGES: list[tuple[str, Callable[[str], str], str]] = [
     ('only another header', lambda text: 'a,b\n', 'line 1: the columns must be'),
     ('cut short', lambda text: text[:text.rindex(',4000,')], 'line 10: has 5 of 15 columns; restore the file'),
     ('one column more', lambda text: text.replace(',[]\n', ',[],x\n', 1), 'line 2: has 16 of 15 columns'),
-    ('no number', lambda text: change_line(text, 4, 'psnr', 'high'), "line 4: psnr is 'high', no number; restore"),
-    ('no seed', lambda text: change_line(text, 4, 'seed', '1.5'), "line 4: seed is '1.5', no number"),
+    ('no number', lambda text: change_line(text, 4, 'psnr', 'high'), "line 4: psnr is 'high', not a number; restore"),
+    ('no seed', lambda text: change_line(text, 4, 'seed', '1.5'), "line 4: seed is '1.5', not a number"),
     ('curve', lambda text: change_line(text, 3, 'curve', '2000:30'), "line 3: curve '2000:30' and curve_seconds"),
     ('points', lambda text: change_line(text, 3, 'curve', 'a b'), "line 3: curve 'a b' and curve_seconds"),
-    ('losses', lambda text: change_line(text, 3, 'losses', '[{"a'), 'line 3: losses is \'[{"a\', no JSON'),
-    ('twice', lambda text: change_line(text, 3, 'seed', '0'), "line 3: there is another line of 'none', seed 0, on "
+    ('losses', lambda text: change_line(text, 3, 'losses', '[{"a'), 'line 3: losses is \'[{"a\', not JSON'),
+    ('twice', lambda text: change_line(text, 3, 'seed', '0'), "line 3: another line also holds 'none', seed 0, on "
      "'Set5'"),
     ('merge', lambda text: text + '<<<<<<< HEAD\n', 'line 11: has 1 of 15 columns'),
 ]
@@ -313,8 +313,8 @@ def test_a_file_that_is_no_text(results: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'protocol_hash': 'f00d'}, "results.csv holds 'none', seed 0, of another protocol (0123456789ab, 4000 iterations; now "
-     'f00d, 4000): data, networks, teacher or training have changed; restore the option file'),
+    ({'protocol_hash': 'f00d'}, "results.csv holds 'none', seed 0, from another protocol (0123456789ab, 4000 "
+     'iterations; now f00d, 4000): data, networks, teacher or training have changed; restore the option file'),
     ({'iterations': 5000}, 'now 0123456789ab, 5000)'),
     ({'trials': [], 'losses': {'best': '[{"type": "A"}]'}},  # a method that is not trained now
      "holds 'best' with other losses: [], now [{\"type\": \"A\"}]; restore the option file"),
@@ -335,7 +335,7 @@ def test_the_commands_refuse_another_protocol(train_options: Make, tmp_path: Pat
     current = read_comparison(config.read_options('x.yml'))
     row_of = {'protocol_hash': current.protocol_hash, 'iterations': 12, 'testset': 'val'}
     path = Path('experiments/tiny/results.csv')
-    for changes, message in (({'protocol_hash': 'f00d'}, 'of another protocol (f00d, 12 iterations; now'),
+    for changes, message in (({'protocol_hash': 'f00d'}, 'from another protocol (f00d, 12 iterations; now'),
                              ({'losses': '[{"type": "X"}]'}, "holds 'logits' with other losses")):
         write_rows(path, [row('logits', 0, 30, **{**row_of, **changes})], current)
         before = path.read_bytes()

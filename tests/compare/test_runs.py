@@ -327,7 +327,7 @@ def test_options_that_were_not_copied_yet_do_not_block(work: Path) -> None:
 
 @pytest.mark.parametrize(('note', 'value', 'message'), [
     ('losses', '[{"type": "MiPKDLoss", "mask_ratio": 0.5}]', 'was trained with other defaults of the losses'),
-    ('protocol', 'f00d', 'was trained by another protocol')])
+    ('protocol', 'f00d', 'was trained with the same options but another protocol')])
 def test_notes_of_a_run_that_do_not_fit(work: Path, note: str, value: str, message: str) -> None:
     comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
     trial = comparison.trials[1]
@@ -341,7 +341,7 @@ def test_notes_of_a_run_that_do_not_fit(work: Path, note: str, value: str, messa
         runs.refuse_other_options(trial, comparison.protocol_hash)
 
 
-def test_a_run_begun_on_other_hardware_is_not_gone_on_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_does_not_resume_on_other_hardware(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
     trial = comparison.trials[1]
     folder = runs.run_folder(trial)
@@ -349,7 +349,7 @@ def test_a_run_begun_on_other_hardware_is_not_gone_on_with(work: Path, monkeypat
     torch.save({}, folder / 'training_states/3.state')
     shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), folder)
     monkeypatch.setattr(runs, 'hardware', lambda trial: 'NVIDIA H100')
-    with pytest.raises(runs.RunError, match='was begun on CPU, and this is NVIDIA H100'):
+    with pytest.raises(runs.RunError, match='started on CPU, but this is NVIDIA H100'):
         runs.Runner(Path('experiments/tiny'), comparison.protocol_hash).train(trial, print)
 
 
@@ -416,8 +416,8 @@ def test_a_run_that_ends_without_being_measured(work: Path, monkeypatch: pytest.
 
     monkeypatch.setattr('test_runs.train', nothing)
     assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
-    assert ('tiny_none_seed0 has ended, but its log in experiments/tiny_none_seed0 has no validation at iteration 13 '
-            'on val, again') in capsys.readouterr().err
+    assert ('tiny_none_seed0 has finished, but its log in experiments/tiny_none_seed0 has no validation at iteration '
+            '13 on val, again') in capsys.readouterr().err
     assert not RESULTS.exists()
 
 
@@ -431,13 +431,13 @@ def test_runs_with_other_options_are_neither_gone_on_with_nor_overwritten(
     write_options(opt, work / 'x.yml')
     before = listing(Path('experiments'))
     assert mipkd_main(COMPARE) == 2
-    assert 'of another protocol (' in capsys.readouterr().err
+    assert 'from another protocol (' in capsys.readouterr().err
     assert listing(Path('experiments')) == before
     RESULTS.unlink()
     before = listing(Path('experiments'))
     assert mipkd_main(COMPARE) == 2
     assert capsys.readouterr().err == (
-        'experiments/tiny_none_seed0 was trained with other options: train.optim_g.lr was 0.001 and is 0.002; '
+        'experiments/tiny_none_seed0 was trained with other options: train.optim_g.lr was 0.001, now it is 0.002; '
         'restore them, give the comparison another name, or move the folder away\n')
     assert listing(Path('experiments')) == before
 
@@ -456,7 +456,7 @@ def test_runs_with_another_teacher_under_the_same_name(whole: Path, work: Path, 
         assert 'results.csv holds' in capsys.readouterr().err
         RESULTS.unlink()
         assert mipkd_main(COMPARE) == 2
-        assert 'experiments/tiny_none_seed0 was trained by another protocol (' in capsys.readouterr().err
+        assert 'tiny_none_seed0 was trained with the same options but another protocol (' in capsys.readouterr().err
     finally:
         weights.write_bytes(content)
     path = Path('experiments/tiny_none_seed0/tiny_none_seed0.yml')
@@ -465,17 +465,17 @@ def test_runs_with_another_teacher_under_the_same_name(whole: Path, work: Path, 
     RESULTS.unlink()
     path.write_text('a: [1\n')
     assert mipkd_main(COMPARE) == 2
-    assert f'{path}, the options that the run was begun with, cannot be read: ' in capsys.readouterr().err
+    assert f'{path}, the options that the run started with, cannot be read: ' in capsys.readouterr().err
 
 
 def test_a_second_mipkd_in_the_same_folder_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with alone(Path('experiments/tiny/lock')):
         assert mipkd_main(COMPARE) == 2
-    assert capsys.readouterr().err == ('another mipkd is at work in experiments/tiny; wait for it, or stop it\n')
+    assert capsys.readouterr().err == ('another mipkd is working in experiments/tiny; wait for it, or stop it\n')
     assert Child.started == []
     with alone(Path('experiments/.locks/tiny_none_seed0')):  # an ablation of the same comparison trains the control
         assert mipkd_main([*COMPARE, '--methods', 'logits']) == 1
-    assert 'tiny_none_seed0 is being trained by another mipkd' in capsys.readouterr().err
+    assert 'another mipkd is training tiny_none_seed0' in capsys.readouterr().err
     assert Child.started == ['tiny_logits_seed0']
     assert mipkd_main([*COMPARE, '--methods', 'logits']) == 0
 
@@ -657,7 +657,7 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (130, 'interrupted\n')
-        assert out == 'stopping; type the same command to continue from the last checkpoints\n'
+        assert out == 'stopping; run the same command again to continue from the last checkpoints\n'
         wait_for(lambda: processes(cut) == [], 60)
         assert not has_trained(run, 40)
         assert not results.exists()

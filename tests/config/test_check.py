@@ -1,4 +1,4 @@
-"""Option files: read as the toolbox reads them, and every mistake refused with the place and the remedy."""
+"""Option files: read as BasicSR reads them; every mistake gets a message with the place and the remedy."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_good_file_has_no_problems_and_stays_as_it_is(train_options: Make) -> 
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_check_leaves_the_toolboxs_logger_alone(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_leaves_basicsrs_logger_alone(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from basicsr.utils import logger
     opt = train_options()
     monkeypatch.setattr('mipkd_plugin.config.check.initialized_logger', started := {})
@@ -115,14 +115,14 @@ MISTAKES = [
     ('name', ..., ['name: is missing']),
     ('name', 7, ['name: must be a text, not 7']),
     ('model_type', 'DistilModel', ["model_type: there is no model 'DistilModel'", "did you mean 'DistillModel'"]),
-    ('num_gpu', 1, ['num_gpu: is 1, but this machine shows no CUDA device', 'write num_gpu: 0, or auto']),
+    ('num_gpu', 1, ['num_gpu: is 1, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto']),
     ('num_gpu', 'all', ['num_gpu: must be a whole number or auto']),
     ('network_g.num_feats', 8, ["network_g.num_feats: EDSR has no argument 'num_feats'", "'num_feat'"]),
     ('network_g.num_in_ch', ..., ['network_g.num_in_ch: is missing, and EDSR needs it']),
     ('network_g.type', 'EDRS', ["network_g.type: there is no network 'EDRS'", "did you mean 'EDSR'"]),
     ('network_g.upscale', 5, ['network_g: EDSR cannot be built', 'scale 5 is not supported']),
-    ('network_g.upscale', 4, ['network_g.upscale: EDSR makes', 'with scale 2 it must be', 'write upscale: 2']),
-    ('network_t', {'type': 'EDSR'}, ['network_t: the teacher has a block of its own', 'teacher: {network:']),
+    ('network_g.upscale', 4, ['network_g.upscale: EDSR turns a patch of', 'scale 2 needs (3, ', 'write upscale: 2']),
+    ('network_t', {'type': 'EDSR'}, ['network_t: the teacher has a block of its own: on resume', 'teacher: {network:']),
     ('path.pretrain_network_t', 'x.pth', ['path.pretrain_network_t', 'teacher: {weights:']),
     ('path.pretrain_network_g', 'no.pth', ['path.pretrain_network_g: does not exist; looked for /', 'no.pth']),
     ('path.resume_sate', None, ['path.resume_sate: unknown key', "'resume_state'"]),
@@ -138,13 +138,13 @@ MISTAKES = [
     ('train.scheduler.type', 'MultistepLr', ["there is no scheduler 'MultistepLr'", "'MultiStepLR'"]),
     ('train.scheduler.milestone', [3], ["MultiStepLR has no argument 'milestone'", "'milestones'"]),
     ('train.scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': [3]},
-     ['train.scheduler.periods: end at iteration 3, total_iter is 4']),
+     ['train.scheduler.periods: end at iteration 3, but total_iter is 4']),
     ('train.pixel_opt', None, ['train.pixel_opt: is missing']),
     ('train.pixel_opt.type', 'L1', ["train.pixel_opt.type: there is no loss 'L1'"]),
     ('train.pixel_opt.weight', 2, ["L1Loss has no argument 'weight'", "'loss_weight'"]),
     ('train.distill_opt', ..., ['train.distill_opt: is missing, and DistillModel needs it']),
     ('train.distill_opt', [], ['train.distill_opt: must be one loss']),
-    ('train.distill_opt', [{'type': 'L1Loss'}], ['train.distill_opt[0].type: L1Loss is no distillation loss',
+    ('train.distill_opt', [{'type': 'L1Loss'}], ['train.distill_opt[0].type: L1Loss is not a distillation loss',
                                                  'MiPKDLoss']),
     ('train.distill_opt.type', 'MiPKDLos', ["train.distill_opt.type: there is no loss 'MiPKDLos'", "'MiPKDLoss'"]),
     ('train.distill_opt.latent', 8, ["MiPKDLoss has no argument 'latent'", "'latent_channels'"]),
@@ -180,7 +180,7 @@ MISTAKES = [
     ('logger.print_freq', ..., ['logger.print_freq: is missing']),
     ('logger.print_frequency', 1, ['logger.print_frequency: unknown key']),
     ('datasets.train', ..., ['datasets.train: is missing']),
-    ('datasets.test', {}, ["datasets.test: the toolbox takes no data set 'test' for training"]),
+    ('datasets.test', {}, ["datasets.test: BasicSR does not use a data set 'test' for training"]),
     ('datasets.train.type', 'PairedImagesDataset', ["there is no data set 'PairedImagesDataset'"]),
     ('datasets.train.use_hflp', True, ['datasets.train.use_hflp: unknown key', "'use_hflip'"]),
     ('datasets.train.batch_size_per_gpu', 2.5, ['must be a whole number, 1 or more, not 2.5']),
@@ -193,7 +193,7 @@ MISTAKES = [
     ('datasets.train.filename_tmpl', 'x4', ['filename_tmpl: ', "'{}x4'"]),
     ('datasets.train.filename_tmpl', '{}x2', ["for filename_tmpl '{}x2' the LR images 0x2.png", '0.png']),
     ('datasets.train.prefetch_mode', 'cuda', ['datasets.train.prefetch_mode: cuda needs a GPU']),
-    ('datasets.train.persistent_workers', True, ['persistent_workers: there are no workers']),
+    ('datasets.train.persistent_workers', True, ['persistent_workers: needs workers']),
     ('datasets.val.dataroot_gt', 'no/HR', ['datasets.val.dataroot_gt: no/HR does not exist; looked for /',
                                            'mipkd prepare --hr DIR --scale 2 --out no']),
     ('datasets.val.dataroot_gt', 'no/HR.lmdb', ['no/HR.lmdb is an LMDB, but io_backend is disk']),
@@ -256,15 +256,16 @@ def test_a_teacher_of_another_scale(train_options: Make, tmp_path: Path) -> None
     opt['teacher'] = {'network': network, 'weights': str(tmp_path / 'x4.pth'), 'param_key': 'params'}
     found = problems_of(opt)
     assert len(found) == 1
-    assert found[0].startswith('teacher.network.upscale: EDSR makes (channels, height, width) = (3, 32, 32)')
-    assert 'use a teacher of this scale' in found[0]
+    assert found[0].startswith('teacher.network.upscale: EDSR turns a patch of 3×8×8 into (channels, height, width) = '
+                               '(3, 32, 32); scale 2 needs (3, 16, 16)')
+    assert 'use a teacher for this scale' in found[0]
 
 
 @pytest.mark.parametrize(('content', 'piece'), [
-    (b'no weights at all', 'is no state dict: torch cannot read it'),
-    ([1, 2], 'holds a list, and no state dict'),
-    ({'params': {'a': 1}}, "and no state dict under 'params'"),
-    (nn.Conv2d(1, 1, 1), 'is no state dict: torch cannot read it'),
+    (b'no weights at all', 'is not a state dict: torch cannot read it'),
+    ([1, 2], 'holds a list, but no state dict'),
+    ({'params': {'a': 1}}, "but no state dict under 'params'"),
+    (nn.Conv2d(1, 1, 1), 'is not a state dict: torch cannot read it'),
 ], ids=['bytes', 'list', 'numbers', 'module'])
 def test_a_teacher_file_that_is_no_state_dict(train_options: Make, tmp_path: Path, content: Any,
                                               piece: str) -> None:
@@ -325,7 +326,7 @@ def test_the_builder_raises_all_problems_at_once(train_options: Make) -> None:
 
 
 @pytest.mark.parametrize(('file_keys', 'section', 'piece'), [
-    (['params'], {'param_key_g': 'params_ema'}, None),  # the toolbox falls back by itself
+    (['params'], {'param_key_g': 'params_ema'}, None),  # BasicSR falls back by itself
     (['params_ema'], {'param_key_g': 'params_ema'}, None),
     (['params_ema'], {}, "path.param_key_g: 'params' is not in"),
     (['params'], {'param_key_g': 'parms'}, "path.param_key_g: 'parms' is not in"),
@@ -398,9 +399,9 @@ def test_counts_and_names(train_options: Make, image_pairs: Path) -> None:
     assert [text.split(':')[0] for text in found] == ['datasets.train', 'datasets.val']
     assert '4 HR images in' in found[0]
     assert '3 LR images in' in found[0]
-    assert 'without partner: 3.png' in found[0]
+    assert 'unpaired: 3.png' in found[0]
     (image_pairs / 'HR' / '3.png').rename(image_pairs / 'LRbicx2' / 'notes.txt')
-    assert 'holds notes.txt, and the toolbox takes every file for an image' in problems_of(opt)[0]
+    assert 'holds notes.txt, and BasicSR reads every file as an image' in problems_of(opt)[0]
     shutil.rmtree(image_pairs / 'LRbicx2')
     (image_pairs / 'LRbicx2').mkdir()
     assert 'holds no images' in problems_of(opt)[0]
@@ -437,7 +438,7 @@ def test_lmdb(train_options: Make, image_pairs: Path) -> None:
     assert '4 HR images in' in (found := problems_of(opt))[0]
     assert 'in only one of them: 2, 3' in found[0]
     (image_pairs / 'LR.lmdb' / 'meta_info.txt').unlink()
-    assert 'has no meta_info.txt: it is no complete LMDB' in problems_of(opt)[0]
+    assert 'has no meta_info.txt: the LMDB is incomplete' in problems_of(opt)[0]
     (image_pairs / 'LR.lmdb' / 'meta_info.txt').write_text('0.png (24,24,3) 1\n' * 3)
     assert 'lists 3 images but holds 2' in problems_of(opt)[0]
 
@@ -489,14 +490,14 @@ def test_options_for_testing(train_options: Make) -> None:
     opt['datasets'] = {'test_1': opt['datasets']['val']}
     opt['val'] = {'save_img': True, 'metrics': opt['val']['metrics']}
     found = problems_of(opt, is_train=False)
-    assert found == ['val.suffix: is missing, and the toolbox asks for it when it saves images\n   -> write suffix: ~']
+    assert found == ['val.suffix: is missing, and BasicSR needs it to save images\n   -> write suffix: ~']
     opt['datasets'] = {'train': opt['datasets']['test_1']}
     opt['val']['suffix'] = None
     assert 'for testing' in problems_of(opt, is_train=False)[0]
 
 
 # --------------------------------------------------------------------------------------------- reading
-def toolbox_reads(path: Path, force_yml: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def basicsr_reads(path: Path, force_yml: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(sys, 'argv', ['basicsr', '-opt', str(path), '--force_yml', *force_yml])
     return parse_options(os.getcwd())[0]
 
@@ -505,10 +506,10 @@ def toolbox_reads(path: Path, force_yml: list[str], monkeypatch: pytest.MonkeyPa
     'train:ema_decay=0.99', 'manual_seed=7', 'name=other', 'path:resume_state=~', 'val:save_img=True',
     'train:optim_g:lr=!!float1e-4', 'train:scheduler:milestones=[1, 2]', 'train:new_key=x', 'name=-1',
     'train:warmup_iter = !!float-1'])
-def test_force_yml_agrees_with_the_toolbox(train_options: Make, tmp_path: Path, entry: str,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_yml_agrees_with_basicsr(train_options: Make, tmp_path: Path, entry: str,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(train_options(), tmp_path / 'x.yml')
-    theirs = toolbox_reads(path, [entry], monkeypatch)
+    theirs = basicsr_reads(path, [entry], monkeypatch)
     ours = config.read_options(path, [entry])
     *parents, last = entry.split('=')[0].strip().split(':')
     for key in parents:
@@ -521,12 +522,12 @@ def test_force_yml_agrees_with_the_toolbox(train_options: Make, tmp_path: Path, 
     ('tarin:ema_decay=0.99', "there is no 'tarin' in the option file\n   -> did you mean 'train'?"),
     ('train:optim:lr=1', "there is no 'train.optim'"),
     ('train:distill_opt:0:taps=3', "there is no 'train.distill_opt.0'"),
-    ('name:x=3', "name is 'tiny': nothing inside it can be forced"),
+    ('name:x=3', "name is 'tiny': --force_yml cannot set anything inside it"),
     ('a=b=c', 'has 2 equals signs'),
     ('train:ema_decay', 'has 0 equals signs'),
     ('name=[__import__("os").getcwd()]', 'cannot be read'),
     ('x"]=1;import os;opt["y=2', 'has 2 equals signs'),
-    ('x"]["y=2', 'is no path of keys'),
+    ('x"]["y=2', 'is not a path of keys'),
     ('train:optim_g:lr=!!floatx', 'cannot be read'),
 ])
 def test_force_yml_refuses(train_options: Make, tmp_path: Path, entry: str, piece: str) -> None:
@@ -553,7 +554,7 @@ def test_forced_texts_that_look_like_numbers(train_options: Make, tmp_path: Path
     ('a: 1\nb:\n  c: 1\n  c: 2\n', ['b.c (line 4): given twice, first in line 3']),
     ('a: 1\nb: !!python/object/apply:os.getcwd []\n', ['b (line 2): the tag !!python/object/apply:os.getcwd']),
     ('a: !!python/tuple [1]\nb: !x 1\n', ['a (line 1): the tag !!python/tuple', 'b (line 2): the tag !x']),
-    ('a: &x {b: 1}\nc:\n  <<: *x\n', ['c.<< (line 3): the toolbox cannot read merge keys']),
+    ('a: &x {b: 1}\nc:\n  <<: *x\n', ['c.<< (line 3): BasicSR cannot read merge keys']),
     ('a: [1, 2\nb: 3\n', ['not valid YAML', 'line 2']),
     ('a: &x [*x]\n', ['refers to itself']),
     ('- 1\n- 2\n', ['holds no `key: value` pairs']),
@@ -566,7 +567,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, text: str, pieces: list[str])
     assert all(piece in str(caught.value) for piece in pieces)
 
 
-def test_values_are_read_as_the_toolbox_reads_them(tmp_path: Path) -> None:
+def test_values_are_read_as_basicsr_reads_them(tmp_path: Path) -> None:
     from basicsr.utils.options import ordered_yaml
     text = 'a: !!float 1e-4\nb: ~\nc: 1e-4\nd: [1, 2.5, yes]\ne: {f: 1., g: 010}\nh: &k [1]\ni: *k\nj: 1:30\n'
     ours = config.read_options(write(text, tmp_path / 'x.yml'))

@@ -67,7 +67,7 @@ class Toy:
     def outer(self) -> float:
         """What φ descends on, as the formulas say, with nothing of the package but the KRNet itself.
 
-        L_rec(B; θ'), or of first order L(A; θ_B) − L(A; θ). The root of Adam's v̂ is that of the first call: it counts
+        L_rec(B; θ'), or of first order L(A; θ_B) − L(A; θ). The root of Adam's v̂ comes from the first call: it counts
         as a constant.
         """
         net, (a, b) = self.loss.networks[0], (slice(0, 2), slice(2, 4))

@@ -42,7 +42,7 @@ def everything(model: DistillModel) -> dict[str, Any]:
 
 
 def after_one_step(opt: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Train one iteration, save, and return the training state as the toolbox would load it."""
+    """Train one iteration, save, and return the training state as BasicSR would load it."""
     model = model_of(opt, root)
     train(model, range(1, 2))
     model.save(0, 1)
@@ -192,7 +192,7 @@ def test_a_model_with_two_optimizers_is_refused(train_options: Make, tmp_path: P
     class Mixed(DistillMixin, TwoOptimizers):
         pass
 
-    with pytest.raises(ValueError, match='Mixed has 2 optimizers; DistillMixin trains one'):
+    with pytest.raises(ValueError, match='Mixed has 2 optimizers, but DistillMixin trains one'):
         Mixed(as_parsed(train_options(), tmp_path))
 
 
@@ -226,7 +226,7 @@ def test_resume_is_bit_identical(student: str, losses: Any, train_options: Make,
     train(straight, range(3, 5))
 
     folder = tmp_path / 'experiments' / 'tiny'
-    opt['path']['pretrain_network_g'] = str(folder / 'models' / 'net_g_2.pth')  # as the toolbox's check_resume sets it
+    opt['path']['pretrain_network_g'] = str(folder / 'models' / 'net_g_2.pth')  # as BasicSR's check_resume sets it
     resumed = model_of(opt, tmp_path)
     resumed.resume_training(torch.load(folder / 'training_states' / '2.state'))
     train(resumed, range(3, 5))
@@ -455,4 +455,4 @@ def test_a_save_cut_short_is_named_with_a_way_out(name: str, train_options: Make
     path.write_bytes(path.read_bytes()[:100])
     problem, = config.check_options(opt, is_train=True, auto_resume=True, root=tmp_path).problems
     assert f'{path} is damaged' in str(problem)
-    assert '1.state to resume from the training state before it' in str(problem)
+    assert '1.state to resume from the previous training state' in str(problem)

@@ -13,19 +13,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd prepare``."""
     add = parser.add_argument
     add('--hr', type=Path, nargs='+', required=True, metavar='DIR', help='folder(s) of HR images')
-    add('--scale', type=int, required=True, help='2, 3, 4 or 8')
+    add('--scale', type=int, required=True, help='scale factor: 2, 3, 4 or 8')
     add('--out', type=Path, required=True, metavar='DIR', help='folder to fill: HR and LRbicx<scale>')
     add('--lmdb', action='store_true', help='write HR.lmdb and LRbicx<scale>.lmdb instead of folders')
     add('--crop', type=int, help='cut HR into tiles of this side, a multiple of the scale')
-    add('--step', type=int, help='distance of the tiles, a multiple of the scale')
-    add('--workers', type=int, help='processes (default: all cores)')
+    add('--step', type=int, help='distance between tiles, a multiple of the scale')
+    add('--workers', type=int, help='number of processes (default: all cores)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd prepare``.
+    """Run ``mipkd prepare``.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code 0.
 
     Raises:
-        PrepareError: The request or an image is not as it must be, or a file cannot be read or written.
+        PrepareError: An argument or an image does not fit, or a file cannot be read or written.
     """
     from mipkd_plugin.commands.prepare.pairs import prepare
     from mipkd_plugin.commands.prepare.workers import PrepareError

@@ -1,4 +1,4 @@
-"""Bicubic downsampling to the last bit as MATLAB does it."""
+"""Bicubic downsampling that equals MATLAB's bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _float64() -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def _weights(length: int, scale: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Weights and zero-based source rows, both (length / scale, taps); mirrored beyond the border."""
+    """Weights and zero-based source rows, both (length / scale, taps), mirrored beyond the border."""
     with _float64():
         weights, rows, before, _ = calculate_weights_indices(
             length, length // scale, 1 / scale, 'cubic', kernel_width=4, antialiasing=True)
@@ -46,11 +46,11 @@ def _shrink_rows(image: NDArray[Any], scale: int) -> NDArray[Any]:
 def bicubic_downsample(image: NDArray[Any], scale: int) -> NDArray[Any]:
     """Shrink an image exactly as MATLAB's ``imresize(image, 1 / scale, 'bicubic')`` does with uint8.
 
-    The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns, and the values are rounded
-    to uint8 after each pass. BasicSR's own float ``imresize`` does not round and differs by 1-2 levels.
+    The kernel is the antialiased cubic (a = -0.5). Rows come first, then columns; each pass rounds the values to
+    uint8. BasicSR's own float ``imresize`` does not round and differs by 1-2 levels.
 
     Args:
-        image: uint8, (H, W) or (H, W, 3). It is first cropped top-left to a multiple of ``scale``.
+        image: uint8, (H, W) or (H, W, 3). It is first cropped at the right and bottom to a multiple of ``scale``.
         scale: Whole-number factor.
 
     Returns:
@@ -61,7 +61,7 @@ def bicubic_downsample(image: NDArray[Any], scale: int) -> NDArray[Any]:
         ValueError: The image is not (H, W) or (H, W, C), or is smaller than ``scale``.
     """
     if image.dtype != np.uint8:
-        raise TypeError(f'bicubic_downsample works on uint8 images; got {image.dtype}.')
+        raise TypeError(f'bicubic_downsample needs a uint8 image, got {image.dtype}.')
     if image.ndim not in (2, 3) or min(image.shape[:2]) < scale:
         raise ValueError(f'an image of shape {image.shape} cannot be shrunk by {scale}.')
     height, width = (side // scale * scale for side in image.shape[:2])

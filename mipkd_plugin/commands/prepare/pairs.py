@@ -1,4 +1,4 @@
-"""Folders or LMDBs of HR and LR images for BasicSR's ``PairedImageDataset``."""
+"""Make folders or LMDBs of HR and LR images for BasicSR's ``PairedImageDataset``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANIFEST = 'prepare.json'
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for; checked on construction."""
+    """The request; the constructor checks it."""
 
     scale: int
     lmdb: bool = False
@@ -37,14 +37,14 @@ class Settings:
         if self.scale not in SCALES:
             raise PrepareError(f'--scale {self.scale}: must be one of {", ".join(map(str, SCALES))}.')
         if (self.crop is None) != (self.step is None):
-            raise PrepareError('--crop and --step belong together; give both, e.g. --crop 480 --step 240.')
+            raise PrepareError('--crop and --step need each other; give both, e.g. --crop 480 --step 240.')
         for flag, value in (('--crop', self.crop), ('--step', self.step)):
             if value is not None and (value <= 0 or value % self.scale):
                 raise PrepareError(f'{flag} {value}: must be a positive multiple of the scale, {self.scale}; '
-                                   'otherwise LR and HR tiles would not lie on each other.')
+                                   'otherwise LR and HR tiles do not match.')
 
     def tiles(self, stem: str, width: int, height: int) -> list[Tile]:
-        """What is cut from one HR image: tiles, or all of it, trimmed to a multiple of the scale."""
+        """The tiles of one HR image, or the whole image cropped to a multiple of the scale."""
         height, width = height // self.scale * self.scale, width // self.scale * self.scale
         if self.crop is None or self.step is None or min(height, width) < self.crop:
             return [(stem, 0, 0, height, width)]
@@ -56,15 +56,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``prepare`` did.
+    """The result of ``prepare``.
 
     Attributes:
         hr: Folder or LMDB of the HR images.
         lr: Folder or LMDB of the LR images.
         images: Number of source images.
-        pairs: Number of HR-LR pairs made of them.
-        written: Number of source images worked on in this run; 0 if all was there already.
-        whole: Names of images too small for ``crop``, which were kept whole.
+        pairs: Number of HR-LR pairs.
+        written: Number of source images that this run processed; 0 if all pairs existed already.
+        whole: Names of the images that are smaller than ``crop`` and stay whole.
     """
 
     hr: Path
@@ -78,7 +78,7 @@ class Summary:
         done = f'{self.written} of {self.images} images done in this run' if self.written else 'nothing to do'
         lines = [f'{self.pairs} pairs from {self.images} images: {done}.']
         if self.whole:
-            lines.append(f'Smaller than --crop and kept whole: {", ".join(self.whole)}')
+            lines.append(f'Smaller than --crop, kept whole: {", ".join(self.whole)}')
         backend = 'lmdb' if self.hr.suffix == '.lmdb' else 'disk'
         lines += ['For the dataset in an option file:', f'    dataroot_gt: {self.hr}',
                   f'    dataroot_lq: {self.lr}', f'    io_backend: {{type: {backend}}}']
@@ -86,7 +86,7 @@ class Summary:
 
 
 class _Manifest:
-    """``prepare.json``: what an output folder holds, so that a later run can continue it or refuse to mix."""
+    """``prepare.json``: the content of an output folder. A later run uses it to continue, or to refuse other data."""
 
     def __init__(self, out: Path, settings: Settings, sources: list[Path], tiles: list[list[Tile]]) -> None:
         self.out, self.settings, self.path = out, settings, out / MANIFEST
@@ -102,18 +102,18 @@ class _Manifest:
         self.hr = self._hr_name(ending)
 
     def _hr_name(self, ending: str) -> str:
-        """Scales share one HR set if they trim the images alike; otherwise later ones get their own."""
+        """The name of the HR set. Scales share a set if they crop the images to the same size; others get their own."""
         sets = self.content['sets']
         for name in (f'HR{ending}', f'HR_x{self.settings.scale}{ending}'):
             if name not in sets or sets[name]['tiles'] == self.digest:
                 return name
-        raise PrepareError(f'{self.path}: does not fit the images; name another --out, or delete this one.')
+        raise PrepareError(f'{self.path}: does not fit the images; name another --out, or delete this folder.')
 
     def _join(self) -> None:
-        """Take over the manifest of an earlier run.
+        """Continue the manifest of an earlier run.
 
         Raises:
-            PrepareError: There is none, or it was made from other images or with other tiles.
+            PrepareError: There is no manifest, or it belongs to other images or other tiles.
         """
         if not self.path.is_file():
             raise PrepareError(f'--out {self.out}: is not empty and was not made by mipkd prepare; '
@@ -127,7 +127,7 @@ class _Manifest:
             raise PrepareError(f'{self.path}: is damaged ({error!r}); delete the folder.') from error
         if different:
             raise PrepareError(f'--out {self.out}: was made with other {" and other ".join(different)} '
-                               f'(see {self.path}); name another folder, or delete this one.')
+                               f'(see {self.path}); name another folder, or delete this folder.')
 
     def finished(self, name: str) -> bool:
         """LMDBs get their name only when complete; folders are entered as finished."""
@@ -139,7 +139,7 @@ class _Manifest:
         return entry['finished'] and len(list((self.out / name).glob('*.png'))) == self.count
 
     def folder(self, name: str) -> Path:
-        """Where the images of a set are written (an LMDB is made from them afterwards)."""
+        """The folder for the images of a set; an LMDB is made from it afterwards."""
         return self.out / (f'.images_{name}' if self.settings.lmdb else name)
 
     def save(self, finished: bool) -> None:
@@ -152,27 +152,28 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
             step: int | None = None, workers: int | None = None) -> Summary:
     """Make the HR and LR images of a BasicSR ``PairedImageDataset``: ``out/HR`` and ``out/LRbicx<scale>``.
 
-    HR is trimmed at the right and bottom to a multiple of ``scale``, which BasicSR demands in training. LR is
-    made of the whole trimmed image; tiles are cut afterwards, from both at the same place. Run it again to
-    continue an interrupted run, or with another scale to add that scale: it shares HR if it trims every image
-    alike (as with DIV2K), and gets an ``out/HR_x<scale>`` of its own if not. Gray images become three equal
-    channels.
+    BasicSR trains only on HR images whose sides are multiples of ``scale``, so HR images are cropped at the right and
+    bottom. Each LR image is made from the whole cropped image; tiles are then cut from both at the same place. Gray
+    images become three equal channels.
+
+    Run it again to continue an interrupted run, or to add another scale. A scale shares ``out/HR`` if it crops every
+    image to the same size (as with DIV2K); otherwise it gets its own ``out/HR_x<scale>``.
 
     Args:
         hr: Folder, or several, of 8-bit gray or RGB images: png, jpg, bmp.
         scale: 2, 3, 4 or 8.
         out: Folder to fill. It must be new, empty, or made by an earlier run from the same files.
-        lmdb: Write ``HR.lmdb`` and ``LRbicx<scale>.lmdb`` with equal keys in place of folders.
+        lmdb: Write ``HR.lmdb`` and ``LRbicx<scale>.lmdb`` with equal keys instead of folders.
         crop: Side of the HR tiles; None keeps whole images. Smaller images stay whole.
-        step: Distance of the HR tiles; the last ones end at the border.
-        workers: Processes; None takes all cores if there is enough to do.
+        step: Distance between HR tiles; the last tiles end at the border.
+        workers: Number of processes; None takes all cores if there is enough work.
 
     Returns:
-        Where the two sets lie, and what was written.
+        The places of the two sets, and what this run wrote.
 
     Raises:
-        PrepareError: The request or an image is not as it must be. All but damaged image data is found before
-            anything is written.
+        PrepareError: An argument or an image does not fit. Only damaged image data is found late; everything else is
+            found before anything is written.
     """
     settings = Settings(scale, lmdb, crop, step)
     if workers is not None and workers < 1:
@@ -181,7 +182,7 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
     sources = find_images(folders)
     for folder in folders:
         if folder.resolve() in (out.resolve(), *out.resolve().parents):
-            raise PrepareError(f'--out {out}: lies in the HR folder {folder}; name a folder outside it.')
+            raise PrepareError(f'--out {out}: is inside the HR folder {folder}; name a folder outside it.')
     tiles = [settings.tiles(path.stem, *image_size(path, scale, lmdb)) for path in sources]
     names = [tile[0] for cut in tiles for tile in cut]
     if len(set(names)) < len(names):
@@ -199,8 +200,8 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
 
 
 def _make(manifest: _Manifest, sources: list[Path], tiles: list[list[Tile]], workers: int | None) -> int:
-    """Write what is missing; returns the number of source images this took."""
-    compression = 1 if manifest.settings.lmdb else 3  # an LMDB is read again and again: fast, not small
+    """Write the missing images; return the number of source images processed."""
+    compression = 1 if manifest.settings.lmdb else 3  # training reads an LMDB again and again: better fast than small
     todo = [name for name in (manifest.hr, manifest.lr) if not manifest.finished(name)]
     folders = {name: manifest.folder(name) for name in todo}
     for folder in folders.values():

@@ -1,4 +1,4 @@
-"""The work behind ``mipkd prepare``: read, shrink as MATLAB does, cut, write as PNG or LMDB."""
+"""The work of ``mipkd prepare``: read, downsample as MATLAB does, cut, write as PNG or LMDB."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 from basicsr.utils.lmdb_util import LmdbMaker
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
@@ -26,19 +27,25 @@ from mipkd_plugin.commands.prepare.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.utils.errors import MipkdError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
-IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each must have something to do
+IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each needs enough work
 Tile = tuple[str, int, int, int, int]  # name, top, left, height, width
 
 
 class PrepareError(MipkdError):
-    """The data cannot be prepared as asked; the message says what is wrong, where, and how to fix it."""
+    """The data cannot be prepared; the message says what is wrong, where, and how to fix it."""
 
 
 def find_images(folders: Sequence[Path]) -> list[Path]:
-    """The image files of all folders.
+    """List the image files of all folders.
+
+    Args:
+        folders: The folders.
+
+    Returns:
+        The files, sorted by name within each folder.
 
     Raises:
-        PrepareError: A folder is missing or holds no images, or two files differ only in their ending.
+        PrepareError: A folder is missing or holds no images, or two files differ only in their suffix.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -51,25 +58,34 @@ def find_images(folders: Sequence[Path]) -> list[Path]:
                                'subfolders are not searched.')
         for path in found:
             if path.stem in files:
-                raise PrepareError(f'{files[path.stem]} and {path} would become the same file; rename one.')
+                raise PrepareError(f'{files[path.stem]} and {path} would become the same file; rename one of them.')
             files[path.stem] = path
     return list(files.values())
 
 
 def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
-    """Width and height from the header; everything that cannot become an 8-bit RGB pair is refused here.
+    """Read the size of an image from its header, and refuse an image that cannot become an 8-bit RGB pair.
+
+    Args:
+        path: The image.
+        scale: Scale factor; the image must not be smaller.
+        lmdb: Whether the name of the file becomes an LMDB key.
+
+    Returns:
+        Width and height.
 
     Raises:
-        PrepareError: Names the file, what it is, and the remedy.
+        PrepareError: The image cannot be used; the message says why and what to do.
     """
     try:
         with Image.open(path) as image, open(path, 'rb') as file:
             png_depth = file.read(25)[-1] if image.format == 'PNG' else 8
-            mode, size, transparent = image.mode, image.size, 'transparency' in image.info
+            mode, transparent = image.mode, 'transparency' in image.info
+            size: tuple[int, int] = image.size
     except (OSError, Image.DecompressionBombError) as error:
         raise PrepareError(f'{path}: cannot be read ({error}); fix or remove the file.') from error
     if mode.startswith('I') or png_depth == 16:
-        raise PrepareError(f'{path}: has 16 bits a channel; convert it to 8 bits first.')
+        raise PrepareError(f'{path}: has 16 bits per channel; convert it to 8 bits first.')
     if mode in ('RGBA', 'LA', 'PA') or transparent:
         raise PrepareError(f'{path}: has an alpha channel; remove it first.')
     if mode not in ('1', 'L', 'P', 'RGB'):
@@ -77,14 +93,14 @@ def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
     if min(size) < scale:
         raise PrepareError(f'{path}: {size[0]}x{size[1]} pixels are too few for x{scale}; remove the file.')
     if lmdb and ('.' in path.stem or not path.stem.isascii()):
-        raise PrepareError(f'{path}: an LMDB key must be ASCII without "." (the toolbox cuts at it); '
+        raise PrepareError(f'{path}: an LMDB key must be ASCII without "." (BasicSR cuts the key there); '
                            'rename the file, or leave out --lmdb.')
     return size
 
 
 @dataclass(frozen=True)
 class Job:
-    """One source image and its tiles; the unit of work of a worker. A folder of None is already finished."""
+    """One source image and its tiles, the unit of work of a worker. A folder of None is finished already."""
 
     source: Path
     scale: int
@@ -94,19 +110,19 @@ class Job:
     compression: int
 
     def missing(self) -> bool:
-        """Whether any file is still to be written."""
+        """Whether any file is missing."""
         return not all((folder / f'{tile[0]}.png').exists()
                        for folder in (self.hr, self.lr) if folder for tile in self.tiles)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write so that an interruption leaves either the whole file or none."""
+    """Write a file; an interruption leaves the whole file or no file."""
     part = path.with_name(f'.part_{path.name}')
     part.write_bytes(data)
     os.replace(part, path)
 
 
-def _write_png(path: Path, image: np.ndarray, compression: int) -> None:
+def _write_png(path: Path, image: NDArray[np.uint8], compression: int) -> None:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
     write_bytes(path, data.tobytes())
@@ -133,14 +149,14 @@ def _do(job: Job) -> None:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent would otherwise leave its workers waiting for ever."""
+    """End this worker when its parent ends; a killed parent would leave its workers waiting forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -148,7 +164,11 @@ def _end_with_parent() -> None:
 
 
 def do_all(jobs: list[Job], workers: int | None) -> None:
-    """Carry out the jobs with a progress bar, in this process or in several.
+    """Do the jobs with a progress bar, in this process or in several.
+
+    Args:
+        jobs: The jobs.
+        workers: Number of processes; None decides by the number of cores and jobs.
 
     Raises:
         PrepareError: An image cannot be decoded.
@@ -165,11 +185,11 @@ def do_all(jobs: list[Job], workers: int | None) -> None:
         for done in tqdm(as_completed(running), 'prepare', len(jobs), unit='image'):
             done.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error: do not first work through the queue
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error: drop the queue
 
 
 def _context() -> BaseContext:
-    """Fresh processes; on Linux from a server that imports the toolbox (seconds, 400 MB) once for all of them."""
+    """Start fresh processes; on Linux a server imports BasicSR (seconds, 400 MB) once for all of them."""
     if not sys.platform.startswith('linux'):
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
@@ -178,9 +198,9 @@ def _context() -> BaseContext:
 
 
 def write_lmdb(images: Path, lmdb: Path, compression: int) -> None:
-    """Turn a folder of PNGs into an LMDB as the toolbox reads it. It gets its name only when complete."""
+    """Turn a folder of PNGs into an LMDB that BasicSR can read. The LMDB gets its name only when complete."""
     part = lmdb.with_name(f'.part_{lmdb.name}')
-    shutil.rmtree(part, ignore_errors=True)  # of an interrupted run; LmdbMaker would exit if it were there
+    shutil.rmtree(part, ignore_errors=True)  # left by an interrupted run; LmdbMaker would exit
     files = sorted(images.glob('*.png'))
     pages = sum(path.stat().st_size // 4096 + 3 for path in files)
     maker = LmdbMaker(str(part), map_size=2 * 4096 * pages + 2**24, batch=500, compress_level=compression)

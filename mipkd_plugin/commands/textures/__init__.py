@@ -1,4 +1,4 @@
-"""``mipkd textures``: draw what the KRNets of a training run see in an image."""
+"""``mipkd textures``: draw the textures that the KRNets of a training run extract from an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mipkd_plugin.commands.shared import add_option_file, read
 
-HELP = 'draw what the KRNets of a training run see in an image'
+HELP = 'draw the textures that the KRNets of a training run extract from an image'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,18 +15,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option_file(parser)
     add = parser.add_argument
     add('--image', type=Path, required=True, metavar='FILE', help='low-resolution image: PNG or JPG')
-    add('--iter', type=int, metavar='N', help='checkpoint to look at (default: latest)')
+    add('--iter', type=int, metavar='N', help='iteration of the checkpoint (default: latest)')
     add('--out', type=Path, metavar='DIR',
         help='folder for the sheets (default: results/textures_<run>_<iter>_<image>)')
     add('--size', type=int, default=128, metavar='N',
-        help='largest side of the part of the image to look at, its middle; 0: all of it (default: 128)')
+        help='largest side of the crop from the middle of the image; 0 takes the whole image (default: 128)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd textures``.
+    """Run ``mipkd textures``.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        Exit code 0.
 
     Raises:
-        MipkdError: Something is missing or does not fit; nothing was written.
+        MipkdError: Options, image and checkpoint do not fit together, or something is missing; nothing was written.
     """
     opt = read(args).require_clean()
     from mipkd_plugin.commands.textures.look import draw

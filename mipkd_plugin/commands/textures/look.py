@@ -1,4 +1,4 @@
-"""Looking at one image with the KRNets of a training run."""
+"""Apply the KRNets of a training run to one image."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mipkd_plugin import config
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 
 
 class TextureError(MipkdError):
-    """No sheet can be drawn; the message says what is wrong, where, and how to fix it."""
+    """The sheets cannot be drawn; the message says what is wrong, where, and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One tap of one KRNetLoss.
+    """The textures at one tap of one KRNetLoss.
 
     Attributes:
-        label: ``tap 2 of 3``, with the number of the loss before it if there are several.
-        file: Name of the sheet.
+        label: ``tap 2 of 3``; with several losses, the number of the loss comes first.
+        file: File name of the sheet.
         pair: (student module path, teacher module path).
-        textures: What the KRNet made of the image.
+        textures: Textures of the image.
     """
 
     label: str
@@ -52,22 +53,22 @@ class Seen:
         return f'{self.label}: {" <- ".join(self.pair)}  weights {weights}  L_kr {self.textures.distance:.4f}'
 
 
-def read_crop(path: Path, size: int, window: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_crop(path: Path, size: int, window: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """Read an image and cut out its middle.
 
     Args:
         path: Image file.
-        size: Largest side of the crop, pixels; 0: as large as the image.
-        window: What both of its sides must be a multiple of.
+        size: Largest side of the crop in pixels; 0 takes the whole image.
+        window: Window size; both sides of the crop are multiples of it.
 
     Returns:
-        RGB in [0, 1], (H, W, 3), float32; and (height, width) of the whole image.
+        The crop, RGB in [0, 1], (H, W, 3), float32; and (height, width) of the whole image.
 
     Raises:
-        TextureError: There is no such image, or no crop of this size in it.
+        TextureError: The image cannot be read, or the crop does not fit.
     """
     if not path.is_file():
-        raise TextureError(f'--image {path}: {"is no file" if path.exists() else "does not exist"}; '
+        raise TextureError(f'--image {path}: {"is not a file" if path.exists() else "does not exist"}; '
                            'give a low-resolution image, PNG or JPG')
     try:
         image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
@@ -77,7 +78,7 @@ def read_crop(path: Path, size: int, window: int) -> tuple[np.ndarray, tuple[int
         raise TextureError(f'--image {path}: cannot be read as an image; give a PNG or JPG that is not damaged')
     if size < 0 or 0 < size < window:
         raise TextureError(f'--size {size}: must be 0 (the whole image), or at least {window}'
-                           + (', the window of the networks' if window > 1 else ''))
+                           + (', the window size of the networks' if window > 1 else ''))
     height, width = image.shape[:2]
     if min(height, width) < window:
         raise TextureError(f'--image {path}: is {width}×{height}, smaller than one window of the networks, '
@@ -89,32 +90,38 @@ def read_crop(path: Path, size: int, window: int) -> tuple[np.ndarray, tuple[int
 
 
 def choose_checkpoint(opt: Options, iteration: int | None) -> tuple[str, Path, Path]:
-    """(Its label, student, distillation state) of the checkpoint to look at.
+    """Find the checkpoint to use.
 
     Args:
         opt: Options of the run.
-        iteration: Which; None: ``latest``, or the highest there is.
+        iteration: Iteration of the checkpoint; None takes ``latest``, or else the highest iteration.
+
+    Returns:
+        Label of the checkpoint, file of the student, file of the distillation state.
 
     Raises:
-        TextureError: There is none, or not this one.
+        TextureError: There is no checkpoint, or none with this iteration.
     """
     folder = config.models_folder(opt)
     found = find_checkpoints(folder)
     if not found:
-        raise TextureError(f'{folder}: holds no net_g_<iter>.pth with a distill_<iter>.pth beside it, from '
+        raise TextureError(f'{folder}: holds no net_g_<iter>.pth with a distill_<iter>.pth beside it; looked in '
                            f'{Path.cwd()}; train first: basicsr train -opt {opt.source}')
     label = list(found)[-1] if iteration is None else str(iteration)
     if label not in found:
-        raise TextureError(f'--iter {iteration}: {folder} has not both net_g_{label}.pth and distill_{label}.pth; '
-                           f'there are: {", ".join(found)} (latest is taken without --iter)')
+        raise TextureError(f'--iter {iteration}: {folder} does not hold both net_g_{label}.pth and '
+                           f'distill_{label}.pth; valid here: {", ".join(found)}; without --iter the last of these')
     return label, *found[label]
 
 
 def require_krnet(opt: Options) -> None:
     """Check that the options train KRNets on color images.
 
+    Args:
+        opt: Options of the run.
+
     Raises:
-        TextureError: They do not.
+        TextureError: There is no KRNetLoss, or the images are not in color.
     """
     entries = [entry for _, entry in config.distillation_entries(opt)]
     kinds = [entry.get('type') if isinstance(entry, Mapping) else entry for entry in entries]
@@ -124,8 +131,8 @@ def require_krnet(opt: Options) -> None:
     if not any(isinstance(found, type) and issubclass(found, KRNetLoss) for found in classes):
         raise TextureError(_no_krnet(opt, f'train.distill_opt holds only {", ".join(map(str, kinds))}'))
     if config.probe_shape(opt)[0] != 3:
-        raise TextureError(f'{opt.source}: datasets.train.color is y, and only networks that take RGB images can be '
-                           'looked into; give a run that trains on color images')
+        raise TextureError(f'{opt.source}: datasets.train.color is y, but mipkd textures needs networks for RGB '
+                           'images; give the option file of a run that trains on color images')
 
 
 def _no_krnet(opt: Options, reason: str) -> str:
@@ -134,13 +141,16 @@ def _no_krnet(opt: Options, reason: str) -> str:
 
 
 def see(opt: Options, weights: Path, state: Path, lq: Tensor) -> list[Seen]:
-    """Load what a run has saved and let all of its KRNets look at an image.
+    """Load a checkpoint and apply all of its KRNets to an image.
 
     Args:
         opt: Options of the run.
-        weights: ``net_g_<iter>.pth``: the student that the KRNets were trained with is under ``params``.
+        weights: ``net_g_<iter>.pth``; its ``params`` are the student that the KRNets trained with.
         state: ``distill_<iter>.pth``.
         lq: The image (1, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        The textures of each tap, loss by loss.
 
     Raises:
         OptionError: Student or teacher do not fit the options, or a file is damaged.
@@ -165,14 +175,18 @@ def see(opt: Options, weights: Path, state: Path, lq: Tensor) -> list[Seen]:
 
 
 def draw(opt: Options, args: argparse.Namespace) -> int:
-    """Draw a sheet for each tap; nothing is written before everything is computed. Returns the exit code.
+    """Draw one sheet per tap. Computes everything before writing anything.
 
     Args:
         opt: Options of the run.
         args: With ``image``, ``iter``, ``out`` and ``size``.
 
+    Returns:
+        Exit code 0.
+
     Raises:
-        MipkdError: Something is missing or does not fit.
+        MipkdError: Options, image and checkpoint do not fit together.
+        TextureError: The folder for the sheets cannot be used.
     """
     require_krnet(opt)
     crop, (height, width) = read_crop(args.image, args.size, config.window_size(opt))
@@ -185,7 +199,7 @@ def draw(opt: Options, args: argparse.Namespace) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TextureError(f'--out {out}: cannot be made ({error.strerror}); choose another folder') from error
+        raise TextureError(f'--out {out}: cannot be created ({error.strerror}); choose another folder') from error
     part = f'{crop.shape[1]}×{crop.shape[0]}'
     where = part if (height, width) == crop.shape[:2] else f'middle {part} of {width}×{height}'
     iteration = 'latest iteration' if label == 'latest' else f'iteration {label}'

@@ -1,4 +1,4 @@
-"""What a KRNet makes of one image, as numbers and as a picture."""
+"""The textures that a KRNet extracts from one image, as numbers and as a picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mipkd_plugin.archs.krnet_arch import KRNet
@@ -23,23 +24,23 @@ KERNELS_SHOWN = 8
 
 @dataclass(frozen=True)
 class TapTextures:
-    """What one KRNet makes of one image, in units of its feature scale.
+    """The textures that one KRNet extracts from one image, in units of its feature scale.
 
     Attributes:
-        student: Mean over the channels of |U_S^g|: (G, H, W).
-        teacher: The same of |U_T^g|.
-        difference: The same of |U_S^g − U_T^g|.
-        channels: Of each texture the channels with the most energy Σ (U_T^g)², the strongest first: (G, M).
-        kernels: The kernels of these channels: (G, M, k, k).
-        weights: w_g, which sum to 1: (G,).
+        student: |U_S^g|, mean over the channels (G, H, W).
+        teacher: |U_T^g|, mean over the channels (G, H, W).
+        difference: |U_S^g − U_T^g|, mean over the channels (G, H, W).
+        channels: Channels with the most energy Σ (U_T^g)² of each texture, the strongest first (G, M).
+        kernels: Kernels of these channels (G, M, k, k).
+        weights: w_g, with the sum 1 (G,).
     """
 
-    student: np.ndarray
-    teacher: np.ndarray
-    difference: np.ndarray
-    channels: np.ndarray
-    kernels: np.ndarray
-    weights: np.ndarray
+    student: NDArray[np.float32]
+    teacher: NDArray[np.float32]
+    difference: NDArray[np.float32]
+    channels: NDArray[np.int64]
+    kernels: NDArray[np.float32]
+    weights: NDArray[np.float32]
 
     @property
     def distance(self) -> float:
@@ -56,15 +57,18 @@ def look(network: KRNet, student_feature: Tensor, teacher_feature: Tensor) -> Ta
         student_feature: F_S (1, C_S, H, W).
         teacher_feature: F_T (1, C, H, W).
 
+    Returns:
+        The textures.
+
     Raises:
-        ValueError: The features are of more than one image.
+        ValueError: The features belong to more than one image.
     """
     if len(student_feature) != 1 or len(teacher_feature) != 1:
         raise ValueError(f'the features must be of one image, got {len(student_feature)} and {len(teacher_feature)}')
     projected, teacher = network.project(student_feature), teacher_feature / network.scale
     kernels, weights = network.generate(projected, teacher)
     rows: list[list[Tensor]] = []
-    for g in range(kernels.shape[2]):  # one at a time: all textures of a whole image would take much memory
+    for g in range(kernels.shape[2]):  # one by one: all textures of a whole image take much memory
         own = kernels[:, :, g:g + 1]
         of_student, of_teacher = (network.textures(feature, own)[0, :, 0] for feature in (projected, teacher))
         energy = of_teacher.square().sum((1, 2))
@@ -77,18 +81,18 @@ def look(network: KRNet, student_feature: Tensor, teacher_feature: Tensor) -> Ta
 
 @dataclass(frozen=True)
 class Caption:
-    """The words on a sheet.
+    """The text on a sheet.
 
     Attributes:
-        title: First line, large.
-        lines: At most three, beneath it.
+        title: First line, in large letters.
+        lines: At most three lines below it.
     """
 
     title: str
     lines: Sequence[str]
 
 
-# all in inches
+# all sizes in inches
 _MARGIN, _PANEL, _HEADER, _HEADINGS, _BELOW, _LEAST_ROW = 0.3, 2.3, 1.9, 0.45, 0.3, 1.5
 _COLUMNS = {'label': 0.4, 'student': _PANEL, 'gap': 0.12, 'teacher': _PANEL, 'second gap': 0.12,
             'difference': _PANEL, 'map scale': 1.0, 'kernels': 2.9, 'kernel scale': 1.0, 'weight': 1.2}
@@ -97,12 +101,12 @@ _HEADINGS_TEXT = {'student': 'student  $|U_S|$', 'teacher': 'teacher  $|U_T|$',
                   'weight': 'weight  $w$'}
 _GUIDE = ('Each row is one texture g: kernels made for this image (right) filter the projected feature of the student '
           'and the feature of the teacher.',
-          'Bright: a strong answer (mean over the channels, in units of the feature scale); one color scale for the '
-          'three maps of a row.')
+          'Bright: a strong response (mean over the channels, in units of the feature scale). The three maps of a row '
+          'share one color scale.')
 
 
 class _Page:
-    """A figure on which axes are placed by inches from the left and from the top."""
+    """A figure whose axes are placed in inches from the left and the top."""
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.figure import Figure
@@ -118,13 +122,13 @@ class _Page:
         self.figure.text(left / self.width, 1 - top / self.height, text, **{'va': 'top', **style})
 
 
-def draw_sheet(textures: TapTextures, crop: np.ndarray, caption: Caption, path: Path) -> None:
-    """Draw the textures of one tap: a row each, headed by the image.
+def draw_sheet(textures: TapTextures, crop: NDArray[np.float32], caption: Caption, path: Path) -> None:
+    """Draw the textures of one tap, one per row, below the image.
 
     Args:
-        textures: What to draw.
+        textures: The textures.
         crop: The LR image, RGB in [0, 1], (H, W, 3).
-        caption: The words above.
+        caption: The text beside the image.
         path: PNG file to write.
     """
     count, height, width = textures.student.shape
@@ -148,7 +152,7 @@ def draw_sheet(textures: TapTextures, crop: np.ndarray, caption: Caption, path: 
     page.figure.savefig(path)
 
 
-def _draw_header(page: _Page, crop: np.ndarray, caption: Caption) -> None:
+def _draw_header(page: _Page, crop: NDArray[np.float32], caption: Caption) -> None:
     height, width = crop.shape[:2]
     factor = min(_HEADER / height, 1.6 * _HEADER / width)
     left = _MARGIN + _COLUMNS['label']
@@ -157,7 +161,7 @@ def _draw_header(page: _Page, crop: np.ndarray, caption: Caption) -> None:
     axes.set_axis_off()
     left += width * factor + 0.3
     room = page.width - left - _MARGIN
-    # names of runs and files are nobody's formulas; a long title is written smaller
+    # names of runs and files are not formulas; a long title gets smaller letters
     page.text(left, _MARGIN, caption.title, fontsize=min(16, 108 * room / len(caption.title)), fontweight='bold',
               parse_math=False)
     for number, line in enumerate(caption.lines):
@@ -169,7 +173,7 @@ def _draw_header(page: _Page, crop: np.ndarray, caption: Caption) -> None:
 
 def _draw_maps(page: _Page, textures: TapTextures, g: int, top: float, room: float, height: float,
                lefts: dict[str, float]) -> None:
-    """The three maps of one texture on one color scale, their means beneath them."""
+    """Draw the three maps of one texture on one color scale, each with its mean below."""
     middle = top + (room - height) / 2
     page.text(lefts['label'], middle + height / 2, f'texture {g + 1}', rotation=90, va='center', fontsize=11)
     maps = {'student': textures.student[g], 'teacher': textures.teacher[g], 'difference': textures.difference[g]}
@@ -187,7 +191,7 @@ def _draw_maps(page: _Page, textures: TapTextures, g: int, top: float, room: flo
 
 def _draw_kernels(page: _Page, textures: TapTextures, g: int, top: float, room: float, lefts: dict[str, float],
                   strongest: float) -> None:
-    """The kernels of one texture side by side, with the numbers of their channels; blue below 0, red above."""
+    """Draw the kernels of one texture side by side with their channel numbers; blue is negative, red positive."""
     kernels, side = textures.kernels[g], textures.kernels.shape[-1]
     columns = -(-len(kernels) // 2) if len(kernels) > 4 else len(kernels)
     axes = page.axes(lefts['kernels'], top, _COLUMNS['kernels'], room)
@@ -202,7 +206,7 @@ def _draw_kernels(page: _Page, textures: TapTextures, g: int, top: float, room: 
     axes.set_xlim(-0.05, columns * 1.2 - 0.15)
     axes.set_ylim(-(-len(kernels) // columns) * 1.45 - 0.15, -0.05)
     axes.set_axis_off()
-    if g == 0:  # all rows have the same
+    if g == 0:  # all rows share this scale
         _draw_scale(page, mesh, lefts['kernel scale'] + 0.05, top + 0.1, room - 0.2)
 
 
@@ -213,7 +217,7 @@ def _draw_scale(page: _Page, colors: ScalarMappable, left: float, top: float, he
 
 
 def _draw_weight(page: _Page, weight: float, top: float, room: float, left: float) -> None:
-    """The weight as a bar from 0 to 1, its number above."""
+    """Draw the weight as a bar from 0 to 1 with its value above."""
     axes = page.axes(left, top + room / 2, _COLUMNS['weight'], 0.16)
     axes.barh(0, weight, color='0.25', height=1)
     axes.set_xlim(0, 1)
