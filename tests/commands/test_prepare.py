@@ -379,7 +379,8 @@ def test_command_prints_what_to_paste(hr: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_command_refuses_with_exit_code_2(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert mipkd_main(['prepare', '--hr', str(tmp_path / 'nowhere'), '--scale', '4', '--out', str(tmp_path / 'out')]) == 2
+    out = str(tmp_path / 'out')
+    assert mipkd_main(['prepare', '--hr', str(tmp_path / 'nowhere'), '--scale', '4', '--out', out]) == 2
     captured = capsys.readouterr()
     assert captured.out == ''
     assert captured.err.startswith('--hr ')

@@ -172,7 +172,8 @@ MISTAKES = [
     ('compare.methods.logits.type', 'L1Loss', 'compare.methods.logits.type (line @): L1Loss is not a distillation'),
     ('compare.methods.mipkd.mask_rate', 1, "compare.methods.mipkd.mask_rate (line @): MiPKDLoss has no argument "
      "'mask_rate'\n   -> did you mean 'mask_ratio'?"),
-    ('compare.methods.mipkd.mask_ratio', 2, 'compare.methods.mipkd.mask_ratio (line @): must be less than or equal to 1, got 2'),
+    ('compare.methods.mipkd.mask_ratio', 2,
+     'compare.methods.mipkd.mask_ratio (line @): must be less than or equal to 1, got 2'),
     ('compare.methods.mipkd.taps', 4, 'compare.methods.mipkd.taps (line @): 4 is not between 1 and 3'),
     ('compare.methods.mipkd.feat_weight', '1e-4',
      "compare.methods.mipkd.feat_weight (line @): '1e-4' is a text, not a number\n   -> write !!float 1e-4"),

@@ -21,7 +21,7 @@ from basicsr.utils.options import parse_options
 from helpers import REPO, STUDENTS, TEACHERS
 from torch import nn
 
-from mipkd_plugin import bind, config
+from mipkd_plugin import config
 from mipkd_plugin.compare import CONTROL, read_comparison
 
 Make = Callable[..., dict[str, Any]]
@@ -148,18 +148,23 @@ MISTAKES = [
                                                  'MiPKDLoss']),
     ('train.distill_opt.type', 'MiPKDLos', ["train.distill_opt.type: there is no loss 'MiPKDLos'", "'MiPKDLoss'"]),
     ('train.distill_opt.latent', 8, ["MiPKDLoss has no argument 'latent'", "'latent_channels'"]),
-    ('train.distill_opt.mask_type', '4d', ['train.distill_opt.mask_type: must be', "got '4d'", 'fix this option of MiPKDLoss']),
+    ('train.distill_opt.mask_type', '4d', ['train.distill_opt.mask_type: must be', "got '4d'",
+                                              'fix this option of MiPKDLoss']),
     ('train.distill_opt', {'type': 'KRNetLoss'}, ['train.distill_opt.taps: is missing, and KRNetLoss needs it']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': None}, ['train.distill_opt.taps: ', 'got None']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_every': -1},
      ['train.distill_opt.meta_every: ', 'must be greater than or equal to 0, got -1']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'first_order': 'yes'},
      ['train.distill_opt.first_order: ', "must be true or false, got 'yes'"]),
-    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner': 'adm'}, ["inner: must be 'adam', 'rmsprop' or 'sgd', got 'adm'"]),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner': 'adm'},
+     ["inner: must be 'adam', 'rmsprop' or 'sgd', got 'adm'"]),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner_lr': 0}, ['inner_lr: must be greater than 0, got 0']),
-    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_lr': -1.0}, ['meta_lr: must be greater than 0, got -1.0']),
-    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'kernel_size': 1}, ['kernel_size: must be greater than or equal to 3, got 1']),
-    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'loss_weight': 0}, ['loss_weight: must be greater than 0, got 0']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_lr': -1.0},
+     ['meta_lr: must be greater than 0, got -1.0']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'kernel_size': 1},
+     ['kernel_size: must be greater than or equal to 3, got 1']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'loss_weight': 0},
+     ['loss_weight: must be greater than 0, got 0']),
     ('train.distill_opt.taps', 9, ['train.distill_opt.taps: 9 is not between 1 and 3', 'mipkd taps -opt']),
     ('train.distill_opt.taps', [['body.30', 'body.3']], ["tap 'body.30' does not exist in the student EDSR"]),
     ('train.distill_opt.taps', [['body.0', 'bodi.3']], ["tap 'bodi.3' does not exist in the teacher", "'body.3'"]),
