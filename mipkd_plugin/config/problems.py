@@ -8,11 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS as FOREIGN_ERRORS  # for the checks, which import it from here
 from mipkd_plugin.utils.errors import MipkdError
-
-FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, OSError, RuntimeError,
-                  TypeError, ValueError)
-"""What other people's constructors and forward passes raise when an option has a value they cannot use."""
 
 
 @dataclass(frozen=True)
