@@ -172,8 +172,9 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
     kind, hint = _KINDS[registry._name], suggestion(name, names)
-    ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: name its '
-            'file or module, as in imports: [my_file.py], or with --import')
+    ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: write '
+            f'@{registry._name.upper()}_REGISTRY.register() above its class and name its file or module, as in '
+            'imports: [my_method.py], or with --import my_method.py')
     return lookup(registry, nearest(name, names, cutoff=0.8))
 
 

@@ -272,6 +272,7 @@ def folder(train_options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write_options(opt, folder / 'x.yml')
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setattr(sys, 'dont_write_bytecode', False)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     yield folder
     sys.modules.pop('broken', None)
