@@ -97,7 +97,7 @@ def _module_of(path: Path) -> tuple[str, Path]:
 
 
 def _absolute(entry: str, folders: Sequence[Path]) -> str:
-    """An entry as it can be named from elsewhere: the path of a file, also that of a module in one of the folders."""
+    """An entry as it can be named from elsewhere: the path of a file, or of a module in one of the folders."""
     path = _find(entry, folders)
     if path is None:
         file = getattr(sys.modules.get(entry), '__file__', None)

@@ -75,16 +75,17 @@ class TheirDataset(PairedImageDataset):
 
 
 @pytest.fixture(autouse=True)
-def _forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What a test imports and registers is forgotten; Python would compile, as it does for users."""
     monkeypatch.setattr(sys, 'path', list(sys.path))
     monkeypatch.setattr(sys, 'dont_write_bytecode', False)
     monkeypatch.delenv('PYTHONDONTWRITEBYTECODE', raising=False)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
-    modules, entries = set(sys.modules), [dict(registry._obj_map) for registry in REGISTRIES]
+    entries = [dict(registry._obj_map) for registry in REGISTRIES]
     yield
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, '__file__', None)).startswith(str(tmp_path)):
+            del sys.modules[name]
     for registry, before in zip(REGISTRIES, entries):
         registry._obj_map.clear()
         registry._obj_map.update(before)
