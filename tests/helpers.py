@@ -10,45 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import nn
 
-import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
-from basicsr.archs import build_network
+from mipkd_plugin.testing import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_pair
+from basicsr.archs import build_network  # after mipkd_plugin, which repairs BasicSR
+
+__all__ = ['ARCHITECTURES', 'REPO', 'SHARED', 'STUDENTS', 'TEACHERS', 'as_parsed', 'batch', 'make_pair', 'tiny_options',
+           'write_image_pairs']
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
-
-SWINIR = {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'mlp_ratio': 2, 'upscale': 2,
-          'upsampler': 'pixelshuffledirect'}
-STUDENTS: dict[str, dict[str, Any]] = {
-    'EDSR': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 3, 'upscale': 2},
-    'RCAN': {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 3, 'num_block': 1,
-             'squeeze_factor': 4, 'upscale': 2},
-    'SwinIR': {**SWINIR, 'embed_dim': 8, 'depths': [1, 1, 1], 'num_heads': [2, 2, 2]},
-    'RRDBNet': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 4, 'num_feat': 8, 'num_block': 3,
-                'num_grow_ch': 4},
-}
-TEACHERS: dict[str, dict[str, Any]] = {
-    'EDSR': {**STUDENTS['EDSR'], 'num_feat': 12, 'num_block': 5},
-    'RCAN': {**STUDENTS['RCAN'], 'num_feat': 12, 'num_group': 4},
-    'SwinIR': {**SWINIR, 'embed_dim': 12, 'depths': [2, 1, 1, 1], 'num_heads': [2, 2, 2, 2]},
-    'RRDBNet': {**STUDENTS['RRDBNet'], 'num_feat': 12, 'num_block': 4},
-}
-ARCHITECTURES = tuple(STUDENTS)
-
-
-def make_pair(arch: str) -> tuple[nn.Module, nn.Module]:
-    """Student and teacher of one architecture, in training mode."""
-    torch.manual_seed(0)
-    return build_network(STUDENTS[arch]), build_network(TEACHERS[arch])
-
-
-def batch(arch: str, size: int = 8, seed: int = 0, samples: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """LR and HR images (samples, 3, size, size) and (samples, 3, s·size, s·size)."""
-    generator = torch.Generator().manual_seed(seed)
-    scale = 4 if arch == 'RRDBNet' else 2
-    return (torch.rand(samples, 3, size, size, generator=generator),
-            torch.rand(samples, 3, size * scale, size * scale, generator=generator))
 
 
 def write_image_pairs(folder: Path) -> Path:

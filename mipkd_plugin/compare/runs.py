@@ -29,7 +29,7 @@ _NOTE = re.compile(r'^# (commit|protocol|losses|hardware) (.+)$', re.MULTILINE)
 # runs `basicsr` of this package; with -m Python would prefer a clone in the working directory
 _PROGRAM = (f'import sys; sys.path[0] = {str(Path(__file__).resolve().parents[2])!r}; '
             'from mipkd_plugin.cli import basicsr_main; sys.exit(basicsr_main())')
-_MAY_DIFFER = ('logger', 'num_gpu')
+_MAY_DIFFER = ('logger', 'num_gpu', 'imports')
 
 
 class RunError(MipkdError):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
-from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context
+from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError, bind, tap
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash
 
 
 @dataclass
@@ -145,7 +146,7 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int]) -> None:
             return
         except FOREIGN_ERRORS as error:
             where = next((where for where, loss in losses.items() if not loss.is_bound), 'train.distill_opt')
-            ctx.add(where, f'cannot be bound to the networks: {type(error).__name__}: {error}',
+            ctx.add(where, f'cannot be bound to the networks: {crash(error, type(losses.get(where)))}',
                     'fix the argument named in the message, or the build() of the class')
             return
     built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
@@ -157,16 +158,18 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int]) -> None:
 
 
 def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair) -> None:
+    """Try one step of each loss on a small patch; where that fails, on one of training size: some losses need it."""
     for where, loss in losses.items():
-        name = type(loss).__name__
-        try:
-            problem = trial_problem(loss, nets, small_shape(ctx.opt), ctx.scale or 1)
-        except FOREIGN_ERRORS as error:
-            ctx.add(where, f'{name} fails in a trial step: {type(error).__name__}: {error}',
-                    'fix the argument named in the message, or the forward() of the class')
-            continue
+        for shape in dict.fromkeys((small_shape(ctx.opt), probe_shape(ctx.opt))):
+            try:
+                problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
+            except FOREIGN_ERRORS as error:
+                problem = crash(error, type(loss))
+                remedy = 'fix the argument named in the message, or the forward() of the class'
+            if not problem:
+                break
         if problem:
-            ctx.add(where, f'{name} fails in a trial step: {problem}', 'fix the forward() of the class')
+            ctx.add(where, f'{type(loss).__name__} fails in a trial step: {problem}', remedy)
 
 
 def _check_names_of_taps(ctx: Context, built: Built) -> None:

@@ -17,8 +17,9 @@ from basicsr.utils.registry import (
 )
 
 from mipkd_plugin.config.keys import ARGUMENTS
-from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, nearest, suggestion
+from mipkd_plugin.config.problems import Context, nearest, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.ranges import ArgumentError
 
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
@@ -181,8 +182,9 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
     kind, hint = _KINDS[registry._name], suggestion(name, names)
-    ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: name its '
-            'file or module, as in imports: [my_file.py], or with --import')
+    ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: write '
+            f'@{registry._name.upper()}_REGISTRY.register() above its class and name its file or module, as in '
+            'imports: [my_method.py], or with --import my_method.py')
     return lookup(registry, nearest(name, names, cutoff=0.8))
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, block
+from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.networks.trunk import evaluating
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 _DEFAULT_PATCH = 48
 

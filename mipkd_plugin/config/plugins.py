@@ -6,18 +6,21 @@ Importing runs code, as any Python import does: name only files that you trust.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from mipkd_plugin.config.problems import OptionError, Options, Problem, located
-from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 
 GROUP = 'basicsr.plugins'
-_IMPORT_ERRORS = (ImportError, SyntaxError, ArithmeticError, AssertionError, AttributeError, LookupError,
-                  NameError, OSError, RuntimeError, TypeError, ValueError)
+_PACKAGE = Path(__file__).resolve().parents[1]
+_IMPORT_ERRORS = (*FOREIGN_ERRORS, SyntaxError, SystemExit)  # a script without its main guard ends the process
 
 
 class PluginError(MipkdError):
@@ -25,37 +28,45 @@ class PluginError(MipkdError):
 
 
 def load_plugins(opt: Options | None = None, named: Sequence[str] = ()) -> None:
-    """Import everything that registers classes of others.
+    """Import everything that registers classes of others. Writes nothing, no compiled files either.
 
     Args:
         opt: Options; their ``imports`` are files beside the option file, files in the working directory, or modules.
-        named: The same, from the command line.
+            ``named`` joins them, so that option files derived from these import the same.
+        named: Files in the working directory, files beside the option file, or modules: from the command line.
 
     Raises:
         PluginError: An installed package of the entry-point group ``basicsr.plugins`` cannot be imported.
         OptionError: An entry of ``imports`` or ``--import`` cannot be imported; all of them are named.
     """
     _load_entry_points()
-    entries = [(f'--import {entry}', entry) for entry in named]
-    folders = [Path.cwd()]
+    folders = _folders(opt)
+    problems = [_load(f'--import {entry}', entry, folders[::-1]) for entry in named]
     if opt is not None:
-        if opt.source is not None:
-            folders.insert(0, opt.source.resolve().parent)
         found = opt.get('imports')
         if found is not None and not isinstance(found, list):
-            raise OptionError(located([Problem('imports', f'must be a list of files or modules, not {found!r}',
-                                               'write imports: [my_method.py]')], opt), opt.source)
-        entries += [(f'imports[{index}]', entry) for index, entry in enumerate(found or [])]
-    problems = [problem for where, entry in entries for problem in [_load(where, entry, folders)] if problem]
-    if problems:
-        raise OptionError(problems if opt is None else located(problems, opt), None if opt is None else opt.source)
+            example = found if isinstance(found, str) and found else 'my_method.py'
+            problems.append(Problem('imports', f'must be a list of files or modules, not {found!r}',
+                                    f'write imports: [{example}]'))
+            found = []
+        problems += [_load(f'imports[{index}]', entry, folders) for index, entry in enumerate(found or [])]
+    true_problems = [problem for problem in problems if problem is not None]
+    if true_problems:
+        raise OptionError(located(true_problems, opt or {}), None if opt is None else opt.source)
+    if opt is not None and named:
+        opt['imports'] = [*(_absolute(entry, folders[::-1]) for entry in named), *(opt.get('imports') or [])]
 
 
-def absolute_imports(opt: Options, named: Sequence[str] = ()) -> list[str]:
-    """``imports`` and ``--import`` as an option file in another folder must name them."""
-    folders = [*([opt.source.resolve().parent] if opt.source is not None else []), Path.cwd()]
-    entries = [*named, *(opt.get('imports') or [])]
-    return list(dict.fromkeys(str(_find(entry, folders) or entry) for entry in entries))
+def absolute_imports(opt: Options) -> list[str]:
+    """``imports`` of options whose plug-ins are loaded, as an option file in another folder must name them."""
+    entries = opt.get('imports')
+    return list(dict.fromkeys(_absolute(entry, _folders(opt)) for entry in entries or [] if isinstance(entry, str)))
+
+
+def _folders(opt: Options | None) -> list[Path]:
+    """Where files are looked for: the folder of the option file, then the working directory."""
+    beside = [opt.source.resolve().parent] if opt is not None and opt.source is not None else []
+    return list(dict.fromkeys([*beside, Path.cwd()]))
 
 
 def _load_entry_points() -> None:
@@ -72,8 +83,28 @@ def _find(entry: str, folders: Sequence[Path]) -> Path | None:
     """The file that an entry names, or None if it names a module."""
     if not entry.endswith('.py'):
         return None
-    return next((path.resolve() for path in (folder / Path(entry).expanduser() for folder in folders)
+    return next((path.resolve() for path in (folder / os.path.expanduser(entry) for folder in folders)
                  if path.is_file()), None)
+
+
+def _module_of(path: Path) -> tuple[str, Path]:
+    """Name of a file as a module, and the folder to look for it: a file in a package keeps the package's name."""
+    names, folder = [] if path.stem == '__init__' else [path.stem], path.parent
+    while (folder / '__init__.py').is_file() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return '.'.join(names), folder
+
+
+def _absolute(entry: str, folders: Sequence[Path]) -> str:
+    """An entry as it can be named from elsewhere: the path of a file, or of a module in one of the folders."""
+    path = _find(entry, folders)
+    if path is None:
+        file = getattr(sys.modules.get(entry), '__file__', None)
+        if isinstance(file, str) and file.endswith('.py'):
+            name, folder = _module_of(Path(file).resolve())
+            path = Path(file).resolve() if name == entry and folder in folders else None
+    return entry if path is None else str(path)
 
 
 def _load(where: str, entry: object, folders: Sequence[Path]) -> Problem | None:
@@ -81,27 +112,65 @@ def _load(where: str, entry: object, folders: Sequence[Path]) -> Problem | None:
         return Problem(where, f'must be a file or a module, not {entry!r}', 'write my_method.py or my_package.archs')
     path = _find(entry, folders)
     if path is None and entry.endswith('.py'):
-        looked = ' and in '.join(map(str, dict.fromkeys(folders)))
-        return Problem(where, f'{entry} does not exist; looked in {looked}', 'fix the path, or put the file there')
+        return Problem(where, f'{entry} does not exist; looked in {" and in ".join(map(str, folders))}',
+                       'fix the path, or put the file there')
+    if path is not None and '.' in path.stem:
+        return Problem(where, f'{entry} has a dot in its name, so that Python cannot import it',
+                       f'rename it to {path.stem.replace(".", "_")}.py')
     # by name and with its folder in the path, as Python runs a script: worker processes must find the module too
-    name = entry if path is None else path.stem
-    folder = str(folders[0] if path is None else path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+    name, searched = (entry, list(folders)) if path is None else (_module_of(path)[0], [_module_of(path)[1]])
+    sys.path += [str(folder) for folder in searched if str(folder) not in sys.path]
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(name)
+        with _nothing_compiled():
+            other = None if path is None else _other_module(name, path)
+            if other is not None:
+                return Problem(where, f'{entry} has the name of another module, {other}', f'rename {path}')
+            importlib.import_module(name)
     except _IMPORT_ERRORS as error:
-        return Problem(where, f'{entry} cannot be imported: {type(error).__name__}: {error}{_line(error, path)}',
-                       'fix the file, or take it out' if path else 'install it, or name a file: my_method.py')
-    other = getattr(module, '__file__', None)
-    if path is not None and (other is None or Path(other).resolve() != path):
-        return Problem(where, f'{entry} has the name of another module, {other or name}', f'rename {path}')
+        what = f'{entry} cannot be imported: {type(error).__name__}: {error}{_place(error, searched)}'
+        return Problem(where, what, _remedy(error, entry))
     return None
 
 
-def _line(error: BaseException, path: Path | None) -> str:
-    """Where in the file the error was raised, as ' (line 7)'."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if path is not None and Path(frame.filename) == path]
-    return f' (line {lines[-1]})' if lines else ''
+def _other_module(name: str, path: Path) -> str | None:
+    """The file (or the built-in module) that Python would import under the name of a file, if it is another one."""
+    if name in sys.modules:
+        origin = getattr(sys.modules[name], '__file__', None)
+    else:
+        spec = importlib.util.find_spec(name)
+        origin = None if spec is None else spec.origin
+    if origin is None or not Path(origin).is_file():
+        return name
+    return None if Path(origin).resolve() == path else origin
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Inside the block, Python writes no ``__pycache__`` beside what it imports."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _place(error: BaseException, folders: Sequence[Path]) -> str:
+    """Where in the files of these folders an error was raised, as `` (spkd.py, line 7)``."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename).resolve()
+        if (any(file.is_relative_to(folder) for folder in folders) and not file.is_relative_to(_PACKAGE)
+                and 'site-packages' not in file.parts and file.is_file()):  # Python's own importlib has no file
+            return f' ({file.name}, line {frame.lineno})'
+    return ''
+
+
+def _remedy(error: BaseException, entry: str) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and f'{entry}.'.startswith(f'{missing}.'):
+        return 'fix the name, install the package, or name a file: my_method.py'
+    if missing:
+        return f'install {missing.partition(".")[0]}, or do without it in {entry}'
+    if isinstance(error, SystemExit):
+        return f"put what {entry} does as a program under if __name__ == '__main__':"
+    return f'fix {entry}, or take it out'

@@ -10,10 +10,6 @@ from typing import Any
 
 from mipkd_plugin.utils.errors import MipkdError
 
-FOREIGN_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, OSError, RuntimeError,
-                  TypeError, ValueError)
-"""Errors that constructors and forward passes of other packages raise for a value that they cannot use."""
-
 
 @dataclass(frozen=True)
 class Problem:

@@ -10,7 +10,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
 from mipkd_plugin.config.keys import is_number
-from mipkd_plugin.config.problems import FOREIGN_ERRORS, Context, suggestion
+from mipkd_plugin.config.problems import Context, suggestion
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 
 def check_training(ctx: Context) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,18 +11,20 @@ from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import NetPair, Step
+from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
 BASICSR_TERMS = ('l_pix', 'l_percep', 'l_style', 'l_g_pix', 'l_g_percep', 'l_g_style', 'l_g_gan', 'l_g_ldl', 'l_g_real',
                  'l_g_fake', 'l_d', 'l_d_real', 'l_d_fake', 'l_d_r1')
 """Names under which BasicSR's own models log their terms."""
 
-_TRIES = 3
+_TRIES = 5
 
 
 def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], scale: int) -> str:
     """Try one step of a bound loss. Networks, loss and random numbers are left as they were.
 
-    The step counts as iteration 0, so that whatever a loss does every n-th iteration is due.
+    The step counts as iteration 0, so that whatever a loss does every n-th iteration is due. Where a term has no
+    gradient there, by chance (a hinge) or on purpose (a slow start), later iterations are tried with other images.
 
     Args:
         loss: A loss that is bound to these networks.
@@ -33,55 +34,66 @@ def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], s
 
     Returns:
         What is wrong with its terms, or ''. Each must be a finite scalar named ``l_*``, must not have the name of a
-        term of BasicSR, and must have a gradient into the student or into the loss's own parameters.
+        term of BasicSR, and must have a gradient into the student or into the loss's own parameters. A step must not
+        add or reshape parameters or buffers of the loss.
     """
     device = next(nets.student.net.parameters()).device
     size = max(2, loss.min_batch_size)
-    problem = ''
-    with _left_alone(loss, nets), torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(_TRIES):  # a term may be 0 by chance, as that of a hinge
-            lq = torch.rand(size, *shape, generator=generator).to(device)
-            gt = torch.rand(size, shape[0], *(scale * side for side in shape[1:]), generator=generator).to(device)
-            problem = _problem(loss, nets, lq, gt)
-            if not problem.endswith(_NO_GRADIENT):
-                break
-    return problem
+    before = _Snapshot(loss, nets)
+    problem, reached = '', set[str]()
+    try:
+        with random_numbers_restored([device] if device.type == 'cuda' else []):
+            generator = torch.Generator().manual_seed(0)
+            for number in range(_TRIES):
+                lq = torch.rand(size, *shape, generator=generator).to(device)
+                gt = torch.rand(size, shape[0], *(scale * side for side in shape[1:]), generator=generator).to(device)
+                terms, step = _train(loss, nets, lq, gt, iteration=0 if number == 0 else 10 ** number)
+                problem = terms_problem(terms) or _gradients_problem(terms, loss, step, reached)
+                if not problem.endswith(_NO_GRADIENT):
+                    break
+    finally:
+        changed = before.restore()
+    return problem or changed
+
+
+def terms_problem(terms: Any) -> str:
+    """What is wrong with the names and values that a loss has returned, or ''."""
+    if not isinstance(terms, Mapping):
+        return f'forward(step) must return a dict of terms, got {type(terms).__name__}'
+    if not terms:
+        return 'forward(step) returned no term: nothing would be distilled'
+    return '; '.join(problem for name, value in terms.items() for problem in [_term_problem(name, value)] if problem)
+
+
+def _term_problem(name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not name.startswith('l_'):
+        return f'the term {name!r} must have a name that begins with l_'
+    if name in BASICSR_TERMS:
+        return f'the term {name!r} has the name of a term of BasicSR; give it another'
+    if not isinstance(value, Tensor):
+        return f'the term {name!r} must be a tensor, got {type(value).__name__}'
+    if value.dim() != 0:
+        return f'the term {name!r} must be a scalar, got the shape {tuple(value.shape)}; take its mean'
+    if not torch.isfinite(value):
+        return f'the term {name!r} is {value.item()} on random images'
+    return ''
 
 
 _NO_GRADIENT = 'no gradient of it reaches the student or the loss itself: it would train nothing'
 
 
-def _problem(loss: DistillationLoss, nets: NetPair, lq: Tensor, gt: Tensor) -> str:
+def _train(loss: DistillationLoss, nets: NetPair, lq: Tensor, gt: Tensor, iteration: int) -> tuple[Any, Step]:
+    """What the loss returns in a step as the model takes it, and the step."""
     optimizer = torch.optim.Adam(nets.student.net.parameters(), lr=1e-4)
-    plan = nets.plan(lq, gt, optimizer, torch.nn.functional.l1_loss, iteration=0)
+    plan = nets.plan(lq, gt, optimizer, torch.nn.functional.l1_loss, iteration)
     if loss.self_trained_parameters():
         loss.prepare(plan)
     step = plan.run()
-    terms: Any = loss(step)
-    return _terms_problem(terms) or _gradients_problem(terms, loss, step)
+    return loss(step), step
 
 
-def _terms_problem(terms: Any) -> str:
-    if not isinstance(terms, Mapping):
-        return f'forward(step) must return a dict of terms, got {type(terms).__name__}'
-    if not terms:
-        return 'forward(step) returned no term: nothing would be distilled'
-    for name, value in terms.items():
-        if not isinstance(name, str) or not name.startswith('l_'):
-            return f'the term {name!r} must have a name that begins with l_'
-        if name in BASICSR_TERMS:
-            return f'the term {name!r} has the name of a term of BasicSR; give it another'
-        if not isinstance(value, Tensor):
-            return f'the term {name!r} must be a tensor, got {type(value).__name__}'
-        if value.dim() != 0:
-            return f'the term {name!r} must be a scalar, got the shape {tuple(value.shape)}; take its mean'
-        if not torch.isfinite(value):
-            return f'the term {name!r} is {value.item()} on random images'
-    return ''
-
-
-def _gradients_problem(terms: Mapping[str, Tensor], loss: DistillationLoss, step: Step) -> str:
+def _gradients_problem(terms: Mapping[str, Tensor], loss: DistillationLoss, step: Step, reached: set[str]) -> str:
+    """What is wrong with the gradients, or ''. Terms that have one join ``reached``, with those of other tries."""
     weights = [p for module in (step.nets.student.net, loss) for p in module.parameters() if p.requires_grad]
     for name, value in terms.items():
         gradients: Sequence[Tensor | None] = ()
@@ -90,26 +102,42 @@ def _gradients_problem(terms: Mapping[str, Tensor], loss: DistillationLoss, step
         found = [g for g in gradients if g is not None]
         if not all(bool(torch.isfinite(g).all()) for g in found):
             return f'the term {name!r} has a gradient that is not finite on random images'
-        if not any(bool(g.any()) for g in found):
-            return f'the term {name!r} is cut off: {_NO_GRADIENT}'
-    return ''
+        if any(bool(g.any()) for g in found):
+            reached.add(name)
+    return '; '.join(f'the term {name!r} is cut off: {_NO_GRADIENT}' for name in terms if name not in reached)
 
 
-@contextmanager
-def _left_alone(loss: DistillationLoss, nets: NetPair) -> Iterator[None]:
-    """Inside the block everything trains; afterwards states, modes and gradients are what they were."""
-    modules: list[nn.Module] = [nets.student.net, loss]
-    before = [(module, copy.deepcopy(module.state_dict()), {m: m.training for m in module.modules()})
-              for module in modules]
-    gradients = {p: p.grad for module in modules for p in module.parameters()}
-    for module in modules:
-        module.train()
-    try:
-        yield
-    finally:
-        for module, state, modes in before:
-            module.load_state_dict(state)
-            for each, mode in modes.items():
-                each.training = mode
-        for parameter, gradient in gradients.items():
+class _Snapshot:
+    """States, modes and gradients of student and loss before a trial; both of them train from here on."""
+
+    def __init__(self, loss: DistillationLoss, nets: NetPair) -> None:
+        self.modules: list[nn.Module] = [nets.student.net, loss]
+        self.states = [copy.deepcopy(module.state_dict()) for module in self.modules]
+        self.modes = {m: m.training for module in self.modules for m in module.modules()}
+        self.parameters = {p: (p.grad, p.requires_grad) for module in self.modules for p in module.parameters()}
+        for module in self.modules:
+            module.train()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def restore(self) -> str:
+        """Put everything back; returns which entries of the loss's state are others than before, or ''."""
+        changed = ''
+        for module, state in zip(self.modules, self.states):
+            now = module.state_dict()
+            others = [key for key in dict.fromkeys([*state, *now]) if _shape(state.get(key)) != _shape(now.get(key))]
+            if others:
+                changed = (f'a step adds, removes or reshapes parameters or buffers of the loss ({", ".join(others)}): '
+                           'its checkpoints could not be loaded; make them in build(pairs), in their final size')
+            module.load_state_dict({key: value for key, value in state.items() if key not in others}, strict=False)
+        for each, mode in self.modes.items():
+            each.training = mode
+        for parameter, (gradient, requires_gradient) in self.parameters.items():
             parameter.grad = gradient
+            parameter.requires_grad_(requires_gradient)
+        return changed
+
+
+def _shape(entry: Any) -> Any:
+    """Shape of a tensor of a state, or the kind of another entry."""
+    return tuple(entry.shape) if isinstance(entry, Tensor) else type(entry)
