@@ -51,6 +51,9 @@ class Distillation:
         Args:
             student: The student, unwrapped.
             runner: Its ``DistributedDataParallel`` wrapper, if it has one.
+
+        Returns:
+            The student and the teacher, tapped where the losses need it.
         """
         return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner)
 
@@ -89,6 +92,9 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None) 
         probe: Run the networks on a ``small`` patch, on one of ``full`` training size, or ``none``. Only a ``full``
             probe run makes losses that can train.
         student: The student, if there is one; it is left as it is.
+
+    Returns:
+        What could be built.
     """
     built = Built(student)
     if student is None and ctx.clean('network_g') and isinstance(ctx.opt.get('network_g'), Mapping):
