@@ -33,7 +33,7 @@ def optional(kind: Kind) -> Kind:
     return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value))
 
 
-TEXT = Kind('a text', lambda v: isinstance(v, str) and v != '')
+TEXT = Kind('a string', lambda v: isinstance(v, str) and v != '')
 FLAG = Kind('true or false', lambda v: isinstance(v, bool))
 MAPPING = Kind('a block of keys', lambda v: isinstance(v, Mapping))
 LIST = Kind('a list', lambda v: isinstance(v, list))
@@ -48,7 +48,7 @@ GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and i
 ANYTHING = Kind('anything', lambda v: True)
 PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
 NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
-COLOR = Kind("'y' or another text", lambda v: v is None or isinstance(v, str))
+COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
 

@@ -81,7 +81,7 @@ def knows_all_keys(ctx: Context) -> bool:
 
 
 def looks_like_number(value: Any) -> bool:
-    """Whether a value is a text that probably means a number."""
+    """Whether a value is a string that probably means a number."""
     return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
 
 
@@ -99,7 +99,7 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
             remedy = f'write --force_yml {path.replace(".", ":")}=!!float{value}'
         else:
             remedy = f'write !!float {value}'
-        ctx.add(path, f'{value!r} is a text, not a number', remedy)
+        ctx.add(path, f'{value!r} is a string, not a number', remedy)
 
 
 def check_gpus(ctx: Context) -> None:

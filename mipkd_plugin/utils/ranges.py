@@ -1,7 +1,7 @@
 """Types of options with their ranges, and the check of a constructor's arguments against them.
 
 The ranges stand once, in the signature of a loss or an architecture. ``@checked`` on ``__init__`` refuses everything
-outside, all mistakes at once. pydantic does the work, in strict mode: a text is never a number, ``true`` is not 1.
+outside, all mistakes at once. pydantic does the work, in strict mode: a string is never a number, ``true`` is not 1.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def checked(init: Callable[P, R]) -> Callable[P, R]:
     ...         self.ratio, self.layers = ratio, layers
     >>> Mixer(ratio=2, layers='3')
     Traceback (most recent call last):
-    mipkd_plugin.utils.ranges.ArgumentError: Mixer: ratio must be less than or equal to 1, got 2; \
+    mipkd_plugin.utils.ranges.ArgumentError: Mixer: ratio must be at most 1, got 2; \
 layers must be a whole number, got '3'
 
     Returns:
@@ -117,8 +117,11 @@ layers must be a whole number, got '3'
 
 _WORDS = {'missing_argument': 'is missing', 'unexpected_keyword_argument': 'is no argument of it',
           'bool_type': 'must be true or false', 'int_type': 'must be a whole number',
-          'float_type': 'must be a number', 'string_type': 'must be a text', 'sequence_str': 'must be a list',
+          'float_type': 'must be a number', 'string_type': 'must be a string', 'sequence_str': 'must be a list',
           'is_instance_of': 'must be a list'}
+_REPLACED = (('Value error, ', ''), ('Input should', 'must'), ('Value should', 'must'), (' after validation', ''),
+             ('greater than or equal to', 'at least'), ('less than or equal to', 'at most'), ('greater than', 'above'),
+             ('less than', 'below'))
 
 
 def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
@@ -130,8 +133,7 @@ def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
         name += ''.join(f'[{index}]' for index in inner if isinstance(index, int))
         kind = mistake['type']
         what = _WORDS.get(kind) or mistake['msg']
-        for theirs, ours in (('Value error, ', ''), ('Input should', 'must'), ('Value should', 'must'),
-                             (' after validation', '')):
+        for theirs, ours in _REPLACED:
             what = what.replace(theirs, ours)
         got = '' if kind in ('missing_argument', 'unexpected_keyword_argument') else f', got {mistake["input"]!r}'
         found.setdefault(name, []).append(what + got)

@@ -173,10 +173,10 @@ MISTAKES = [
     ('compare.methods.mipkd.mask_rate', 1, "compare.methods.mipkd.mask_rate (line @): MiPKDLoss has no argument "
      "'mask_rate'\n   -> did you mean 'mask_ratio'?"),
     ('compare.methods.mipkd.mask_ratio', 2,
-     'compare.methods.mipkd.mask_ratio (line @): must be less than or equal to 1, got 2'),
+     'compare.methods.mipkd.mask_ratio (line @): must be at most 1, got 2'),
     ('compare.methods.mipkd.taps', 4, 'compare.methods.mipkd.taps (line @): 4 is not between 1 and 3'),
     ('compare.methods.mipkd.feat_weight', '1e-4',
-     "compare.methods.mipkd.feat_weight (line @): '1e-4' is a text, not a number\n   -> write !!float 1e-4"),
+     "compare.methods.mipkd.feat_weight (line @): '1e-4' is a string, not a number\n   -> write !!float 1e-4"),
     ('compare.ablate', {'method': 'mipkd', 'option': {}},
      "compare.ablate.option (line @option): unknown key: nothing reads it\n   -> did you mean 'options'?"),
     ('val', ..., 'val: is missing: without validation there is nothing to compare\n   -> write val: {val_freq:'),
@@ -195,12 +195,12 @@ MISTAKES = [
     ('model_type', 'DistilModel', "model_type (line @): there is no model 'DistilModel'\n   -> did you mean "
      "'DistillModel'?"),
     ('model_type', ..., 'model_type: is missing'),
-    ('model_type', 7, 'model_type (line @): must be a text, not 7'),
+    ('model_type', 7, 'model_type (line @): must be a string, not 7'),
     ('name', ..., 'name: is missing'),
     ('train', ..., 'train: is missing'),
     ('teacher.weights', 'no.pth', 'teacher.weights (line @): does not exist; looked for /'),
     ('network_g.num_feats', 8, "network_g.num_feats (line @): EDSR has no argument 'num_feats'"),
-    ('train.total_iter', '1e4', "train.total_iter (line @): '1e4' is a text, not a number"),
+    ('train.total_iter', '1e4', "train.total_iter (line @): '1e4' is a string, not a number"),
 ]
 
 
@@ -253,7 +253,7 @@ def test_all_problems_at_once(compare_options: dict[str, Any]) -> None:
     ('mipkd', {}, '--vary: is missing: name an option and the values to try'),
     ('mipkd', {'mask_rati': [1]}, "--vary mask_rati: no loss of 'mipkd' has an option 'mask_rati'\n   -> did you mean "
      "'mask_ratio'?"),
-    ('mipkd', {'mask_ratio': [0.25, 2]}, '--vary mask_ratio: must be less than or equal to 1, got 2'),
+    ('mipkd', {'mask_ratio': [0.25, 2]}, '--vary mask_ratio: must be at most 1, got 2'),
     ('mipkd', {'taps': [1, 4]}, '--vary taps: 4 is not between 1 and 3'),
     ('mipkd', {'feat_weight': [-2, 2]}, "compare (line @): 'mipkd feat_weight=-2' and 'mipkd feat_weight=2' would "
      'both train in experiments/tiny_mipkd-feat_weight-2_seed0\n   -> rename one of them, or try'),
@@ -299,7 +299,7 @@ COMMANDS = [
     (['ablate', '--report', '-opt', 'x.yml'], 'x.yml has no compare.ablate.method; name the method with --method'),
     (['ablate', '--report', '-opt', 'x.yml', '--method', 'mipkd'], 'experiments/tiny_ablate_mipkd/results.csv does'),
     (['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'taps', '1e-4', '--vary', 'mask_ratio', '2'],
-     '2. --vary mask_ratio: must be less than or equal to 1, got 2'),
+     '2. --vary mask_ratio: must be at most 1, got 2'),
     (['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'taps', '4', '--vary', 'taps', '1e-4', '3'],
      '1. --vary taps: 4 is not between 1 and 3'),
 ]

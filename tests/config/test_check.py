@@ -113,7 +113,7 @@ MISTAKES = [
     # (entry, value, pieces of the one message)
     ('model_typo', 1, ['model_typo: unknown key', "did you mean 'model_type'"]),
     ('name', ..., ['name: is missing']),
-    ('name', 7, ['name: must be a text, not 7']),
+    ('name', 7, ['name: must be a string, not 7']),
     ('model_type', 'DistilModel', ["model_type: there is no model 'DistilModel'", "did you mean 'DistillModel'"]),
     ('num_gpu', 1, ['num_gpu: is 1, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto']),
     ('num_gpu', 'all', ['num_gpu: must be a whole number or auto']),
@@ -128,9 +128,9 @@ MISTAKES = [
     ('path.resume_sate', None, ['path.resume_sate: unknown key', "'resume_state'"]),
     ('train.distil_opt', {}, ['train.distil_opt: unknown key', "'distill_opt'"]),
     ('train.total_iter', 0, ['train.total_iter: must be a whole number, 1 or more, not 0']),
-    ('train.total_iter', '5000', ["train.total_iter: '5000' is a text, not a number", 'write !!float 5000']),
+    ('train.total_iter', '5000', ["train.total_iter: '5000' is a string, not a number", 'write !!float 5000']),
     ('train.ema_decay', 1.5, ['train.ema_decay: must be a number from 0']),
-    ('train.optim_g.lr', '1e-4', ["train.optim_g.lr: '1e-4' is a text, not a number", 'write !!float 1e-4']),
+    ('train.optim_g.lr', '1e-4', ["train.optim_g.lr: '1e-4' is a string, not a number", 'write !!float 1e-4']),
     ('train.optim_g.lr', ..., ['train.optim_g.lr: is missing']),
     ('train.optim_g.type', 'AdamW', ["train.optim_g.type: 'AdamW' is not supported", 'write type: Adam']),
     ('train.optim_g.beta', [0.9, 0.9], ["train.optim_g.beta: Adam has no argument 'beta'", "'betas'"]),
@@ -153,18 +153,18 @@ MISTAKES = [
     ('train.distill_opt', {'type': 'KRNetLoss'}, ['train.distill_opt.taps: is missing, and KRNetLoss needs it']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': None}, ['train.distill_opt.taps: ', 'got None']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_every': -1},
-     ['train.distill_opt.meta_every: ', 'must be greater than or equal to 0, got -1']),
+     ['train.distill_opt.meta_every: ', 'must be at least 0, got -1']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'first_order': 'yes'},
      ['train.distill_opt.first_order: ', "must be true or false, got 'yes'"]),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner': 'adm'},
      ["inner: must be 'adam', 'rmsprop' or 'sgd', got 'adm'"]),
-    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner_lr': 0}, ['inner_lr: must be greater than 0, got 0']),
+    ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'inner_lr': 0}, ['inner_lr: must be above 0, got 0']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'meta_lr': -1.0},
-     ['meta_lr: must be greater than 0, got -1.0']),
+     ['meta_lr: must be above 0, got -1.0']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'kernel_size': 1},
-     ['kernel_size: must be greater than or equal to 3, got 1']),
+     ['kernel_size: must be at least 3, got 1']),
     ('train.distill_opt', {'type': 'KRNetLoss', 'taps': 3, 'loss_weight': 0},
-     ['loss_weight: must be greater than 0, got 0']),
+     ['loss_weight: must be above 0, got 0']),
     ('train.distill_opt.taps', 9, ['train.distill_opt.taps: 9 is not between 1 and 3', 'mipkd taps -opt']),
     ('train.distill_opt.taps', [['body.30', 'body.3']], ["tap 'body.30' does not exist in the student EDSR"]),
     ('train.distill_opt.taps', [['body.0', 'bodi.3']], ["tap 'bodi.3' does not exist in the teacher", "'body.3'"]),
@@ -548,8 +548,8 @@ def test_forced_texts_that_look_like_numbers(train_options: Make, tmp_path: Path
     opt = config.read_options(path, ['train:optim_g:lr=1e-4', 'train:warmup_iter=-1'])
     found = problems_of(opt)
     assert [text.splitlines()[0] for text in found] == [
-        "train.warmup_iter (--force_yml): '-1' is a text, not a number",
-        "train.optim_g.lr (--force_yml): '1e-4' is a text, not a number"]
+        "train.warmup_iter (--force_yml): '-1' is a string, not a number",
+        "train.optim_g.lr (--force_yml): '1e-4' is a string, not a number"]
     assert found[0].endswith('--force_yml train:warmup_iter=!!float-1')
     assert found[1].endswith('--force_yml train:optim_g:lr=!!float1e-4')
     assert problems_of(config.read_options(path, ['train:warmup_iter=!!float-1'])) == []

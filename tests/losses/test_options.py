@@ -58,21 +58,21 @@ def test_a_number_out_of_range_is_refused(name: str, option: str, value: Any) ->
 
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [
-    ('LogitsKDLoss', {'loss_weight': 0}, 'loss_weight must be greater than 0, got 0'),
+    ('LogitsKDLoss', {'loss_weight': 0}, 'loss_weight must be above 0, got 0'),
     ('FitNetLoss', {'feature_scale': 'max'}, "feature_scale must be 'running' or 'none', got 'max'"),
-    ('FitNetLoss', {'momentum': 2}, 'momentum must be less than or equal to 1, got 2'),
+    ('FitNetLoss', {'momentum': 2}, 'momentum must be at most 1, got 2'),
     ('CrossKDLoss', {'feature_scale': None}, "feature_scale must be 'running' or 'none', got None"),
     ('RKDLoss', {'angle_weight': '50'}, "angle_weight must be a number, got '50'"),
-    ('FAKDLoss', {'positions': 1}, 'positions must be greater than or equal to 2, got 1'),
+    ('FAKDLoss', {'positions': 1}, 'positions must be at least 2, got 1'),
     ('FAKDLoss', {'positions': 50.0}, 'positions must be a whole number, got 50.0'),
     ('CSDLoss', {'layer_weights': [1, 1]}, 'layer_weights must have at least 5 items, not 2, got [1, 1]'),
     ('CSDLoss', {'layer_weights': 'equal'}, "layer_weights must be a list, got 'equal'"),
     ('CSDLoss', {'layer_weights': [1, 1, 1, 1, '1']}, "layer_weights[4] must be a number, got '1'"),
-    ('CSDLoss', {'weights': 3}, 'weights must be a text, got 3'),
+    ('CSDLoss', {'weights': 3}, 'weights must be a string, got 3'),
     ('DUKDLoss', {'augmentations': 'hflip'}, "augmentations must be a list, got 'hflip'"),
     ('DUKDLoss', {'augmentations': ['hflip', 'rotate']}, "augmentations[1] must be 'invert', 'hflip', 'vflip' or"),
     ('KRNetLoss', {'kernel_size': 4}, 'kernel_size must be odd, got 4'),
-    ('KRNetLoss', {'kernel_size': 1}, 'kernel_size must be greater than or equal to 3, got 1'),
+    ('KRNetLoss', {'kernel_size': 1}, 'kernel_size must be at least 3, got 1'),
     ('KRNetLoss', {'inner': 'adm'}, "inner must be 'adam', 'rmsprop' or 'sgd', got 'adm'"),
     ('KRNetLoss', {'first_order': 'yes'}, "first_order must be true or false, got 'yes'"),
     ('KRNetLoss', {'first_order': 1}, 'first_order must be true or false, got 1'),
@@ -89,8 +89,8 @@ def test_what_the_message_says(name: str, options: dict[str, Any], message: str)
 
 def test_all_mistakes_at_once() -> None:
     message = refused('MiPKDLoss', feat_weight=-1, block_weight=float('nan'), kd_weight='1e3')
-    assert message == ('MiPKDLoss: kd_weight must be a number, got \'1e3\'; feat_weight must be greater than or equal '
-                       'to 0, got -1; block_weight must be a finite number, got nan')
+    assert message == ('MiPKDLoss: kd_weight must be a number, got \'1e3\'; feat_weight must be at least 0, '
+                       'got -1; block_weight must be a finite number, got nan')
 
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [
@@ -109,7 +109,7 @@ def test_what_is_good_stays_good() -> None:
 
 
 def test_positional_arguments_are_named_too() -> None:
-    with pytest.raises(ArgumentError, match='KRNet: student_channels must be greater than or equal to 1, got 0'):
+    with pytest.raises(ArgumentError, match='KRNet: student_channels must be at least 1, got 0'):
         KRNet(0, 3)
 
 
