@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import REPO
 from PIL import Image
 from training import comparison_options, write_options
 
@@ -455,3 +456,12 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_report(tmp_path: Path, mon
     with pytest.raises(TypeError):
         write_report(ROWS[:3], tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --------------------------------------------------------------------------------------------- what is committed
+@pytest.mark.parametrize('path', sorted((REPO / 'experiments').glob('*/results.csv')), ids=lambda p: p.parent.name)
+def test_committed_results_make_the_committed_tables_byte_for_byte(path: Path) -> None:
+    rows = read_rows(path)
+    assert rows
+    for name, table in (('table.md', markdown_table(rows)), ('table.tex', latex_table(rows))):
+        assert (path.parent / name).read_bytes() == table.encode()
