@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from helpers import REPO
+from training import forget_logger
 
 from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.config import plugins
@@ -231,3 +233,22 @@ def test_taps_helps_where_the_check_fails(option_file: Path, capsys: pytest.Capt
     edit(option_file, network_g={'type': 'EDRS'})
     assert mipkd_main(['taps', '-opt', 'x.yml']) == 2
     assert "there is no network 'EDRS'" in capsys.readouterr().err
+
+
+def test_a_run_without_a_seed_logs_one_that_repeats_it(option_file: Path) -> None:
+    opt = yaml.safe_load(option_file.read_text())
+    del opt['manual_seed']
+    opt['logger']['use_tb_logger'] = False
+    option_file.write_text(yaml.safe_dump(opt, sort_keys=False))
+    forget_logger()
+    assert basicsr_main(['train', '-opt', 'x.yml']) == 0
+    forget_logger()
+    log = next(Path('experiments/tiny').glob('train_*.log')).read_text()
+    seed = re.search(r'manual_seed: (\d+)', log)
+    assert seed is not None
+    again = ['name=again', f'manual_seed={seed[1]}']
+    assert basicsr_main(['train', '-opt', 'x.yml', '--force_yml', *again]) == 0
+    for name in ('net_g_latest.pth', 'distill_latest.pth'):
+        first, second = (torch.load(Path('experiments', run, 'models', name)) for run in ('tiny', 'again'))
+        part = 'params' if name.startswith('net_g') else 'losses'
+        assert all(torch.equal(first[part][key], second[part][key]) for key in first[part])

@@ -2,8 +2,9 @@
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
+from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
 from mipkd_plugin.archs.krnet_arch import KRNet
 from mipkd_plugin.archs.projection_arch import FeatureProjection
 
-__all__ = ['FeaturePriorMixer', 'FeatureProjection', 'KRNet']
+__all__ = ['FeaturePriorMixer', 'FeatureProjection', 'KRNet', 'ScaledFeatures']

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -20,6 +21,7 @@ from mipkd_plugin.config.components import check_teacher_network, find_model, lo
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, located
+from mipkd_plugin.config.sections import distilling_model
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 
 _NOT_PROTOCOL = ('name', 'manual_seed', 'logger', 'num_gpu', 'compare', 'imports')
@@ -130,17 +132,17 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     if ablate is not None:
         known, homes = variants(ctx, known, *ablate)
     chosen = choose(ctx, known, methods)
-    protocol, trials = '', []
+    protocol_hash, trials = '', []
     if ctx.clean('model_type') and MAPPING.fits(opt.get('train')):
         trials = [Trial(name, seed, _derive(opt, name, known[name], seed)) for seed in seeds or [0] for name in chosen]
         _check_names(ctx, trials)
-        protocol = _check_trials(ctx, trials[:len(chosen)], homes, probe)
+        protocol_hash = _check_trials(ctx, trials[:len(chosen)], homes, probe)
     if ctx.problems:
         raise OptionError(located(ctx.problems, opt), opt.source)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
     return Comparison(folder, trials, chosen, {name: losses_text(losses) for name, losses in known.items()},
-                      testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol)
+                      testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol_hash)
 
 
 def _check_rest(ctx: Context) -> None:
@@ -151,7 +153,7 @@ def _check_rest(ctx: Context) -> None:
             ctx.add(key, what, f'write {key}: {kind.name}')
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
-        name = 'SwinIRDistillModel' if 'SwinIR' in ctx.opt['model_type'] else 'DistillModel'
+        name = distilling_model(ctx.opt['model_type'])
         ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; only the control trains without a teacher, '
                 'and it gets its model by itself', f'write model_type: {name}')
 
@@ -220,7 +222,8 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str
         teacher = _fingerprint_of_teacher(ctx)
     shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}
     shared['train'] = {key: value for key, value in ctx.section('train').items() if key != 'distill_opt'}
-    text = json.dumps([shared, teacher, images, *_digests_of_start(ctx)], sort_keys=True, default=str)
+    digests = [*_digests_of_start(ctx), *_digests_of_imports(ctx)]
+    text = json.dumps([shared, teacher, images, *digests], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -230,6 +233,12 @@ def _digests_of_start(ctx: Context) -> list[str]:
     if not start or not ctx.files or not ctx.clean('path'):
         return []
     return [hashlib.sha256(ctx.path(start).read_bytes()).hexdigest()]
+
+
+def _digests_of_imports(ctx: Context) -> list[str]:
+    """Digests of the files named in ``imports``: rows of two versions of a method do not belong together."""
+    files = [Path(entry) for entry in absolute_imports(ctx.opt)] if isinstance(ctx.opt, Options) else []
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
 
 
 def _fingerprint_of_teacher(ctx: Context) -> str:

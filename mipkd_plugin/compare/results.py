@@ -70,8 +70,6 @@ class Row:
 _COLUMN_OF = {'protocol_hash': 'protocol'}
 _KINDS = {field.name: {'int': int, 'float': float}.get(str(field.type), str) for field in fields(Row)}
 COLUMNS = tuple(_COLUMN_OF.get(name, name) for name in _KINDS)
-TIMES = ('seconds', 'curve_seconds')
-"""Columns that differ between two runs of the same trial."""
 
 
 def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str, hardware: str) -> list[Row]:

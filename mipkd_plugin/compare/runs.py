@@ -83,12 +83,12 @@ def _notes(trial: Trial) -> dict[str, str]:
     return dict(_NOTE.findall(path.read_text(encoding='utf-8'))) if path.is_file() else {}
 
 
-def refuse_other_options(trial: Trial, protocol: str) -> None:
+def refuse_other_options(trial: Trial, protocol_hash: str) -> None:
     """Refuse a folder that was made with other options, instead of resuming or overwriting its run.
 
     Args:
         trial: The run.
-        protocol: Protocol hash of the comparison; it also covers the teacher's weights and the number of images.
+        protocol_hash: Protocol hash of the comparison; it also covers the teacher's weights and the number of images.
 
     Raises:
         RunError: The options differ; the message names the first difference.
@@ -107,10 +107,10 @@ def refuse_other_options(trial: Trial, protocol: str) -> None:
     if where is not None:
         raise RunError(f'{run_folder(trial)} was trained with other options: {where[0]} was {where[1]!r}, now it is '
                        f'{where[2]!r}; {remedy}')
-    noted = _notes(trial).get('protocol', protocol)
-    if noted != protocol:
+    noted = _notes(trial).get('protocol', protocol_hash)
+    if noted != protocol_hash:
         raise RunError(f'{run_folder(trial)} was trained with the same options but another protocol ({noted}, now '
-                       f"{protocol}): the teacher's weights or the number of images have changed; {remedy}")
+                       f"{protocol_hash}): the teacher's weights or the number of images have changed; {remedy}")
     losses = _notes(trial).get('losses', trial.losses)
     if losses != trial.losses:
         raise RunError(f'{run_folder(trial)} was trained with other defaults of the losses: {losses}, now '
@@ -153,11 +153,11 @@ def _states(trial: Trial) -> list[Path]:
     return sorted(states, key=lambda path: int(path.stem), reverse=True)
 
 
-def write_options(trial: Trial, folder: Path, commit: str, protocol: str) -> Path:
+def write_options(trial: Trial, folder: Path, commit: str, protocol_hash: str) -> Path:
     """Write the option file of a run to ``folder/options``. ``basicsr train`` also accepts it by hand."""
     path = folder / 'options' / f'{trial.name}.yml'
     path.parent.mkdir(parents=True, exist_ok=True)
-    notes = {'commit': commit, 'protocol': protocol, 'losses': trial.losses, 'hardware': hardware(trial)}
+    notes = {'commit': commit, 'protocol': protocol_hash, 'losses': trial.losses, 'hardware': hardware(trial)}
     text = (f'# {trial.method}, seed {trial.seed}; written by mipkd\n# basicsr train -opt {path}\n'
             + ''.join(f'# {name} {value}\n' for name, value in notes.items())
             + yaml.safe_dump(trial.options, sort_keys=False))
@@ -170,12 +170,12 @@ class Runner:
 
     Args:
         folder: Folder of the comparison.
-        protocol: Protocol hash of the comparison.
+        protocol_hash: Protocol hash of the comparison.
     """
 
-    def __init__(self, folder: Path, protocol: str) -> None:
+    def __init__(self, folder: Path, protocol_hash: str) -> None:
         self.folder = folder
-        self.protocol = protocol
+        self.protocol_hash = protocol_hash
         self._children: set[Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -205,14 +205,14 @@ class Runner:
 
     def _train(self, trial: Trial, on_iteration: Callable[[int], object]) -> tuple[int, Sequence[str]]:
         """Train a run; return the exit code and the end of the output."""
-        refuse_other_options(trial, self.protocol)
+        refuse_other_options(trial, self.protocol_hash)
         resume = ['--auto_resume'] if can_resume(trial) else []
         commit = commit_of(trial) if resume else code_version()
         before = hardware_of(trial)
         if resume and before != hardware(trial):
             raise RunError(f'{trial.name} started on {before}, but this is {hardware(trial)}, which gives other '
                            f'results; resume the run there, or move {run_folder(trial)} away')
-        options = write_options(trial, self.folder, commit, self.protocol)
+        options = write_options(trial, self.folder, commit, self.protocol_hash)
         child = self._start([sys.executable, '-c', _PROGRAM, 'train', '-opt', str(options), *resume])
         tail: deque[str] = deque(maxlen=12)
         try:

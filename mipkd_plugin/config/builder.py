@@ -1,4 +1,4 @@
-"""The one builder of what distills: teacher and losses, checked against the student in a probe run and a trial step."""
+"""Build teacher and losses, and check them against the student: a probe run, and a trial step of each loss."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Built:
         teacher: From ``teacher``.
         losses: YAML path → loss of ``train.distill_opt``.
         pairs: YAML path → tap pairs, as the probe run saw them.
-        distillation: Teacher and losses, if all of them fit the student.
+        distillation: Teacher and losses, if there were no problems up to here.
     """
 
     student: nn.Module | None = None
@@ -84,7 +84,7 @@ class Built:
         return None if self.teacher is None else teacher_fingerprint(self.teacher)
 
 
-def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None) -> Built:
+def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, trial: bool = True) -> Built:
     """Build student, teacher and losses as far as their options are in order; check that they fit together.
 
     Args:
@@ -92,6 +92,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None) 
         probe: Run the networks on a ``small`` patch, on one of ``full`` training size, or ``none``. Only a ``full``
             probe run makes losses that can train.
         student: The student, if there is one; it is left as it is.
+        trial: Whether to try one step of each loss.
 
     Returns:
         What could be built.
@@ -110,7 +111,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None) 
         (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
     if built.student is not None and built.teacher is not None:
         if all(sizes_fit):
-            _fit(ctx, built, shape)
+            _fit(ctx, built, shape, trial)
         else:
             _check_names_of_taps(ctx, built)
     return built
@@ -135,7 +136,7 @@ def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
                 f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {loss.min_batch_size}, or more')
 
 
-def _fit(ctx: Context, built: Built, shape: tuple[int, int, int]) -> None:
+def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -> None:
     """Bind all losses and try one step of each. The weights of mixers depend on ``manual_seed`` alone."""
     student, teacher, losses = built.student, built.teacher, built.losses
     if student is None or teacher is None:
@@ -151,16 +152,27 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int]) -> None:
             _add_bind_problems(ctx, list(losses), error)
             return
         except FOREIGN_ERRORS as error:
-            where = next((where for where, loss in losses.items() if not loss.is_bound), 'train.distill_opt')
-            ctx.add(where, f'cannot be bound to the networks: {crash(error, type(losses.get(where)))}',
-                    'fix the argument named in the message, or the build() of the class')
+            _add_crash(ctx, losses, error)
             return
     built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
                    for where, loss in losses.items()}
-    _try(ctx, losses, nets)
+    if trial:
+        _try(ctx, losses, nets)
     nets.close()
-    if all(ctx.clean(where) for where in losses):
+    if losses and not ctx.problems:
         built.distillation = Distillation(teacher, losses, probe)
+
+
+def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:
+    """Note what crashed while binding: the ``build()`` of a loss, or before that a network on a training patch."""
+    where = next((where for where, loss in losses.items() if loss.pairs and not loss.is_bound), None)
+    if where is None:
+        size = '×'.join(map(str, probe_shape(ctx.opt)))
+        ctx.add('network_g', f'student or teacher cannot run on patches of {size}: {type(error).__name__}: {error}',
+                'fix their arguments')
+    else:
+        ctx.add(where, f'cannot be bound to the networks: {crash(error, type(losses[where]))}',
+                'fix the argument named in the message, or the build() of the class')
 
 
 def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair) -> None:
@@ -226,4 +238,4 @@ def take_prepared(opt: Mapping[str, Any]) -> Distillation | None:
 def _key(opt: Mapping[str, Any]) -> str:
     train = opt.get('train')
     losses = train.get('distill_opt') if isinstance(train, Mapping) else None
-    return json.dumps([opt.get('network_g'), opt.get('teacher'), losses], sort_keys=True, default=str)
+    return json.dumps([opt.get('network_g'), opt.get('teacher'), losses], default=str)

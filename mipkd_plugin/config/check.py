@@ -129,8 +129,9 @@ def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None)
     if found is not None:
         return found
     own = written_by_user(opt)
-    ctx = Context(own, is_train=True, always_distills=True)
-    find_model(ctx)
+    ctx = Context(own, is_train=True, always_distills=True, own_script=student is not None)
+    if student is None:
+        find_model(ctx)
     for section in ('train', 'teacher'):  # texts in the keys of others are their own business
         check_numbers(ctx, own.get(section), section)
     check_sections(ctx)

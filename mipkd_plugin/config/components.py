@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -20,6 +19,7 @@ from mipkd_plugin.config.keys import ARGUMENTS
 from mipkd_plugin.config.problems import Context, nearest, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.random_numbers import random_numbers_restored
 from mipkd_plugin.utils.ranges import ArgumentError
 
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
@@ -157,13 +157,14 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
     """
     arguments = {key: value for key, value in options.items() if key != 'type'}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_numbers_restored():
             return lookup(registry, options['type'])(**arguments)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
             ctx.add(f'{where}.{name}', what, f'fix this option of {options["type"]}')
     except FOREIGN_ERRORS as error:
-        ctx.add(where, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
+        named = next((f'{where}.{key}' for key in arguments if str(error).startswith(f'{key} ')), where)
+        ctx.add(named, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
                 'fix the argument named in the message')
     return None
 

@@ -41,6 +41,7 @@ WHOLE = Kind('a whole number', is_whole)
 COUNT = Kind('a whole number, 0 or more', lambda v: is_whole(v) and v >= 0)
 INTEGER = Kind('a whole number, 1 or more', lambda v: is_whole(v) and isinstance(v, int) and v >= 1)
 ITERATIONS = Kind('a whole number, 1 or more', lambda v: is_whole(v) and v >= 1)
+SEED = Kind('a whole number, 0 or more', lambda v: is_whole(v) and type(v) is int and v >= 0)
 NUMBER = Kind('a number', is_number)
 POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0)
 FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1)
@@ -67,7 +68,7 @@ class Key(NamedTuple):
 
 TOP = {
     'name': Key(TEXT, 'always'), 'model_type': Key(TEXT, 'always'), 'scale': Key(INTEGER, 'always'),
-    'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(COUNT)), 'find_unused_parameters': Key(FLAG),
+    'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(SEED)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
     'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST),

@@ -104,6 +104,7 @@ class Context:
         model_class: Class of ``model_type``, if it is registered.
         problems: The problems found so far.
         always_distills: Whether to check the options for distillation, whatever ``model_type`` says.
+        own_script: Whether somebody's own script reads the options: it may have further keys, and lack some of ours.
     """
 
     opt: Mapping[str, Any]
@@ -115,6 +116,7 @@ class Context:
     model_class: type | None = None
     problems: list[Problem] = field(default_factory=list)
     always_distills: bool = False
+    own_script: bool = False
 
     def add(self, where: str, what: str, remedy: str = '') -> None:
         """Record a problem."""

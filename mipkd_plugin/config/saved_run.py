@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.check import build_for_taps
+from mipkd_plugin.config.builder import Built, Distillation, build
+from mipkd_plugin.config.components import (
+    check_component,
+    check_distillation_losses,
+    check_teacher_network,
+    construct,
+)
 from mipkd_plugin.config.problems import Context, OptionError, Problem, located
 from mipkd_plugin.config.weights import misfit, read_file
 
@@ -34,8 +41,10 @@ def models_folder(opt: Mapping[str, Any]) -> Path:
     return Path('experiments') / name / 'models'
 
 
-def load_student(opt: Mapping[str, Any], weights: Path, state: Path) -> nn.Module:
-    """Build the student with its trained weights (not their moving average), in eval mode.
+def load_run(opt: Mapping[str, Any], weights: Path, state: Path) -> tuple[nn.Module, Distillation]:
+    """Build what a run has trained with, and load the student's trained weights (not their moving average).
+
+    Keys of the option file that have nothing to do with this are not checked.
 
     Args:
         opt: Options of the run.
@@ -43,13 +52,25 @@ def load_student(opt: Mapping[str, Any], weights: Path, state: Path) -> nn.Modul
         state: ``distill_<iter>.pth``. It must be readable; its content is not used here.
 
     Returns:
-        The student.
+        The student in eval mode, and teacher and losses as they were before the training.
 
     Raises:
-        OptionError: The student cannot be built, its weights do not fit, or one of the files is damaged.
+        OptionError: Student, teacher or losses cannot be built, weights do not fit, or a file is damaged.
     """
-    student = build_for_taps(opt).student
-    ctx = Context(opt, is_train=True)
+    ctx = Context(opt, is_train=True, always_distills=True)
+    check_component(ctx, 'network_g', opt.get('network_g'), ARCH_REGISTRY)
+    check_teacher_network(ctx)
+    check_distillation_losses(ctx)
+    student = construct(ctx, 'network_g', opt['network_g'], ARCH_REGISTRY) if ctx.clean('network_g') else None
+    if student is not None:
+        _load_weights(ctx, student, weights, state)
+    built = Built() if ctx.problems else build(ctx, 'full', student, trial=False)
+    if student is None or built.distillation is None:
+        raise OptionError(located(ctx.problems, opt), getattr(opt, 'source', None))
+    return student.eval(), built.distillation
+
+
+def _load_weights(ctx: Context, student: nn.Module, weights: Path, state: Path) -> None:
     remedy, damaged = 'restore it, or choose another --iter', 'a save was cut short: choose another --iter'
     content, saved = (read_file(ctx, '--iter', path, remedy, damaged) for path in (weights, state))
     own = content.get('params') if isinstance(content, Mapping) else None
@@ -57,10 +78,8 @@ def load_student(opt: Mapping[str, Any], weights: Path, state: Path) -> nn.Modul
         ctx.add('--iter', f"{weights} holds no weights under 'params'", remedy)
     if saved is not None and not (isinstance(saved, Mapping) and set(saved) >= _STATE):
         ctx.add('--iter', f'{state} holds no distillation state', remedy)
-    problem = misfit(student, own, 'network_g') if student is not None and isinstance(own, Mapping) else None
+    problem = misfit(student, own, 'network_g') if isinstance(own, Mapping) else None
     if problem:
         ctx.add('network_g', f'{weights} {problem[0]}', 'give the option file that the run was trained with')
-    if student is None or own is None or ctx.problems:
-        raise OptionError(located(ctx.problems, opt), getattr(opt, 'source', None))
-    student.load_state_dict(own)
-    return student.eval()
+    elif isinstance(own, Mapping):
+        student.load_state_dict(own)

@@ -70,6 +70,8 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
     if path.startswith('datasets.') and not path.startswith('datasets.train'):
         when = ('always', )
+    if ctx.own_script and path != 'teacher':
+        return  # a script of somebody else needs what it needs
     for key, entry in keys.items():
         if entry.needed in when and key not in section:
             ctx.add(f'{prefix}{key}', 'is missing', f'write {key}: {entry.kind.name}')
@@ -77,7 +79,13 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
 
 def knows_all_keys(ctx: Context) -> bool:
     """Whether our tables hold every key that the model class reads."""
-    return ctx.model_class is not None and all(c.__name__ in PARTS for c in ctx.model_class.__mro__)
+    return (not ctx.own_script and ctx.model_class is not None
+            and all(c.__name__ in PARTS for c in ctx.model_class.__mro__))
+
+
+def distilling_model(model_type: Any) -> str:
+    """The model class of ours to write instead of one that does not distill."""
+    return 'SwinIRDistillModel' if 'SwinIR' in str(model_type) else 'DistillModel'
 
 
 def looks_like_number(value: Any) -> bool:
@@ -158,10 +166,10 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
             if key not in section and not (key == 'distill_opt' and 'compare' in ctx.opt):
-                ctx.add(where, f'is missing, and {ctx.opt["model_type"]} needs it',
+                ctx.add(where, f'is missing, and {ctx.opt.get("model_type", "a model that distills")} needs it',
                         'see options/train_MiPKD_*.yml')
     elif strict and not ctx.distills and ctx.is_train:
-        name = 'SwinIRDistillModel' if 'SwinIR' in str(ctx.opt['model_type']) else 'DistillModel'
+        name = distilling_model(ctx.opt['model_type'])
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             if where.rpartition('.')[2] in section:
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',

@@ -15,7 +15,7 @@ from mipkd_plugin.archs.projection_arch import FeatureProjection
 from mipkd_plugin.networks.features import NetPass, TapInfo
 from mipkd_plugin.networks.step import Step, StepPlan
 from mipkd_plugin.utils.errors import MipkdError
-from mipkd_plugin.utils.ranges import Taps, check_taps
+from mipkd_plugin.utils.ranges import ArgumentError, Taps, check_taps
 
 _SMALLEST_LENGTH = 1e-6
 
@@ -53,7 +53,7 @@ class DistillationLoss(nn.Module):
         taps: Number of taps, list of [student path, teacher path], or None for a loss without features.
 
     Raises:
-        ValueError: ``taps`` is missing and the loss needs some, or it is neither a number nor a list of pairs.
+        ArgumentError: ``taps`` is missing and the loss needs some, or it is neither a number nor a list of pairs.
     """
 
     needs_taps: bool = False
@@ -63,18 +63,27 @@ class DistillationLoss(nn.Module):
     """Whether features re-enter the networks at the taps; the taps must then be blocks of one trunk, in order."""
 
     min_batch_size: int = 1
-    """How many images a batch needs."""
+    """Smallest batch, in images."""
 
     min_batch_reason: str = ''
-    """Why it needs them; for the error message."""
+    """Reason, for the error message."""
 
     def __init__(self, taps: Taps | None = None) -> None:
         super().__init__()
-        if self.needs_taps and taps is None:
-            raise ValueError(f'taps is missing: {type(self).__name__} compares features')
-        self.taps = None if taps is None else check_taps(taps)
+        self.taps = self._checked_taps(taps)
         self.pairs: list[tuple[str, str]] = []
         self.is_bound = False
+
+    def _checked_taps(self, taps: Taps | None) -> Taps | None:
+        name = type(self).__name__
+        if taps is None:
+            if self.needs_taps:
+                raise ArgumentError(name, {'taps': f'is missing: {name} compares features'})
+            return None
+        try:
+            return cast(Taps, check_taps(taps))
+        except ValueError as error:
+            raise ArgumentError(name, {'taps': f'{error}, got {taps!r}'}) from None
 
     def build(self, pairs: Sequence[TapPair]) -> None:
         """Build what the loss trains, in the sizes that the probe run saw. Nothing by default."""
@@ -118,7 +127,7 @@ class DistillationLoss(nn.Module):
         """Check that the loss knows its networks.
 
         Raises:
-            RuntimeError: It does not.
+            RuntimeError: The loss is not bound.
         """
         if not self.is_bound:
             raise RuntimeError(f'{type(self).__name__} knows no networks yet: bind it to a student and a teacher '
@@ -183,7 +192,7 @@ class RandomizedLoss(DistillationLoss):
         self._generator.set_state(state.cpu())
 
     def _generator_on(self, device: torch.device) -> torch.Generator:
-        """A generator on a device, started by a number drawn on the CPU: what it draws need not be copied there."""
+        """A generator on a device, seeded from the CPU generator, so that draws need no copy."""
         generator = torch.Generator(device)
         generator.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
         return generator

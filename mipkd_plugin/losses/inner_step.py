@@ -9,6 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin.utils.errors import MipkdError
+
+
+class MetaStepError(MipkdError):
+    """The meta step does not work with this optimizer, student or batch."""
+
+
 InnerRule = Literal['adam', 'rmsprop', 'sgd']
 _SGD_LEARNING_RATE = 0.1
 
@@ -55,19 +62,19 @@ class InnerStep:
             Name → θ'.
 
         Raises:
-            ValueError: The rule needs Adam or AdamW, and the optimizer is of another kind or lacks a parameter.
+            MetaStepError: The rule needs Adam or AdamW, and the optimizer is of another kind or lacks a parameter.
         """
         if self.rule == 'sgd':
             rate = _SGD_LEARNING_RATE if self.learning_rate is None else self.learning_rate
             return {name: weight - rate * g for (name, weight), g in zip(weights.items(), gradient)}
         groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
         if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            raise ValueError(f'inner: {self.rule} needs a student trained by Adam, not by {type(optimizer).__name__}; '
-                             'write inner: sgd')
+            raise MetaStepError(f'inner: {self.rule} needs a student trained by Adam, not by '
+                                f'{type(optimizer).__name__}; write inner: sgd')
         unknown = next((name for name, weight in weights.items() if id(weight) not in groups), None)
         if unknown is not None:
-            raise ValueError(f'the optimizer does not train {unknown} of the student; add it to the optimizer, or '
-                             'freeze it with requires_grad_(False)')
+            raise MetaStepError(f'the optimizer does not train {unknown} of the student; add it to the optimizer, or '
+                                'freeze it with requires_grad_(False)')
         return {name: weight - self._adam(g, groups[id(weight)], optimizer.state.get(weight), momentum)
                 for (name, weight), g in zip(weights.items(), gradient)}
 

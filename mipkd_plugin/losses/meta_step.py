@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.losses.inner_step import InnerRule, InnerStep, gradients, trainable
+from mipkd_plugin.losses.inner_step import InnerRule, InnerStep, MetaStepError, gradients, trainable
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.step import StepPlan
 
@@ -84,12 +84,12 @@ class MetaStep(nn.Module):
             ``meta_rec``: L_rec(B; θ') (second order) or L_rec(B; θ) (first order).
 
         Raises:
-            ValueError: The batch has a single image, or the student has BatchNorm.
+            MetaStepError: The batch has a single image, or the student has BatchNorm.
             FloatingPointError: The gradient for φ is not finite.
         """
         reason = self.unsupported_reason(plan.nets.student.net)
         if reason is not None or len(plan.lq) < 2:
-            raise ValueError('; '.join(reason or ('the meta step splits the batch in two, and it has one image', )))
+            raise MetaStepError('; '.join(reason or ('the meta step splits the batch in two, and it has one image', )))
         with _random_numbers_given_back(plan.lq):
             phi = self.phi()
             value, gradient = (self._first_order if self.first_order else self._second_order)(plan, loss, phi)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import NetPair, Step
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
 BASICSR_TERMS = ('l_pix', 'l_percep', 'l_style', 'l_g_pix', 'l_g_percep', 'l_g_style', 'l_g_gan', 'l_g_ldl', 'l_g_real',
@@ -23,8 +24,8 @@ _TRIES = 5
 def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], scale: int) -> str:
     """Try one step of a bound loss. Networks, loss and random numbers are left as they were.
 
-    The step counts as iteration 0, so that whatever a loss does every n-th iteration is due. Where a term has no
-    gradient there, by chance (a hinge) or on purpose (a slow start), later iterations are tried with other images.
+    The step is iteration 0, so everything that a loss does every n-th iteration is due. If a term has no gradient there
+    (a hinge, a slow start), later iterations are tried with other images.
 
     Args:
         loss: A loss that is bound to these networks.
@@ -39,6 +40,7 @@ def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], s
     """
     device = next(nets.student.net.parameters()).device
     size = max(2, loss.min_batch_size)
+    loss = _copy_of(loss)
     before = _Snapshot(loss, nets)
     problem, reached = '', set[str]()
     try:
@@ -54,6 +56,20 @@ def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], s
     finally:
         changed = before.restore()
     return problem or changed
+
+
+def _copy_of(loss: DistillationLoss) -> DistillationLoss:
+    """A loss to try: a copy, so that counters and other memory of the loss stay as they are.
+
+    A loss that cannot be copied is tried itself; then only its state, its modes and its gradients are restored.
+
+    Returns:
+        The copy, or the loss.
+    """
+    try:
+        return copy.deepcopy(loss)
+    except FOREIGN_ERRORS:
+        return loss
 
 
 def terms_problem(terms: Any) -> str:
@@ -93,7 +109,7 @@ def _train(loss: DistillationLoss, nets: NetPair, lq: Tensor, gt: Tensor, iterat
 
 
 def _gradients_problem(terms: Mapping[str, Tensor], loss: DistillationLoss, step: Step, reached: set[str]) -> str:
-    """What is wrong with the gradients, or ''. Terms that have one join ``reached``, with those of other tries."""
+    """Describe bad gradients, or return ''. Terms that have a gradient are added to ``reached``."""
     weights = [p for module in (step.nets.student.net, loss) for p in module.parameters() if p.requires_grad]
     for name, value in terms.items():
         gradients: Sequence[Tensor | None] = ()
@@ -121,7 +137,7 @@ class _Snapshot:
             parameter.grad = None
 
     def restore(self) -> str:
-        """Put everything back; returns which entries of the loss's state are others than before, or ''."""
+        """Restore everything. Returns the changed entries of the loss's state, or ''."""
         changed = ''
         for module, state in zip(self.modules, self.states):
             now = module.state_dict()

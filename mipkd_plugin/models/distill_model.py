@@ -192,7 +192,11 @@ class DistillMixin(HostModel):
             The wrapped loss, or the loss itself if there is nothing to exchange.
         """
         own = loss.self_trained_parameters()
-        if not self.opt['dist'] or sum(p.requires_grad for p in loss.parameters()) == len(own):
+        if not self.opt['dist']:
+            return loss
+        if sum(p.requires_grad for p in loss.parameters()) == len(own):
+            for parameter in loss.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
             return loss
         device_ids = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
         for parameter in own:

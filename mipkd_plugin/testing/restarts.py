@@ -66,7 +66,7 @@ def _weight_counts_once(bench: Bench) -> Iterator[Finding]:
         return
     single, double = (_another(bench, loss_weight=weight).terms() for weight in (0.25, 0.5))
     for name, value in single.items():
-        if name not in double or not torch.allclose(double[name], 2 * value, rtol=1e-3):
+        if name not in double or not torch.allclose(double[name], 2 * value, rtol=1e-5):
             seen = f'{double[name].item():.4g}' if name in double else 'no longer there'
             yield (f'{name} is {value.item():.4g} with loss_weight = 0.25 and {seen} with 0.5',
                    'multiply each term by self.loss_weight, once, in forward(step)')

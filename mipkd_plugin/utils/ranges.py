@@ -50,7 +50,7 @@ def check_taps(value: Any) -> Any:
         The value itself.
 
     Raises:
-        ValueError: It has neither.
+        ValueError: The value has neither form.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
@@ -60,7 +60,7 @@ def check_taps(value: Any) -> Any:
         raise ValueError(f'{_TAPS_FORM}; the list is empty')
     for pair in value:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(path, str) for path in pair):
-            raise ValueError(f'{_TAPS_FORM}; the entry {pair!r} is none')
+            raise ValueError(f'{_TAPS_FORM}; the entry {pair!r} is not such a pair')
     return value
 
 
@@ -72,7 +72,7 @@ R = TypeVar('R')
 
 
 class ArgumentError(MipkdError, TypeError):
-    """A constructor refuses its arguments. A ValueError and a TypeError: a wrong type and a wrong value come together.
+    """A constructor refuses its arguments. A ValueError and a TypeError, as both kinds of mistakes come together.
 
     Attributes:
         mistakes: Name of an argument → what is wrong with it.
@@ -115,13 +115,17 @@ layers must be a whole number, got '3'
     return call
 
 
-_WORDS = {'missing_argument': 'is missing', 'unexpected_keyword_argument': 'is no argument of it',
-          'bool_type': 'must be true or false', 'int_type': 'must be a whole number',
-          'float_type': 'must be a number', 'string_type': 'must be a string', 'sequence_str': 'must be a list',
-          'is_instance_of': 'must be a list'}
-_REPLACED = (('Value error, ', ''), ('Input should', 'must'), ('Value should', 'must'), (' after validation', ''),
-             ('greater than or equal to', 'at least'), ('less than or equal to', 'at most'), ('greater than', 'above'),
-             ('less than', 'below'))
+_WORDS: dict[str, str] = {
+    'missing_argument': 'is missing', 'unexpected_keyword_argument': 'is not an option of this class',
+    'bool_type': 'must be true or false', 'int_type': 'must be a whole number', 'float_type': 'must be a number',
+    'finite_number': 'must be a finite number', 'string_type': 'must be a string', 'sequence_str': 'must be a list',
+    'is_instance_of': 'must be a list', 'literal_error': 'must be {expected}', 'value_error': '{error}',
+    'greater_than_equal': 'must be at least {ge}', 'greater_than': 'must be above {gt}',
+    'less_than_equal': 'must be at most {le}', 'less_than': 'must be below {lt}',
+    'too_short': 'must have at least {min_length} items, not {actual_length}',
+    'too_long': 'must have at most {max_length} items, not {actual_length}',
+}
+"""pydantic's kind of error → our words, with what pydantic knows of the case."""
 
 
 def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
@@ -132,9 +136,9 @@ def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
         name = names[first] if isinstance(first, int) else first
         name += ''.join(f'[{index}]' for index in inner if isinstance(index, int))
         kind = mistake['type']
-        what = _WORDS.get(kind) or mistake['msg']
-        for theirs, ours in _REPLACED:
-            what = what.replace(theirs, ours)
+        known = {key: f'{value:g}' if isinstance(value, float) else value
+                 for key, value in mistake.get('ctx', {}).items()}
+        what = _WORDS[kind].format_map(known) if kind in _WORDS else mistake['msg']
         got = '' if kind in ('missing_argument', 'unexpected_keyword_argument') else f', got {mistake["input"]!r}'
         found.setdefault(name, []).append(what + got)
     return {name: ' or '.join(dict.fromkeys(reasons)) for name, reasons in found.items()}

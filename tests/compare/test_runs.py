@@ -35,10 +35,11 @@ from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.compare import runs
 from mipkd_plugin.utils.locks import alone
-from mipkd_plugin.compare.results import COLUMNS, TIMES
+from mipkd_plugin.compare.results import COLUMNS
 from mipkd_plugin.version import __version__
 
 RESULTS = Path('experiments/tiny/results.csv')
+TIMES = ('seconds', 'curve_seconds')  # the columns that differ between two runs of the same trial
 COMPARE = ['compare', '-opt', 'x.yml', '--seeds', '0']
 
 

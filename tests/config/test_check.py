@@ -18,10 +18,11 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from basicsr.utils.options import parse_options
+from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import REPO, STUDENTS, TEACHERS
 from torch import nn
 
-from mipkd_plugin import config
+from mipkd_plugin import DistillationLoss, Step, config
 from mipkd_plugin.compare import CONTROL, read_comparison
 
 Make = Callable[..., dict[str, Any]]
@@ -317,6 +318,59 @@ def test_one_builder_makes_teacher_losses_and_probe(train_options: Make) -> None
     assert config.teacher_fingerprint(built.teacher) != built.fingerprint
     first, second = (next(iter(each.losses.values())).state_dict() for each in (built, again))
     assert all(torch.equal(first[name], second[name]) for name in first if not name.endswith('_extra_state'))
+
+
+def test_a_script_of_somebody_else_may_have_keys_of_its_own(train_options: Make) -> None:
+    """Of its options only what looks like a misspelled key of ours, the teacher and the losses are checked."""
+    opt = train_options(mydata={'path': 3}, model_type='TheirModel')
+    for section, key in (('datasets', 'val'), ('train', 'total_iter'), ('train', 'scheduler')):
+        del opt[section][key]
+    del opt['logger'], opt['path']
+    student = build_network(STUDENTS['EDSR'])
+    assert list(config.build_distillation(opt, student).losses) == ['train.distill_opt']
+    opt['train']['ema_decayy'] = 0.9
+    opt['teacher']['weight'] = 'x.pth'
+    with pytest.raises(config.OptionError) as caught:
+        config.build_distillation(opt, student)
+    assert [problem.where for problem in caught.value.problems] == ['train.ema_decayy', 'teacher.weight']
+
+
+class RememberingLoss(DistillationLoss):
+    """Keeps the outputs of its last step in a plain attribute, and counts its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: torch.Tensor | None = None
+        self.steps = 0
+
+    def forward(self, step: Step) -> dict[str, torch.Tensor]:
+        before = step.teacher.output if self.memory is None else self.memory
+        self.memory, self.steps = step.student.output.detach(), self.steps + 1
+        return {'l_memory': (step.student.output - before).abs().mean()}
+
+
+def test_the_trial_step_leaves_no_memory_in_the_loss(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, 'RememberingLoss', RememberingLoss)
+    opt = train_options()
+    opt['train']['distill_opt'] = {'type': 'RememberingLoss'}
+    loss = config.build_distillation(opt).losses['train.distill_opt']
+    assert (loss.memory, loss.steps) == (None, 0)
+
+
+def test_taps_of_a_loss_without_ranges_are_named(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FreeLoss(DistillationLoss):
+        def __init__(self, taps: Any) -> None:
+            super().__init__(taps)
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, 'FreeLoss', FreeLoss)
+    opt = train_options()
+    opt['train']['distill_opt'] = {'type': 'FreeLoss', 'taps': 'all'}
+    problem, = problems_of(opt)
+    assert problem.startswith("train.distill_opt.taps: must be a number of at least 1, or a list of [student module")
+    assert "got 'all'" in problem
+    opt['train']['distill_opt'] = {'type': 'CSDLoss', 'weights': 'no.pth'}
+    problem, = problems_of(opt)
+    assert problem.startswith("train.distill_opt.weights: CSDLoss cannot be built: ValueError: weights 'no.pth'")
 
 
 def test_the_builder_raises_all_problems_at_once(train_options: Make) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY
-from helpers import REPO, STUDENTS, TEACHERS, batch, make_pair
+from helpers import ARCHITECTURES, REPO, STUDENTS, TEACHERS, batch, make_pair
 from torch import Tensor, nn
 
 from mipkd_plugin import ArgumentError, DistillationLoss, LogitsKDLoss, RandomizedLoss, bind
@@ -53,29 +53,31 @@ def test_an_unbound_loss_that_needs_taps_says_so(name: str) -> None:
         LOSS_REGISTRY.get(name)(taps=None)
 
 
-def terms_of(name: str, student: nn.Module, teacher: nn.Module, seed: int = 3) -> dict[str, Tensor]:
+def terms_of(name: str, student: nn.Module, teacher: nn.Module, seed: int = 3, arch: str = 'EDSR') -> dict[str, Tensor]:
     """The terms of a loss for three images (RKDLoss needs three)."""
     torch.manual_seed(7)
     loss: DistillationLoss = LOSS_REGISTRY.get(name)(**SMALL.get(name, {}))
     loss.seed(seed)
-    lq, gt = batch('EDSR', samples=3)
+    lq, gt = batch(arch, samples=3)
     return loss(bind([loss], student, teacher, lq[:1]).step(lq, gt))
 
 
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize(('student', 'teacher'), [('SwinIR', 'EDSR'), ('EDSR', 'SwinIR'), ('RCAN', 'SwinIR')])
 def test_different_architectures(name: str, student: str, teacher: str) -> None:
-    net = build_network(STUDENTS[student])
-    terms = terms_of(name, net, build_network(TEACHERS[teacher]))
+    net, frozen = build_network(STUDENTS[student]), build_network(TEACHERS[teacher])
+    terms = terms_of(name, net, frozen)
     sum(terms.values()).backward()
+    assert all(p.grad is None for p in frozen.parameters())
     assert all(torch.isfinite(value) and value > 0 for value in terms.values())
     assert net.conv_first.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize('arch', ARCHITECTURES)
 @pytest.mark.parametrize('name', LOSSES)
-def test_every_term_but_that_of_the_auto_encoder_reaches_the_student(name: str) -> None:
-    student, teacher = make_pair('EDSR')
-    terms = terms_of(name, student, teacher)
+def test_every_term_but_the_one_of_the_auto_encoder_reaches_the_student(name: str, arch: str) -> None:
+    student, teacher = make_pair(arch)
+    terms = terms_of(name, student, teacher, arch=arch)
     for term, value in terms.items():
         gradient, = torch.autograd.grad(value, student.conv_first.weight, retain_graph=True, allow_unused=True)
         assert (gradient is None) is (term == 'l_ae'), term  # it trains the mixers alone

@@ -80,8 +80,8 @@ def test_a_number_out_of_range_is_refused(name: str, option: str, value: Any) ->
     ('MiPKDLoss', {'kernel_size': 2}, 'kernel_size must be odd, got 2'),
     ('MiPKDLoss', {'taps': None}, 'taps must be a number of at least 1, or a list of [student module path, teacher'),
     ('MiPKDLoss', {'taps': []}, 'the list is empty'),
-    ('MiPKDLoss', {'taps': [['body.1']]}, "the entry ['body.1'] is none"),
-    ('MiPKDLoss', {'mask': 1}, 'mask is no argument of it'),
+    ('MiPKDLoss', {'taps': [['body.1']]}, "the entry ['body.1'] is not such a pair"),
+    ('MiPKDLoss', {'mask': 1}, 'mask is not an option of this class'),
 ])
 def test_what_the_message_says(name: str, options: dict[str, Any], message: str) -> None:
     assert message in refused(name, **options)

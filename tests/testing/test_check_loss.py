@@ -396,7 +396,7 @@ def test_a_crash_keeps_its_traceback() -> None:
 @pytest.mark.parametrize(('options', 'piece'), [
     ({'taps': 9}, 'BindError: taps: 9 is not between 1 and 3'),
     ({'taps': 0}, 'ArgumentError: Good: taps must be a number of at least 1'),
-    ({'weight': 2.0}, 'ArgumentError: Good: weight is no argument of it'),
+    ({'weight': 2.0}, 'ArgumentError: Good: weight is not an option of this class'),
 ])
 def test_options_that_do_not_fit(options: dict[str, Any], piece: str) -> None:
     with pytest.raises(ContractError) as caught:

@@ -157,8 +157,7 @@ def see(opt: Options, weights: Path, state: Path, lq: Tensor) -> list[Seen]:
         TapError: The taps do not fit the networks.
         StateError: The state belongs to another teacher or other losses.
     """
-    student = config.load_student(opt, weights, state)
-    distillation = config.build_distillation(opt, student)
+    student, distillation = config.load_run(opt, weights, state)
     losses = nn.ModuleList(distillation.losses.values()).eval()
     load_state(state, losses, distillation.fingerprint, rank=0)
     nets = distillation.attach(student)
