@@ -70,7 +70,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
             student, taps do not exist, change in place or differ in H×W, the teacher has another scale.
     """
     if student is teacher:
-        raise BindError([BindProblem('student and teacher are one and the same network: it would be frozen',
+        raise BindError([BindProblem('student and teacher are the same object, and binding would freeze it',
                                      'load the teacher as a network of its own', about_taps=False)])
     problems = [BindProblem(f'{type(loss).__name__}: {reason[0]}', reason[1], number, about_taps=False)
                 for number, loss in enumerate(losses)

@@ -83,8 +83,8 @@ class TappedNet:
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
         """Run the network on images (N, C, H, W), without gradient and in eval mode, and look at every tap.
 
-        A tap is refused whose module is not called exactly once, does not return a tensor, or whose tensor is changed
-        in place afterwards (EDSR's ``conv_after_body``): a hook would see something else than the network used.
+        Refuses a tap whose module does not run exactly once, returns no tensor, or whose output is changed in place
+        later (EDSR's ``conv_after_body``).
 
         Returns:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.

@@ -83,7 +83,7 @@ def check_loss(cls: type[DistillationLoss], *, architectures: Sequence[str] = AR
 
 def _broken_on(cls: type[DistillationLoss], options: Mapping[str, Any], arch: str,
                is_first: bool) -> Iterator[BrokenPromise]:
-    """The promises that are broken on one architecture. What a crash would only repeat is left out."""
+    """The promises that are broken on one architecture. Skips checks that would only fail for the same reason."""
     try:
         bench = Bench(cls, options, arch)
     except FOREIGN_ERRORS as error:

@@ -135,7 +135,7 @@ def test_resizing_refuses_what_is_no_8_bit_image() -> None:
 
 # ------------------------------------------------------------------------------------- pairs
 @pytest.mark.parametrize('ending', ['', '.lmdb'])
-def test_toolbox_reads_the_right_pairs(hr: Path, tmp_path: Path, ending: str) -> None:
+def test_basicsr_reads_the_right_pairs(hr: Path, tmp_path: Path, ending: str) -> None:
     summary = prepare(hr, 4, tmp_path / 'out', lmdb=bool(ending))
     assert (summary.images, summary.pairs, summary.written) == (3, 3, 3)
     for pair in pairs(tmp_path / 'out', 4, ending, phase='val'):

@@ -130,7 +130,7 @@ class _Manifest:
                                f'(see {self.path}); name another folder, or delete this folder.')
 
     def finished(self, name: str) -> bool:
-        """LMDBs get their name only when complete; folders are entered as finished."""
+        """Whether a set is complete. An LMDB gets its name only then; the manifest says it of a folder."""
         entry = self.content['sets'].get(name)
         if entry is None or not (self.out / name).is_dir():
             return False
