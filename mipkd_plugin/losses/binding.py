@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.networks.inspection import reentry_problem
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
@@ -161,7 +162,7 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
                              ('teacher', nets.teacher, [t for _, t in pairs])):
         found = _order_problems(name, net, paths, role)
         if not found and not any(net.infos[path].problem for path in paths):
-            found = [problem for problem in [net.reentry_problem(probe, paths)] if problem]
+            found = [problem for problem in [reentry_problem(net.net, probe, paths)] if problem]
         problems += found
     return problems
 
