@@ -20,8 +20,9 @@ from basicsr.utils.matlab_functions import imresize
 
 from mipkd_plugin.commands.demo import report
 from mipkd_plugin.commands.demo.report import Row
-from mipkd_plugin.commands.prepare.pairs import prepare
+from mipkd_plugin.preparation.pairs import prepare
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_text
 
 SCALE = 2
 OPTIONS = {report.CONTROL: Path('options/demo_none_EDSR_x2.yml'),
@@ -196,7 +197,7 @@ def show(iterations: int | None = None) -> int:
     rows, truth = evaluate(options, spent)
     table = f'{report.format_table(rows)}\n\n{report.conclude(rows)}'
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / 'table.md').write_text(f'{table}\n', encoding='utf-8')
+    write_text(RESULTS / 'table.md', f'{table}\n')
     names = [Path(name).stem for name in TEST]
     report.draw_comparison(rows, dict(zip(names, truth)), list(TEST.values()), CROP, RESULTS / 'comparison.png')
     print(f'\nx{SCALE}, images never trained on ({", ".join(names)}), PSNR in dB and SSIM of Y:\n\n{table}\n')

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mipkd_plugin.commands.prepare.workers import (
+from mipkd_plugin.preparation.workers import (
     Job,
     PrepareError,
     Tile,
     do_all,
     find_images,
     image_size,
-    write_bytes,
     write_lmdb,
 )
+from mipkd_plugin.utils.files import write_text
 
 SCALES = (2, 3, 4, 8)
 MANIFEST = 'prepare.json'
@@ -145,7 +145,7 @@ class _Manifest:
     def save(self, finished: bool) -> None:
         for name in (self.hr, self.lr):
             self.content['sets'][name] = {'tiles': self.digest, 'finished': finished or self.finished(name)}
-        write_bytes(self.path, json.dumps(self.content, indent=1).encode())
+        write_text(self.path, json.dumps(self.content, indent=1))
 
 
 def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False, crop: int | None = None,
