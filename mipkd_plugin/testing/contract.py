@@ -68,8 +68,8 @@ def check_loss(cls: type[DistillationLoss], *, architectures: Sequence[str] = AR
     broken: dict[BrokenPromise, list[str]] = {}
     if not isinstance(cls, type) or not issubclass(cls, DistillationLoss):
         given = cls.__name__ if isinstance(cls, type) else f'an object of the class {type(cls).__name__}'
-        broken[BrokenPromise('is a DistillationLoss', f'{given} is none', 'write class MyLoss(DistillationLoss), and '
-                             'give the class itself')] = []
+        broken[BrokenPromise('is a DistillationLoss', f'{given} is not one', 'write class MyLoss(DistillationLoss), '
+                             'and give the class itself')] = []
     else:
         with random_numbers_restored(range(torch.cuda.device_count())):
             for number, arch in enumerate(architectures):
