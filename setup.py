@@ -1,4 +1,4 @@
-"""All metadata stand in pyproject.toml."""
+"""All metadata is in pyproject.toml."""
 
 from setuptools import setup
 

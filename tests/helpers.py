@@ -1,4 +1,4 @@
-"""Tiny networks, tiny data and options for the tests."""
+"""Tiny networks, tiny data and options for the tests; the modules of the package."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ import torch
 from mipkd_plugin.testing import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_pair
 from basicsr.archs import build_network  # after mipkd_plugin, which repairs BasicSR
 
-__all__ = ['ARCHITECTURES', 'REPO', 'SHARED', 'STUDENTS', 'TEACHERS', 'as_parsed', 'batch', 'make_pair', 'tiny_options',
-           'write_image_pairs']
+__all__ = ['ARCHITECTURES', 'MODULES', 'PACKAGE', 'REPO', 'SHARED', 'STUDENTS', 'TEACHERS', 'as_parsed', 'batch',
+           'make_pair', 'name_of', 'tiny_options', 'write_image_pairs']
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
+PACKAGE = REPO / 'mipkd_plugin'
+
+
+def name_of(path: Path) -> str:
+    """Module name of a file, as mipkd_plugin.losses.base."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob('*.py'))}
 
 
 def write_image_pairs(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import doctest
 import importlib
 
 import pytest
-from test_house import MODULES
+from helpers import MODULES
 
 
 @pytest.mark.parametrize('module', [name for name, path in MODULES.items()

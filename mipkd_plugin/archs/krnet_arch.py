@@ -69,9 +69,9 @@ class KernelGenerator(nn.Module):
 class KRNet(ScaledFeatures):
     """Turns a student's and a teacher's feature into textures to be matched (one KRNet a tap pair).
 
-    Known from the abstract: the knowledge is drawn from the student's features and the teacher–student correlation,
-    by texture-aware dynamic kernels, and supervised texture by texture. How is our choice: a 1×1 projection P of the
-    student's feature to the teacher's width, which trains with the student (as FitNet's regressor); G depthwise
+    From the abstract: the knowledge is drawn from the student's features and the teacher–student correlation, by
+    texture-aware dynamic kernels, and supervised texture by texture. The rest is our choice: a 1×1 projection P of
+    the student's feature to the teacher's width, which trains with the student (as FitNet's regressor); G depthwise
     kernels per sample and channel from a :class:`KernelGenerator`, of zero sum (they answer to texture, not to level)
     and L1 norm 1; replicate padding; the same kernels filter P F_S and F_T; weights w_g that sum to 1.
 
@@ -81,8 +81,8 @@ class KRNet(ScaledFeatures):
         num_kernels: Kernels G per sample and channel.
         kernel_size: Their odd size, at least 3: a 1×1 kernel of zero sum is zero.
         hidden_channels: Width of the generator's convolutions.
-        condition_gradient: Whether the loss also pulls on the student through the kernels that its feature gave rise
-            to. Off by default: the student matches textures, it does not choose them.
+        condition_gradient: Whether the student also gets gradients through the kernels made from its feature. Off by
+            default: the student matches textures and does not choose them.
         feature_scale: ``running`` or ``none``, see :class:`~mipkd_plugin.archs.base.ScaledFeatures`.
         momentum: Weight of the newest mean in the running scale.
 

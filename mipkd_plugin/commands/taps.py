@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mipkd_plugin import config
-    from mipkd_plugin.networks.tapped_net import list_taps
+    from mipkd_plugin.networks.inspection import list_taps
     from mipkd_plugin.networks.trunk import TapError, find_trunk
 
     built = config.build_for_taps(opt)

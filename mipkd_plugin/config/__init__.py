@@ -1,4 +1,4 @@
-"""Read and check BasicSR's option file, and build teacher and losses from it. Only this package knows its keys."""
+"""Read and check the option file; build teacher and losses from it. Only this package and compare know its keys."""
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 

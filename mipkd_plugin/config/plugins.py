@@ -28,7 +28,7 @@ class PluginError(MipkdError):
 
 
 def load_plugins(opt: Options | None = None, named: Sequence[str] = ()) -> None:
-    """Import everything that registers classes of others. Writes nothing, no compiled files either.
+    """Import all plug-ins. Writes nothing, not even ``__pycache__``.
 
     Args:
         opt: Options; their ``imports`` are files beside the option file, files in the working directory, or modules.
@@ -172,5 +172,5 @@ def _remedy(error: BaseException, entry: str) -> str:
     if missing:
         return f'install {missing.partition(".")[0]}, or do without it in {entry}'
     if isinstance(error, SystemExit):
-        return f"put what {entry} does as a program under if __name__ == '__main__':"
+        return f"move the program part of {entry} under if __name__ == '__main__':"
     return f'fix {entry}, or take it out'

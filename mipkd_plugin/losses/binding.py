@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.networks.inspection import reentry_problem
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
@@ -70,7 +71,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
             student, taps do not exist, change in place or differ in H×W, the teacher has another scale.
     """
     if student is teacher:
-        raise BindError([BindProblem('student and teacher are one and the same network: it would be frozen',
+        raise BindError([BindProblem('student and teacher are the same object, and binding would freeze it',
                                      'load the teacher as a network of its own', about_taps=False)])
     problems = [BindProblem(f'{type(loss).__name__}: {reason[0]}', reason[1], number, about_taps=False)
                 for number, loss in enumerate(losses)
@@ -161,7 +162,7 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
                              ('teacher', nets.teacher, [t for _, t in pairs])):
         found = _order_problems(name, net, paths, role)
         if not found and not any(net.infos[path].problem for path in paths):
-            found = [problem for problem in [net.reentry_problem(probe, paths)] if problem]
+            found = [problem for problem in [reentry_problem(net.net, probe, paths)] if problem]
         problems += found
     return problems
 

@@ -34,7 +34,7 @@ def augment(images: Tensor, steps: Sequence[Augmentation]) -> Tensor:
 
 
 def restore(images: Tensor, steps: Sequence[Augmentation]) -> Tensor:
-    """F⁻¹: undo the steps in reverse order, for images of F or a network's output from them, at any scale.
+    """F⁻¹: undo the steps in reverse order, on augmented images or on a network's output for them.
 
     >>> images, steps = torch.rand(1, 3, 4, 6), ['hflip', 'transpose']
     >>> restore(augment(images, steps), steps).equal(images)
@@ -59,7 +59,7 @@ def window_size(net: nn.Module) -> int:
 
 
 def mirrored(images: Tensor, height: int, width: int) -> Tensor:
-    """Images (N, C, h, w), continued below and to the right to (height, width): as mode 'reflect', however far."""
+    """Extend images (N, C, h, w) to the right and below by reflection, to any size."""
     for dim, side in ((2, height), (3, width)):
         last = images.shape[dim] - 1
         places = torch.arange(side, device=images.device) % max(2 * last, 1)

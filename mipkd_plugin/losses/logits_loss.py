@@ -19,7 +19,7 @@ class LogitsKDLoss(DistillationLoss):
         loss_weight: λ_kd, weight of the term ``l_logits``.
 
     Raises:
-        ArgumentError: ``loss_weight`` is no number above 0.
+        ArgumentError: ``loss_weight`` is not above 0.
     """
 
     @checked

@@ -1,4 +1,4 @@
-"""Features as modules return them (maps or tokens) and as everybody else sees them (maps)."""
+"""Feature maps: from modules that return maps or tokens."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One iteration before the student has run: what a loss sees that trains something of its own first.
+    """One iteration before the student has run, for losses that first train parameters of their own.
 
     Attributes:
         lq: Low-resolution images x (N, C, H, W), RGB in [0, 1].

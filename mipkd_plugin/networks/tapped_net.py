@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.networks.features import NetPass, TapInfo, inspect_tap, map_to_tokens, nearly_equal, tokens_to_map
+from mipkd_plugin.networks.features import NetPass, TapInfo, inspect_tap, map_to_tokens, tokens_to_map
 from mipkd_plugin.networks.trunk import TapError, blocks_around, evaluating, nearest, skipping, substituted
 
 
@@ -83,8 +83,8 @@ class TappedNet:
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
         """Run the network on images (N, C, H, W), without gradient and in eval mode, and look at every tap.
 
-        A tap is refused whose module is not called exactly once, does not return a tensor, or whose tensor is changed
-        in place afterwards (EDSR's ``conv_after_body``): a hook would see something else than the network used.
+        Refuses a tap whose module does not run exactly once, returns no tensor, or whose output is changed in place
+        later (EDSR's ``conv_after_body``).
 
         Returns:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.
@@ -93,29 +93,6 @@ class TappedNet:
             raw, output = self._run(lq, self.net)
         self.infos = {path: inspect_tap(path, raw[path], lq) for path in self.taps}
         return self.infos, output
-
-    def reentry_problem(self, lq: Tensor, paths: Sequence[str]) -> str:
-        """Whether features can really re-enter at ``paths``: with the network's own features nothing may change.
-
-        Args:
-            lq: Images (N, C, H, W).
-            paths: Tapped trunk blocks, shallow to deep.
-
-        Returns:
-            What is wrong, or ''. A network that does more between its blocks than call them in turn is found out here.
-        """
-        with evaluating(self.net):
-            raw, output = self._run(lq, self.net)
-            features = {path: self._as_map(path, raw[path], lq) for path in paths}
-            try:
-                again = [self.segment(features[a], a, b) for a, b in zip(paths, paths[1:])]
-                image = self.finish(lq, paths[0], features[paths[0]])
-            except TapError as error:
-                return str(error)
-        pairs = [*zip(again, (features[path] for path in paths[1:])), (image, output)]
-        return '' if all(nearly_equal(a, b) for a, b in pairs) else (
-            f'{type(self.net).__name__} does more between the blocks of its trunk than call them in turn, so no '
-            'feature can re-enter there')
 
     def segment(self, feature: Tensor, after: str, until: str) -> Tensor:
         """Run the blocks behind ``after`` up to and including ``until``, and nothing else.
@@ -247,13 +224,3 @@ class TappedNet:
             raise RuntimeError(f'the blocks of {name} take arguments that belong to features of '
                                f'{known.height}×{known.width}, got {size[0]}×{size[1]}; run it at this size first')
         return args[1:], kwargs
-
-
-def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
-    """Look at every module of a network as a possible tap, in a probe run on images (N, C, H, W).
-
-    Returns:
-        One entry a module, in the network's own order; ``problem`` says why one cannot be tapped.
-    """
-    with TappedNet(net, [path for path, _ in net.named_modules() if path]) as tapped:
-        return list(tapped.probe(lq)[0].values())

@@ -160,7 +160,7 @@ def skipping(net: nn.Module, skipped: Sequence[str], replaced: str, output: Tens
 
 
 def substituted(net: nn.Module, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """The network with other weights in place of its own, and with copies of its buffers: nothing of it changes."""
+    """The network with other weights and copies of its buffers; the network itself does not change."""
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     return lambda lq: functional_call(net, {**weights, **buffers}, (lq, ))
 

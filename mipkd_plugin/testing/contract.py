@@ -68,8 +68,8 @@ def check_loss(cls: type[DistillationLoss], *, architectures: Sequence[str] = AR
     broken: dict[BrokenPromise, list[str]] = {}
     if not isinstance(cls, type) or not issubclass(cls, DistillationLoss):
         given = cls.__name__ if isinstance(cls, type) else f'an object of the class {type(cls).__name__}'
-        broken[BrokenPromise('is a DistillationLoss', f'{given} is none', 'write class MyLoss(DistillationLoss), and '
-                             'give the class itself')] = []
+        broken[BrokenPromise('is a DistillationLoss', f'{given} is not one', 'write class MyLoss(DistillationLoss), '
+                             'and give the class itself')] = []
     else:
         with random_numbers_restored(range(torch.cuda.device_count())):
             for number, arch in enumerate(architectures):
@@ -83,7 +83,7 @@ def check_loss(cls: type[DistillationLoss], *, architectures: Sequence[str] = AR
 
 def _broken_on(cls: type[DistillationLoss], options: Mapping[str, Any], arch: str,
                is_first: bool) -> Iterator[BrokenPromise]:
-    """The promises that are broken on one architecture. What a crash would only repeat is left out."""
+    """The promises that are broken on one architecture. Skips checks that would only fail for the same reason."""
     try:
         bench = Bench(cls, options, arch)
     except FOREIGN_ERRORS as error:

@@ -1,4 +1,4 @@
-"""The error that users see as one message and exit code 2, and the errors of other people's code that become one."""
+"""The base error of this package, and the errors that foreign code may raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOREIGN_ERRORS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
                   RuntimeError, TypeError, ValueError)
-"""What other people's constructors and forward passes raise, for an option they cannot use or by a fault of theirs."""
+"""Errors that foreign constructors and forward passes raise, for a bad option or a bug."""
 
 
 class MipkdError(ValueError):
@@ -33,6 +33,6 @@ def line_of(error: BaseException, path: str | Path | None) -> str:
 
 
 def crash(error: BaseException, cls: type) -> str:
-    """Kind and text of an error that a class of somebody else has raised, with the line of its file."""
+    """Describe an error of a foreign class: its kind, text and line."""
     module = sys.modules.get(cls.__module__)
     return f'{type(error).__name__}: {error}{line_of(error, getattr(module, "__file__", None))}'

@@ -12,14 +12,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Args:
         path: The file to make or to replace.
-        write: Called with the name to write to, ``path`` with ``.part`` behind it.
+        write: Called with the file to write to, ``.NAME.part``. BasicSR skips hidden files when it lists a folder.
 
     Raises:
         OSError: The file cannot be written.
     """
-    part = path.with_name(f'{path.name}.part')
+    part = path.with_name(f'.{path.name}.part')
     write(part)
     os.replace(part, path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one go.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_atomically(path, lambda part: part.write_bytes(data))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,12 +18,13 @@ def alone(path: Path) -> Iterator[None]:
     """Hold a lock inside the block.
 
     Args:
-        path: The file to lock; made if needed, and left where it is: a file that is removed cannot be locked by two.
+        path: The file to lock; created if needed, never removed: two processes could otherwise lock two files of this
+            name.
 
     Raises:
         TakenError: Another process, or another thread of this one, holds it.
     """
-    import fcntl  # there is none on Windows, where the other commands need none
+    import fcntl  # Windows has no fcntl; only comparisons need it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w') as lock:

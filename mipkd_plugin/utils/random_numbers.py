@@ -1,4 +1,4 @@
-"""Leaving the random numbers of the process alone."""
+"""Restore random numbers after a block of code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entering classes in BasicSR's registries, also when this package is imported twice."""
+"""Register classes with BasicSR, even if this package is imported twice."""
 
 from __future__ import annotations
 

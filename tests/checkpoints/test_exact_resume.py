@@ -80,8 +80,8 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_the_same_to_the_last_bit_and_upstreams_resume_is_not(train_options: Make, tmp_path: Path, case: str,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_to_the_last_bit_and_basicsrs_resume_is_not(train_options: Make, tmp_path: Path, case: str,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     opt = options(train_options, tmp_path, **CASES[case])
     every = opt['logger']['save_checkpoint_freq']

@@ -105,7 +105,7 @@ def test_no_held_out_image_is_trained_on() -> None:
 
 
 def test_missing_photograph_is_named(tmp_path: Path) -> None:
-    with pytest.raises(demo.DemoError, match=r'lacks brick\.png, camera\.png.*reinstall it'):
+    with pytest.raises(demo.DemoError, match=r'is missing brick\.png, camera\.png.*reinstall it'):
         demo.prepare_images(tmp_path, tmp_path / 'out')
 
 
@@ -153,7 +153,7 @@ def test_enlarged_squares_lie_within_their_images(prepared: Path) -> None:
         assert image[top:top + demo.CROP, left:left + demo.CROP].shape[:2] == (demo.CROP, demo.CROP)
 
 
-def test_upscaling_agrees_with_the_toolbox(prepared: Path) -> None:
+def test_upscaling_agrees_with_basicsr(prepared: Path) -> None:
     from basicsr.models.sr_model import SRModel
 
     net = demo.build_network(DISTILLED['network_g']).eval()

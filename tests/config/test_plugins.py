@@ -246,7 +246,7 @@ FAULTS = [
      '(faulty.py, line 1)', 'install kornia_that_is_not_there, or do without it in faulty.py'),
     ('from mipkd_plugin import Setp\n', "ImportError: cannot import name 'Setp' from 'mipkd_plugin'",
      'fix faulty.py, or take it out'),
-    ('import sys\nsys.exit(3)\n', 'SystemExit: 3 (faulty.py, line 2)', 'put what faulty.py does as a program under if '
+    ('import sys\nsys.exit(3)\n', 'SystemExit: 3 (faulty.py, line 2)', 'move the program part of faulty.py under if '
      "__name__ == '__main__':"),
     (LOSS.replace('TheirLoss', 'RKDLoss'), "AssertionError: An object named 'RKDLoss' was already registered",
      'fix faulty.py, or take it out'),

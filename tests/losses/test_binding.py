@@ -77,7 +77,7 @@ def test_a_trunk_that_does_not_chain_is_refused() -> None:
 
 def test_a_network_is_not_its_own_teacher() -> None:
     student, _ = make_pair('EDSR')
-    with pytest.raises(BindError, match='one and the same network'):
+    with pytest.raises(BindError, match='student and teacher are the same object, and binding would freeze it'):
         bind([LogitsKDLoss()], student, student, PROBE)
     assert all(p.requires_grad for p in student.parameters())
 

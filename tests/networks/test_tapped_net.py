@@ -11,7 +11,8 @@ from helpers import ARCHITECTURES, TEACHERS, batch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mipkd_plugin.networks.tapped_net import TappedNet, list_taps
+from mipkd_plugin.networks.inspection import list_taps, reentry_problem
+from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, find_trunk
 
 NETWORKS = {**TEACHERS, 'MSRResNet': {'type': 'MSRResNet', 'num_feat': 8, 'num_block': 5, 'upscale': 2},
@@ -316,15 +317,15 @@ def test_keyword_arguments_of_the_blocks_are_kept() -> None:
         run = tapped(lq)
         again = tapped.segment(run.features['layers.0'], 'layers.0', 'layers.2')
         torch.testing.assert_close(again, run.features['layers.2'], rtol=0, atol=0)
-        assert tapped.reentry_problem(lq, ['layers.0', 'layers.2']) == ''
+    assert reentry_problem(net, lq, ['layers.0', 'layers.2']) == ''
+    assert hook_count(net) == 0
 
 
 @pytest.mark.parametrize(('style', 'reason'), [
     ('keyword only', "block 'layers.1' of Toy is called with keywords only"),
     ('between', 'Toy does more between the blocks of its trunk than call them in turn')])
 def test_a_trunk_that_cannot_be_reentered_is_refused(style: str, reason: str) -> None:
-    with TappedNet(Toy(style), ['layers.0', 'layers.1', 'layers.2']) as tapped:
-        assert reason in tapped.reentry_problem(torch.rand(1, 3, 8, 8), ['layers.0', 'layers.1', 'layers.2'])
+    assert reason in reentry_problem(Toy(style), torch.rand(1, 3, 8, 8), ['layers.0', 'layers.1', 'layers.2'])
 
 
 def test_another_tap_of_another_size_does_not_disturb_reentry() -> None:

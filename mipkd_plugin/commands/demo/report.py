@@ -99,6 +99,6 @@ def draw_comparison(rows: Sequence[Row], truth: Mapping[str, np.ndarray], corner
             axis.set_title(title, fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
-    note = 'PSNR of the whole image; details: where the teacher betters bicubic interpolation most'
+    note = 'PSNR of the whole image; details: where the teacher gains most over bicubic'
     figure.supxlabel(note, fontsize=10)
     figure.savefig(path, bbox_inches='tight', pad_inches=0.15)

@@ -20,8 +20,9 @@ from basicsr.utils.matlab_functions import imresize
 
 from mipkd_plugin.commands.demo import report
 from mipkd_plugin.commands.demo.report import Row
-from mipkd_plugin.commands.prepare.pairs import prepare
+from mipkd_plugin.preparation.pairs import prepare
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_text
 
 SCALE = 2
 OPTIONS = {report.CONTROL: Path('options/demo_none_EDSR_x2.yml'),
@@ -34,8 +35,7 @@ RESULTS = Path('results/demo')
 TRAIN = ('brick.png', 'camera.png', 'grass.png', 'gravel.png', 'ihc.png', 'motorcycle_left.png', 'motorcycle_right.png')
 # the options were chosen on these; never trained on
 VALIDATION = ('coins.png', 'rocket.jpg')
-# never trained on, nothing was chosen on them; top, left of the square that comparison.png shows enlarged: the one in
-# which the error of the teacher is most below that of bicubic interpolation
+# held out; (top, left) of the enlarged square, where the teacher gains most over bicubic
 TEST = {'astronaut.png': (338, 266), 'chelsea.png': (215, 97), 'coffee.png': (270, 12)}
 CROP = 64
 
@@ -56,7 +56,7 @@ def prepare_images(source: Path, data: Path) -> None:
     """
     missing = [name for name in (*TRAIN, *VALIDATION, *TEST) if not (source / name).is_file()]
     if missing:
-        raise DemoError(f'{source} lacks {", ".join(missing)}, which scikit-image brings along; '
+        raise DemoError(f'{source} is missing {", ".join(missing)}, which scikit-image installs; '
                         'reinstall it: pip install --force-reinstall scikit-image')
     for part, names in (('train', TRAIN), ('val', VALIDATION), ('test', TEST)):
         (data / 'source' / part).mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def evaluate(options: dict[str, dict[str, Any]],
 
 
 def lengths(options: dict[str, dict[str, Any]], iterations: int | None) -> dict[str, int]:
-    """Iterations of each run: as its file says, or ``iterations`` and for equal time as many times more as there."""
+    """Iterations of each run; ``iterations`` scales all of them alike."""
     own = {method: option['train']['total_iter'] for method, option in options.items()}
     if not iterations:
         return own
@@ -197,7 +197,7 @@ def show(iterations: int | None = None) -> int:
     rows, truth = evaluate(options, spent)
     table = f'{report.format_table(rows)}\n\n{report.conclude(rows)}'
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / 'table.md').write_text(f'{table}\n', encoding='utf-8')
+    write_text(RESULTS / 'table.md', f'{table}\n')
     names = [Path(name).stem for name in TEST]
     report.draw_comparison(rows, dict(zip(names, truth)), list(TEST.values()), CROP, RESULTS / 'comparison.png')
     print(f'\nx{SCALE}, images never trained on ({", ".join(names)}), PSNR in dB and SSIM of Y:\n\n{table}\n')

@@ -12,10 +12,12 @@ from basicsr.data import build_dataset
 from PIL import Image
 
 from mipkd_plugin.cli import mipkd_main
-from mipkd_plugin.commands.prepare import add_arguments, run, workers
-from mipkd_plugin.commands.prepare.matlab_bicubic import bicubic_downsample
-from mipkd_plugin.commands.prepare.pairs import prepare
-from mipkd_plugin.commands.prepare.workers import PrepareError
+from mipkd_plugin.commands.prepare import add_arguments, run
+from mipkd_plugin.preparation import workers
+from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
+from mipkd_plugin.preparation.pairs import prepare
+from mipkd_plugin.preparation.workers import PrepareError
+from mipkd_plugin.utils.files import write_atomically
 
 SHARED = Path(os.environ.get('MIPKD_SHARED', Path(__file__).parents[3] / 'shared')) / 'data'
 
@@ -135,7 +137,7 @@ def test_resizing_refuses_what_is_no_8_bit_image() -> None:
 
 # ------------------------------------------------------------------------------------- pairs
 @pytest.mark.parametrize('ending', ['', '.lmdb'])
-def test_toolbox_reads_the_right_pairs(hr: Path, tmp_path: Path, ending: str) -> None:
+def test_basicsr_reads_the_right_pairs(hr: Path, tmp_path: Path, ending: str) -> None:
     summary = prepare(hr, 4, tmp_path / 'out', lmdb=bool(ending))
     assert (summary.images, summary.pairs, summary.written) == (3, 3, 3)
     for pair in pairs(tmp_path / 'out', 4, ending, phase='val'):
@@ -239,6 +241,18 @@ def test_interrupted_run_is_continued(hr: Path, tmp_path: Path, monkeypatch, end
     monkeypatch.setattr(workers, '_do', whole)
     assert prepare(hr, 4, tmp_path / 'out', lmdb=lmdb).written == 2  # `a` is there already
     assert len(pairs(tmp_path / 'out', 4, ending)) == 3
+
+
+def test_interrupted_write_leaves_nothing_that_basicsr_counts(hr: Path, tmp_path: Path) -> None:
+    def interrupted(part: Path) -> None:
+        part.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    prepare(hr, 4, tmp_path / 'out')
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / 'out/HR/c.png', interrupted)
+    assert len(list((tmp_path / 'out/HR').iterdir())) == 4
+    assert len(pairs(tmp_path / 'out', 4)) == 3
 
 
 def test_interrupted_lmdb_is_written_anew(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mipkd_plugin.commands.prepare.workers import (
+from mipkd_plugin.preparation.workers import (
     Job,
     PrepareError,
     Tile,
     do_all,
     find_images,
     image_size,
-    write_bytes,
     write_lmdb,
 )
+from mipkd_plugin.utils.files import write_text
 
 SCALES = (2, 3, 4, 8)
 MANIFEST = 'prepare.json'
@@ -130,7 +130,7 @@ class _Manifest:
                                f'(see {self.path}); name another folder, or delete this folder.')
 
     def finished(self, name: str) -> bool:
-        """LMDBs get their name only when complete; folders are entered as finished."""
+        """Whether a set is complete. An LMDB gets its name only then; the manifest says it of a folder."""
         entry = self.content['sets'].get(name)
         if entry is None or not (self.out / name).is_dir():
             return False
@@ -145,7 +145,7 @@ class _Manifest:
     def save(self, finished: bool) -> None:
         for name in (self.hr, self.lr):
             self.content['sets'][name] = {'tiles': self.digest, 'finished': finished or self.finished(name)}
-        write_bytes(self.path, json.dumps(self.content, indent=1).encode())
+        write_text(self.path, json.dumps(self.content, indent=1))
 
 
 def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False, crop: int | None = None,

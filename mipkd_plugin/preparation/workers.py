@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from mipkd_plugin.commands.prepare.matlab_bicubic import bicubic_downsample
+from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_bytes
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each needs enough work
@@ -113,13 +114,6 @@ class Job:
         """Whether any file is missing."""
         return not all((folder / f'{tile[0]}.png').exists()
                        for folder in (self.hr, self.lr) if folder for tile in self.tiles)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file; an interruption leaves the whole file or no file."""
-    part = path.with_name(f'.part_{path.name}')
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def _write_png(path: Path, image: NDArray[np.uint8], compression: int) -> None:

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         PrepareError: An argument or an image does not fit, or a file cannot be read or written.
     """
-    from mipkd_plugin.commands.prepare.pairs import prepare
-    from mipkd_plugin.commands.prepare.workers import PrepareError
+    from mipkd_plugin.preparation.pairs import prepare
+    from mipkd_plugin.preparation.workers import PrepareError
 
     try:
         summary = prepare(args.hr, args.scale, args.out, args.lmdb, args.crop, args.step, args.workers)

@@ -1,0 +1,1 @@
+"""Preparing data: LR images as MATLAB makes them, pairs in folders or LMDBs."""
