@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -66,23 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, is_train: bool) -> tuple[Options, Distillation | None]:
     """Check the options; return them with teacher and losses, and drop everything else that the check has built."""
-    if is_train:
-        _draw_seed(args)
     opt, _, report = read_checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume, probe='full')
     return opt, report.built.distillation
-
-
-def _draw_seed(args: argparse.Namespace) -> None:
-    """Without ``manual_seed``, draw a seed as BasicSR does, but before the check, which builds the losses with it.
-
-    BasicSR logs it, so that the run can be repeated. Processes of a launcher each draw their own, as in BasicSR.
-    """
-    from mipkd_plugin.config import read_options
-
-    opt = read_options(args.opt, args.force_yml)
-    exact = isinstance(opt.get('train'), dict) and opt['train'].get('exact_resume')
-    if opt.get('manual_seed') is None and args.launcher == 'none' and not exact:
-        args.force_yml = [*(args.force_yml or []), f'manual_seed={random.SystemRandom().randint(1, 10000)}']
 
 
 def _for_basicsr(args: argparse.Namespace) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,11 +33,13 @@ class Distillation:
         teacher: The teacher, frozen, with its weights.
         losses: YAML path → loss of ``train.distill_opt``, bound.
         probe: The images (1, C, H, W) of the probe run, as large as a training patch.
+        seed: The random seed with which the losses were built.
     """
 
     teacher: nn.Module
     losses: dict[str, DistillationLoss]
     probe: Tensor
+    seed: int
 
     @cached_property
     def fingerprint(self) -> str:
@@ -56,6 +57,33 @@ class Distillation:
             The student and the teacher, tapped where the losses need it.
         """
         return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner)
+
+
+    def with_seed(self, seed: int, student: nn.Module) -> Distillation:
+        """Build what the losses train again if another seed wants other weights.
+
+        Without ``manual_seed``, BasicSR draws a seed when the training starts, after the check.
+
+        Returns:
+            This distillation.
+        """
+        if seed != self.seed:
+            self.teacher.to(next(student.parameters()).device)
+            losses, shape = list(self.losses.values()), tuple(self.probe.shape[1:])
+            nets, self.probe = _bind(losses, student, self.teacher, shape, seed)
+            nets.close()
+            self.seed = seed
+        return self
+
+
+def _bind(losses: list[DistillationLoss], student: nn.Module, teacher: nn.Module, shape: tuple[int, ...],
+          seed: int) -> tuple[NetPair, Tensor]:
+    """Bind losses in a probe run. The weights of their networks depend on the seed alone."""
+    device = next(student.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        torch.manual_seed(seed)
+        probe = torch.rand(1, *shape).to(device)
+        return bind(losses, student, teacher, probe), probe
 
 
 @dataclass
@@ -137,30 +165,27 @@ def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
 
 
 def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -> None:
-    """Bind all losses and try one step of each. The weights of mixers depend on ``manual_seed`` alone."""
+    """Bind all losses and try one step of each."""
     student, teacher, losses = built.student, built.teacher, built.losses
     if student is None or teacher is None:
         return
-    device = next(student.parameters()).device
     seed = ctx.opt.get('manual_seed')
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(seed if isinstance(seed, int) else int.from_bytes(os.urandom(4), 'big'))
-        probe = torch.rand(1, *shape).to(device)
-        try:
-            nets = bind(list(losses.values()), student, teacher, probe)
-        except BindError as error:
-            _add_bind_problems(ctx, list(losses), error)
-            return
-        except FOREIGN_ERRORS as error:
-            _add_crash(ctx, losses, error)
-            return
+    seed = seed if isinstance(seed, int) else 0
+    try:
+        nets, probe = _bind(list(losses.values()), student, teacher, shape, seed)
+    except BindError as error:
+        _add_bind_problems(ctx, list(losses), error)
+        return
+    except FOREIGN_ERRORS as error:
+        _add_crash(ctx, losses, error)
+        return
     built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
                    for where, loss in losses.items()}
     if trial:
         _try(ctx, losses, nets)
     nets.close()
     if losses and not ctx.problems:
-        built.distillation = Distillation(teacher, losses, probe)
+        built.distillation = Distillation(teacher, losses, probe, seed)
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:

@@ -127,7 +127,7 @@ def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None)
     """
     found = take_prepared(opt)
     if found is not None:
-        return found
+        return found if student is None else found.with_seed(opt.get('manual_seed') or 0, student)
     own = written_by_user(opt)
     ctx = Context(own, is_train=True, always_distills=True, own_script=student is not None)
     if student is None:

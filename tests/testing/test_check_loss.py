@@ -408,7 +408,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], piece: str) -> None:
 
 @pytest.mark.parametrize('cls', [nn.L1Loss, Good(), 'SPKDLoss'])
 def test_something_else_than_a_distillation_loss(cls: Any) -> None:
-    with pytest.raises(ContractError, match='is a DistillationLoss\n.* is none\n   -> write class MyLoss'):
+    with pytest.raises(ContractError, match='is a DistillationLoss\n.* is not one\n   -> write class MyLoss'):
         check_loss(cls)
 
 
