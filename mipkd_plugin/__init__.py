@@ -9,6 +9,7 @@ imported on first use.
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -60,6 +61,7 @@ _HOMES = {
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 _ROOMS = ('archs', 'losses', 'models')
+_IMPORT_LOCK = threading.RLock()
 
 __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillMixin',
            'DistillModel', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss',
@@ -70,10 +72,11 @@ __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'Cr
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name in _ROOMS:
-        return importlib.import_module(f'{__name__}.{name}')
-    if name in _MODULES:
-        return getattr(importlib.import_module(f'{__name__}.{_MODULES[name]}'), name)
+    if name in _ROOMS or name in _MODULES:
+        with _IMPORT_LOCK:  # of several threads one imports; basicsr first, as its import registers our classes
+            importlib.import_module('basicsr')
+            module = importlib.import_module(f'{__name__}.{_MODULES.get(name, name)}')
+        return module if name in _ROOMS else getattr(module, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

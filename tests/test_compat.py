@@ -70,3 +70,21 @@ def test_a_name_of_another_plugin_is_not_taken() -> None:
     register(registry)(type('Loss', (), {'__module__': 'theirs'}))
     with pytest.raises(ValueError, match="the name 'Loss' in the registry 'test' is taken by theirs"):
         register(registry)(type('Loss', (), {'__module__': 'ours'}))
+
+
+def test_several_threads_may_import_at_once() -> None:
+    code = """
+import threading
+import mipkd_plugin
+errors = []
+def use(name):
+    try:
+        getattr(mipkd_plugin, name)
+    except BaseException as error:
+        errors.append(error)
+threads = [threading.Thread(target=use, args=(name, )) for name in mipkd_plugin.__all__ if name != '__version__']
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not errors, errors[:2]
+"""
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True, timeout=240)

@@ -2,9 +2,10 @@
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
-from mipkd_plugin.config.builder import Built, Distillation, prepared
+from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
 from mipkd_plugin.config.components import distillation_entries
+from mipkd_plugin.config.distillation import Distillation, prepared
 from mipkd_plugin.config.patches import probe_shape, window_size
 from mipkd_plugin.config.plugins import absolute_imports, load_plugins
 from mipkd_plugin.config.problems import OptionError, Options, Problem

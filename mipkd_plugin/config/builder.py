@@ -2,88 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
-import torch
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
-from torch import Tensor, nn
+from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
+from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
-from mipkd_plugin.losses.binding import BindError, bind, tap
+from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash
-
-
-@dataclass
-class Distillation:
-    """What distills into a student.
-
-    Attributes:
-        teacher: The teacher, frozen, with its weights.
-        losses: YAML path → loss of ``train.distill_opt``, bound.
-        probe: The images (1, C, H, W) of the probe run, as large as a training patch.
-        seed: The random seed with which the losses were built.
-    """
-
-    teacher: nn.Module
-    losses: dict[str, DistillationLoss]
-    probe: Tensor
-    seed: int
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the teacher's weights."""
-        return teacher_fingerprint(self.teacher)
-
-    def attach(self, student: nn.Module, runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
-        """Tap a student of the checked architecture.
-
-        Args:
-            student: The student, unwrapped.
-            runner: Its ``DistributedDataParallel`` wrapper, if it has one.
-
-        Returns:
-            The student and the teacher, tapped where the losses need it.
-        """
-        return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner)
-
-
-    def with_seed(self, seed: int, student: nn.Module) -> Distillation:
-        """Build what the losses train again if another seed wants other weights.
-
-        Without ``manual_seed``, BasicSR draws a seed when the training starts, after the check.
-
-        Returns:
-            This distillation.
-        """
-        if seed != self.seed:
-            self.teacher.to(next(student.parameters()).device)
-            losses, shape = list(self.losses.values()), tuple(self.probe.shape[1:])
-            nets, self.probe = _bind(losses, student, self.teacher, shape, seed)
-            nets.close()
-            self.seed = seed
-        return self
-
-
-def _bind(losses: list[DistillationLoss], student: nn.Module, teacher: nn.Module, shape: tuple[int, ...],
-          seed: int) -> tuple[NetPair, Tensor]:
-    """Bind losses in a probe run. The weights of their networks depend on the seed alone."""
-    device = next(student.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(seed)
-        probe = torch.rand(1, *shape).to(device)
-        return bind(losses, student, teacher, probe), probe
 
 
 @dataclass
@@ -172,7 +107,7 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     seed = ctx.opt.get('manual_seed')
     seed = seed if isinstance(seed, int) else 0
     try:
-        nets, probe = _bind(list(losses.values()), student, teacher, shape, seed)
+        nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed)
     except BindError as error:
         _add_bind_problems(ctx, list(losses), error)
         return
@@ -238,29 +173,3 @@ def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> Non
 def _list_taps(ctx: Context) -> str:
     source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
     return f'list the modules that can be tapped: mipkd taps -opt {source}'
-
-
-_prepared: dict[str, Distillation] = {}
-
-
-@contextmanager
-def prepared(opt: Mapping[str, Any], distillation: Distillation | None) -> Iterator[None]:
-    """Inside the block, the first model with these options takes what the check has built, instead of building it."""
-    key = _key(opt)
-    if distillation is not None:
-        _prepared[key] = distillation
-    try:
-        yield
-    finally:
-        _prepared.pop(key, None)
-
-
-def take_prepared(opt: Mapping[str, Any]) -> Distillation | None:
-    """What a check in this process has built for these options; only once, as training changes it."""
-    return _prepared.pop(_key(opt), None)
-
-
-def _key(opt: Mapping[str, Any]) -> str:
-    train = opt.get('train')
-    losses = train.get('distill_opt') if isinstance(train, Mapping) else None
-    return json.dumps([opt.get('network_g'), opt.get('teacher'), losses], default=str)

@@ -13,10 +13,11 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.builder import Built, Distillation, build, take_prepared
+from mipkd_plugin.config.builder import Built, build
 from mipkd_plugin.config.components import check_component, check_components, check_teacher_network, find_model
 from mipkd_plugin.config.datasets import check_datasets
-from mipkd_plugin.config.keys import written_by_user
+from mipkd_plugin.config.distillation import Distillation, take_prepared
+from mipkd_plugin.config.keys import SECTIONS, written_by_user
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
 from mipkd_plugin.config.resume import check_exact_resume, check_resume, find_resume_state
 from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
@@ -132,8 +133,9 @@ def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None)
     ctx = Context(own, is_train=True, always_distills=True, own_script=student is not None)
     if student is None:
         find_model(ctx)
-    for section in ('train', 'teacher'):  # texts in the keys of others are their own business
-        check_numbers(ctx, own.get(section), section)
+    check_numbers(ctx, own.get('teacher'), 'teacher')
+    for key in SECTIONS['train']:  # strings at the keys of others are their own business
+        check_numbers(ctx, ctx.section('train').get(key), f'train.{key}')
     check_sections(ctx)
     check_components(ctx)
     built = build(ctx, 'full', student)

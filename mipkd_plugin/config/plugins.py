@@ -126,10 +126,13 @@ def _load(where: str, entry: object, folders: Sequence[Path]) -> Problem | None:
             other = None if path is None else _other_module(name, path)
             if other is not None:
                 return Problem(where, f'{entry} has the name of another module, {other}', f'rename {path}')
-            importlib.import_module(name)
+            module = importlib.import_module(name)
     except _IMPORT_ERRORS as error:
         what = f'{entry} cannot be imported: {type(error).__name__}: {error}{_place(error, searched)}'
         return Problem(where, what, _remedy(error, entry))
+    if getattr(module, '__file__', None) is None and hasattr(module, '__path__'):
+        return Problem(where, f'{entry} is a folder without __init__.py: nothing in it was imported',
+                       'name a file in it, or add __init__.py')
     return None
 
 
@@ -147,12 +150,14 @@ def _other_module(name: str, path: Path) -> str | None:
 
 @contextmanager
 def _nothing_compiled() -> Iterator[None]:
-    """Inside the block, Python writes no ``__pycache__`` beside what it imports."""
+    """Inside the block, Python writes no ``__pycache__`` beside what it imports; the working directory stays."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    folder = Path.cwd()
     try:
         yield
     finally:
         sys.dont_write_bytecode = before
+        os.chdir(folder)
 
 
 def _place(error: BaseException, folders: Sequence[Path]) -> str:

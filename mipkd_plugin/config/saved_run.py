@@ -9,13 +9,14 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.builder import Built, Distillation, build
+from mipkd_plugin.config.builder import Built, build
 from mipkd_plugin.config.components import (
     check_component,
     check_distillation_losses,
     check_teacher_network,
     construct,
 )
+from mipkd_plugin.config.distillation import Distillation
 from mipkd_plugin.config.problems import Context, OptionError, Problem, located
 from mipkd_plugin.config.weights import misfit, read_file
 

@@ -64,7 +64,7 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     for key, value in section.items():
         where = f'{prefix}{key}'
         if key not in keys:
-            if strict or nearest(key, keys, cutoff=0.8):
+            if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
                 ctx.add(where, 'unknown key: nothing reads it', suggestion(key, keys))
         elif not keys[key].kind.fits(value) and not looks_like_number(value):
             ctx.add(where, f'must be {keys[key].kind.name}, not {value!r}')
@@ -76,6 +76,13 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     for key, entry in keys.items():
         if entry.needed in when and key not in section:
             ctx.add(f'{prefix}{key}', 'is missing', f'write {key}: {entry.kind.name}')
+
+
+def _extends(key: str, keys: Mapping[str, Key]) -> bool:
+    """Whether a key is one of ours with more behind it, as optim_e or pixel_opt2, and so not misspelled."""
+    stems = [known.removesuffix('_g') for known in keys]
+    rests = [key.removeprefix(stem) for stem in stems if key.startswith(stem)]
+    return any(rest.startswith('_') or rest.isdigit() for rest in rests)
 
 
 def knows_all_keys(ctx: Context) -> bool:

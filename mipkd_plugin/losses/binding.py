@@ -69,7 +69,10 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
     Raises:
         BindError: With all problems at once: student and teacher are the same object, a loss does not take this
             student, taps do not exist, change in place or differ in H×W, the teacher has another scale.
+        TypeError: ``losses`` is not a list of distillation losses.
     """
+    if not isinstance(losses, Sequence) or not all(isinstance(loss, DistillationLoss) for loss in losses):
+        raise TypeError(f'bind takes a list of distillation losses, got {losses!r}')
     if student is teacher:
         raise BindError([BindProblem('student and teacher are the same object, and binding would freeze it',
                                      'load the teacher as a network of its own', about_taps=False)])

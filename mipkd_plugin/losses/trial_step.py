@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import NetPair, Step
@@ -18,14 +19,15 @@ BASICSR_TERMS = ('l_pix', 'l_percep', 'l_style', 'l_g_pix', 'l_g_percep', 'l_g_s
                  'l_g_fake', 'l_d', 'l_d_real', 'l_d_fake', 'l_d_r1')
 """Names under which BasicSR's own models log their terms."""
 
-_TRIES = 5
+ITERATIONS = (126_000, 1, 10, 101, 1003, 25_202, 250_001)
+"""The first is a multiple of 1 to 10, of 100 and of 1000: what a loss does every n-th iteration is due."""
 
 
 def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], scale: int) -> str:
     """Try one step of a bound loss. Networks, loss and random numbers are left as they were.
 
-    The step is iteration 0, so everything that a loss does every n-th iteration is due. If a term has no gradient there
-    (a hinge, a slow start), later iterations are tried with other images.
+    The first try is an iteration in which everything is due that a loss does every n-th iteration. If a term has no
+    gradient there (a hinge, a slow start), other iterations are tried with other images.
 
     Args:
         loss: A loss that is bound to these networks.
@@ -46,10 +48,10 @@ def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], s
     try:
         with random_numbers_restored([device] if device.type == 'cuda' else []):
             generator = torch.Generator().manual_seed(0)
-            for number in range(_TRIES):
+            for iteration in ITERATIONS:
                 lq = torch.rand(size, *shape, generator=generator).to(device)
                 gt = torch.rand(size, shape[0], *(scale * side for side in shape[1:]), generator=generator).to(device)
-                terms, step = _train(loss, nets, lq, gt, iteration=0 if number == 0 else 10 ** number)
+                terms, step = _train(loss, nets, lq, gt, iteration)
                 problem = terms_problem(terms) or _gradients_problem(terms, loss, step, reached)
                 if not problem.endswith(_NO_GRADIENT):
                     break
@@ -156,4 +158,6 @@ class _Snapshot:
 
 def _shape(entry: Any) -> Any:
     """Shape of a tensor of a state, or the kind of another entry."""
-    return tuple(entry.shape) if isinstance(entry, Tensor) else type(entry)
+    if isinstance(entry, Tensor) and not is_lazy(entry):
+        return tuple(entry.shape)
+    return type(entry)

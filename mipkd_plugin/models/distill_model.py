@@ -195,8 +195,8 @@ class DistillMixin(HostModel):
         if not self.opt['dist']:
             return loss
         if sum(p.requires_grad for p in loss.parameters()) == len(own):
-            for parameter in loss.parameters():
-                torch.distributed.broadcast(parameter.data, 0)
+            for tensor in (*loss.parameters(), *loss.buffers()):
+                torch.distributed.broadcast(tensor.data, 0)
             return loss
         device_ids = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
         for parameter in own:

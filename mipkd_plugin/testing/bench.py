@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.losses.binding import bind
-from mipkd_plugin.losses.trial_step import trial_problem
+from mipkd_plugin.losses.trial_step import ITERATIONS, trial_problem
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.testing.tiny import batch, make_pair, scale_of
 
@@ -44,8 +44,9 @@ class Bench:
         return trial_problem(self.loss, self.nets, (3, 8, 8), scale_of(self.arch))
 
     def step(self, seed: int = 0, samples: int | None = None) -> Step:
-        """A step on random images. Seed k is at iteration 10^k: some terms begin late."""
-        return self.nets.step(*batch(self.arch, seed=seed, samples=samples or self.samples), iteration=10 ** seed)
+        """A step on random images. Each seed is at another iteration: some terms begin late."""
+        return self.nets.step(*batch(self.arch, seed=seed, samples=samples or self.samples),
+                              iteration=ITERATIONS[seed % len(ITERATIONS)])
 
     def terms(self, seed: int = 0, samples: int | None = None) -> Terms:
         """The terms of such a step."""

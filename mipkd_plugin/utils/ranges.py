@@ -7,6 +7,8 @@ outside, all mistakes at once. pydantic does the work, in strict mode: a string 
 from __future__ import annotations
 
 import inspect
+import operator
+import reprlib
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -24,10 +26,20 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A number from 0 to 1: a probability, a ratio, a momentum."""
 
-Count = Annotated[int, Field(ge=1)]
+
+def _whole(value: Any) -> Any:
+    """Integers of NumPy are whole numbers too; true is none, nor is NumPy's."""
+    is_flag = type(value).__name__ in ('bool', 'bool_')
+    return operator.index(value) if hasattr(value, '__index__') and not is_flag else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+"""A whole number."""
+
+Count = Annotated[WholeNumber, Field(ge=1)]
 """A whole number of at least 1."""
 
-CountOrZero = Annotated[int, Field(ge=0)]
+CountOrZero = Annotated[WholeNumber, Field(ge=0)]
 """A whole number of at least 0."""
 
 
@@ -37,10 +49,10 @@ def _odd(size: int) -> int:
     return size
 
 
-OddSize = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+OddSize = Annotated[WholeNumber, Field(ge=1), AfterValidator(_odd)]
 """Side of a kernel: odd, so that it has a center."""
 
-_TAPS_FORM = 'must be a number of at least 1, or a list of [student module path, teacher module path]'
+_TAPS_FORM = 'must be a whole number of at least 1, or a list of [student module path, teacher module path]'
 
 
 def check_taps(value: Any) -> Any:
@@ -52,6 +64,7 @@ def check_taps(value: Any) -> Any:
     Raises:
         ValueError: The value has neither form.
     """
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     if not isinstance(value, (list, tuple)):
@@ -117,6 +130,7 @@ layers must be a whole number, got '3'
 
 _WORDS: dict[str, str] = {
     'missing_argument': 'is missing', 'unexpected_keyword_argument': 'is not an option of this class',
+    'unexpected_positional_argument': 'is one argument too many',
     'bool_type': 'must be true or false', 'int_type': 'must be a whole number', 'float_type': 'must be a number',
     'finite_number': 'must be a finite number', 'string_type': 'must be a string', 'sequence_str': 'must be a list',
     'is_instance_of': 'must be a list', 'literal_error': 'must be {expected}', 'value_error': '{error}',
@@ -133,12 +147,13 @@ def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for mistake in error.errors(include_url=False):
         first, *inner = mistake['loc']
-        name = names[first] if isinstance(first, int) else first
+        name = first if isinstance(first, str) else names[first] if first < len(names) else f'argument {first}'
         name += ''.join(f'[{index}]' for index in inner if isinstance(index, int))
         kind = mistake['type']
         known = {key: f'{value:g}' if isinstance(value, float) else value
                  for key, value in mistake.get('ctx', {}).items()}
         what = _WORDS[kind].format_map(known) if kind in _WORDS else mistake['msg']
-        got = '' if kind in ('missing_argument', 'unexpected_keyword_argument') else f', got {mistake["input"]!r}'
+        without = kind in ('missing_argument', 'unexpected_keyword_argument')
+        got = '' if without else f', got {reprlib.repr(mistake["input"])}'
         found.setdefault(name, []).append(what + got)
     return {name: ' or '.join(dict.fromkeys(reasons)) for name, reasons in found.items()}

@@ -169,7 +169,7 @@ MISTAKES = [
     ('train.distill_opt.taps', 9, ['train.distill_opt.taps: 9 is not between 1 and 3', 'mipkd taps -opt']),
     ('train.distill_opt.taps', [['body.30', 'body.3']], ["tap 'body.30' does not exist in the student EDSR"]),
     ('train.distill_opt.taps', [['body.0', 'bodi.3']], ["tap 'bodi.3' does not exist in the teacher", "'body.3'"]),
-    ('train.distill_opt.taps', 'all', ['train.distill_opt.taps: must be a number of at least 1, or a list', "'all'"]),
+    ('train.distill_opt.taps', 'all', ['train.distill_opt.taps: must be a whole number of at least 1, or a', "'all'"]),
     ('teacher', ..., ['teacher: is missing, and DistillModel needs it']),
     ('teacher.weight', 'x', ['teacher.weight: unknown key', "'weights'"]),
     ('teacher.weights', ..., ['teacher.weights: is missing']),
@@ -328,11 +328,18 @@ def test_a_script_of_somebody_else_may_have_keys_of_its_own(train_options: Make)
     del opt['logger'], opt['path']
     student = build_network(STUDENTS['EDSR'])
     assert list(config.build_distillation(opt, student).losses) == ['train.distill_opt']
+    opt['train'].update(optim_e={'lr': '1e-4'}, pixel_opt2={}, my_threshold='1e-3')
+    config.build_distillation(opt, student)
     opt['train']['ema_decayy'] = 0.9
     opt['teacher']['weight'] = 'x.pth'
     with pytest.raises(config.OptionError) as caught:
         config.build_distillation(opt, student)
     assert [problem.where for problem in caught.value.problems] == ['train.ema_decayy', 'teacher.weight']
+
+
+def test_no_options_at_all() -> None:
+    with pytest.raises(config.OptionError, match='train.distill_opt: is missing'):
+        config.build_distillation({})
 
 
 class RememberingLoss(DistillationLoss):
@@ -366,7 +373,7 @@ def test_taps_of_a_loss_without_ranges_are_named(train_options: Make, monkeypatc
     opt = train_options()
     opt['train']['distill_opt'] = {'type': 'FreeLoss', 'taps': 'all'}
     problem, = problems_of(opt)
-    assert problem.startswith("train.distill_opt.taps: must be a number of at least 1, or a list of [student module")
+    assert problem.startswith("train.distill_opt.taps: must be a whole number of at least 1, or a list of [student")
     assert "got 'all'" in problem
     opt['train']['distill_opt'] = {'type': 'CSDLoss', 'weights': 'no.pth'}
     problem, = problems_of(opt)

@@ -379,3 +379,17 @@ def test_compare_hands_on_what_the_command_line_names(train_options: Make, work:
     opt = config.read_options(write_options(opt, work.parent / 'home/x.yml'))
     config.load_plugins(opt, ['theirs.py'])
     assert {tuple(trial.options['imports']) for trial in read_comparison(opt).trials} == {(str(work / 'theirs.py'), )}
+
+
+def test_a_folder_without_init_and_a_file_that_changes_the_working_directory(
+        train_options: Make, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / 'plain_folder').mkdir()
+    (work / 'mover.py').write_text(f'import os\nos.chdir("/")\n{LOSS}')
+    option_file(train_options, work, imports=['mover.py', 'plain_folder'])
+    assert mipkd_main(['check', '-opt', 'x.yml']) == 2
+    assert 'imports[1] (line ' in (message := capsys.readouterr().err)
+    assert 'plain_folder is a folder without __init__.py: nothing in it was imported' in message
+    assert Path.cwd() == work
+    (work / 'plain_folder' / '__init__.py').touch()
+    sys.modules.pop('plain_folder')
+    assert mipkd_main(['check', '-opt', 'x.yml']) == 0

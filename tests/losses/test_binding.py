@@ -86,3 +86,9 @@ def test_an_unbound_loss_says_so() -> None:
     step = bind([LogitsKDLoss()], *make_pair('EDSR'), PROBE).step(PROBE, torch.zeros(1, 3, 16, 16))
     with pytest.raises(RuntimeError, match='MiPKDLoss knows no networks yet: bind it'):
         MiPKDLoss(taps=2)(step)
+
+
+@pytest.mark.parametrize('losses', [LogitsKDLoss(), [torch.nn.L1Loss()]], ids=['no list', 'another loss'])
+def test_only_a_list_of_distillation_losses_is_bound(losses: object) -> None:
+    with pytest.raises(TypeError, match='bind takes a list of distillation losses, got '):
+        bind(losses, *make_pair('EDSR'), PROBE)

@@ -49,7 +49,7 @@ def test_an_unbound_loss_that_needs_taps_says_so(name: str) -> None:
     step = bind([LogitsKDLoss()], *make_pair('EDSR'), batch('EDSR')[0][:1]).step(*batch('EDSR', samples=3))
     with pytest.raises(RuntimeError, match=f'{name} knows no networks yet: bind it to a student and a teacher first'):
         LOSS_REGISTRY.get(name)(**{'taps': 3, **SMALL.get(name, {})})(step)
-    with pytest.raises(ArgumentError, match=f'{name}: taps must be a number of at least 1, or a list of'):
+    with pytest.raises(ArgumentError, match=f'{name}: taps must be a whole number of at least 1, or a list of'):
         LOSS_REGISTRY.get(name)(taps=None)
 
 

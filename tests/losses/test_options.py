@@ -6,10 +6,11 @@ import inspect
 import re
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 from basicsr.utils.registry import LOSS_REGISTRY
 
-from mipkd_plugin import ArgumentError, DistillationLoss, MiPKDLoss
+from mipkd_plugin import ArgumentError, DistillationLoss, LogitsKDLoss, MiPKDLoss
 from mipkd_plugin.archs import FeaturePriorMixer, FeatureProjection, KRNet
 from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.losses import BlockPriorMixer
@@ -78,7 +79,7 @@ def test_a_number_out_of_range_is_refused(name: str, option: str, value: Any) ->
     ('KRNetLoss', {'first_order': 1}, 'first_order must be true or false, got 1'),
     ('MiPKDLoss', {'mask_type': '3D'}, "mask_type must be '3d', 'channel' or 'pixel', got '3D'"),
     ('MiPKDLoss', {'kernel_size': 2}, 'kernel_size must be odd, got 2'),
-    ('MiPKDLoss', {'taps': None}, 'taps must be a number of at least 1, or a list of [student module path, teacher'),
+    ('MiPKDLoss', {'taps': None}, 'taps must be a whole number of at least 1, or a list of [student module path,'),
     ('MiPKDLoss', {'taps': []}, 'the list is empty'),
     ('MiPKDLoss', {'taps': [['body.1']]}, "the entry ['body.1'] is not such a pair"),
     ('MiPKDLoss', {'mask': 1}, 'mask is not an option of this class'),
@@ -121,3 +122,13 @@ def test_errors_of_the_constructor_itself_pass_through() -> None:
 
     with pytest.raises(KeyError, match='3'):
         Odd(3)
+
+
+def test_integers_of_numpy_are_whole_numbers_and_its_flags_are_not() -> None:
+    assert MiPKDLoss(taps=np.int64(2), latent_channels=np.int32(8)).taps == 2
+    assert 'latent_channels' in refused('MiPKDLoss', latent_channels=np.bool_(True))
+
+
+def test_too_many_arguments() -> None:
+    with pytest.raises(ArgumentError, match='LogitsKDLoss: argument 2 is one argument too many, got 2.0'):
+        LogitsKDLoss(1.0, 2.0)

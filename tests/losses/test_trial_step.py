@@ -69,7 +69,7 @@ def test_all_names_that_are_refused_are_listed(names: list[Any], pieces: list[st
 
 @pytest.mark.parametrize('begins', [1, 100, 5000])
 def test_a_term_that_is_zero_at_first_is_accepted(begins: int) -> None:
-    """A slow start: the weight of the term grows from 0 at iteration 0."""
+    """A slow start: the weight of the term grows from 0 at an early iteration."""
     assert problem_of(loss_of(lambda self, step: max(0, step.iteration - begins + 1) * distance(step))) == ''
 
 
@@ -81,13 +81,13 @@ def test_a_hinge_that_some_images_do_not_reach_is_accepted() -> None:
         return (distance(step) - calls[0] - 1e-4).clamp_min(0)  # 0 for the first images
 
     assert problem_of(loss_of(hinge)) == ''
-    assert 1 < len(calls) <= 5
+    assert 1 < len(calls) <= 7
 
 
 def test_terms_may_take_turns() -> None:
     class Loss(DistillationLoss):
         def forward(self, step: Step) -> dict[str, Tensor]:
-            late = step.iteration > 0
+            late = step.iteration % 2 == 0
             return {'l_early': (not late) * distance(step), 'l_late': late * distance(step)}
 
     assert problem_of(Loss()) == ''

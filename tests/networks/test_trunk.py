@@ -63,7 +63,8 @@ def test_a_number_of_taps_that_does_not_fit(taps: int, message: str) -> None:
 
 
 @pytest.mark.parametrize(('taps', 'message'), [
-    ([], 'the list is empty'), ('body.1', 'must be a number of at least 1, or a list of'), (True, 'must be a number'),
+    ([], 'the list is empty'), ('body.1', 'must be a whole number of at least 1, or a list of'),
+    (True, 'must be a whole number'),
     ([['body.1']], r"the entry \['body.1'\] is not such a pair"),
     (['body.1', 'body.2'], "the entry 'body.1' is not such a pair")])
 def test_a_loss_refuses_taps_of_another_form(taps: object, message: str) -> None:
