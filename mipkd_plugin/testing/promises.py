@@ -95,6 +95,20 @@ def _teacher_is_left_alone(bench: Bench) -> Iterator[Finding]:
         yield 'a step gave gradients to the weights of the teacher', 'leave requires_grad of the teacher alone'
 
 
+def _step_is_left_alone(bench: Bench) -> Iterator[Finding]:
+    """Other losses see the same step: its images and features must not change in place."""
+    step = bench.step()
+    shown = {'step.lq': step.lq, 'step.gt': step.gt}
+    for role, net_pass in (('student', step.student), ('teacher', step.teacher)):
+        shown[f'step.{role}.output'] = net_pass.output
+        shown |= {f'step.{role}.features[{path!r}]': feature for path, feature in net_pass.features.items()}
+    before = {name: value._version for name, value in shown.items()}
+    bench.loss(step)
+    changed = [name for name, value in shown.items() if value._version != before[name]]
+    if changed:
+        yield f'forward(step) changed {", ".join(changed[:3])} in place', 'change copies: step.lq.clone()'
+
+
 def _random_numbers_are_left_alone(bench: Bench) -> Iterator[Finding]:
     bench.student.eval()  # SwinIR's drop-path draws global random numbers
     remedy = 'derive from RandomizedLoss, and draw from self._generator'
@@ -200,6 +214,7 @@ def _takes_batches(bench: Bench) -> Iterator[Finding]:
 ON_EVERY_ARCHITECTURE = (
     Promise('the student is moved by its optimizer alone', _student_is_left_alone, needs_terms=False),
     Promise('the teacher stays as it is', _teacher_is_left_alone, needs_terms=False),
+    Promise('the images and features of a step stay as they are', _step_is_left_alone),
     Promise('the random numbers of the process are left alone', _random_numbers_are_left_alone, needs_terms=False),
     Promise('the terms train the whole student and all parameters of the loss', _terms_train),
     Promise('what the loss trains itself moves in prepare(plan) alone', _trains_itself),

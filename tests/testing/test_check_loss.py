@@ -22,6 +22,7 @@ BUILT = 'can be built with these options, and bound to student and teacher'
 TERMS = 'forward(step) returns finite scalars named l_*, each with a gradient'
 STUDENT = 'the student is moved by its optimizer alone'
 TEACHER = 'the teacher stays as it is'
+STEP = 'the images and features of a step stay as they are'
 RANDOM = 'the random numbers of the process are left alone'
 TRAINS = 'the terms train the whole student and all parameters of the loss'
 OWN = 'what the loss trains itself moves in prepare(plan) alone'
@@ -123,6 +124,18 @@ class InfiniteGradient(Good):
 class Grows(Good):
     def distance(self, step: Step) -> Tensor:
         self.register_buffer(f'seen_{step.iteration}', torch.zeros(1))
+        return super().distance(step)
+
+
+class ChangesTheImages(Good):
+    def distance(self, step: Step) -> Tensor:
+        step.gt.clamp_(0, 0.5)
+        return super().distance(step)
+
+
+class ChangesTheTeachersImage(Good):
+    def distance(self, step: Step) -> Tensor:
+        step.teacher.output.clamp_(0, 1)
         return super().distance(step)
 
 
@@ -312,6 +325,8 @@ BROKEN: list[tuple[type, dict[str, str]]] = [
     (NoForward, {TERMS: 'NoForward computes no terms: it must define forward(step)'}),
     (NotFinite, {TERMS: "the term 'l_good' is nan on random images"}),
     (InfiniteGradient, {TERMS: "the term 'l_good' has a gradient that is not finite"}),
+    (ChangesTheImages, {STEP: 'forward(step) changed step.gt in place'}),
+    (ChangesTheTeachersImage, {STEP: 'forward(step) changed step.teacher.output in place'}),
     (Grows, {TERMS: 'a step adds, removes or reshapes parameters or buffers of the loss (seen_126000)'}),
     (CutOff, {TRAINS: 'no term has a gradient at conv_first, the first convolution of the student'}),
     (Starves, {TRAINS: 'no gradient reaches forgotten.weight, forgotten.bias'}),
