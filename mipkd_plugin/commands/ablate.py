@@ -24,18 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``mipkd ablate``.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code: 1 if a run failed, else 0.
-
-    Raises:
-        MipkdError: The option file has problems, or the folders of the runs belong to other options.
-        UsageError: The arguments do not fit together.
-    """
+    """Run ``mipkd ablate``."""
     vary: dict[str, list[Any]] = {}
     for option, *texts in args.vary:
         vary.setdefault(option, []).extend(_value(text) for text in texts)

@@ -25,17 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``mipkd check``.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        OptionError: The file has problems; the message lists all of them.
-    """
+    """Run ``mipkd check``."""
     if args.mode is None:
         opt = read(args)
         if 'compare' in opt:

@@ -18,18 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``mipkd compare``.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code: 1 if a run failed, else 0.
-
-    Raises:
-        MipkdError: The option file has problems, or the folders of the runs belong to other options.
-        UsageError: The arguments do not fit together.
-    """
+    """Run ``mipkd compare``."""
     if args.report:
         if args.methods or args.seeds:
             raise UsageError('--report shows all rows of results.csv; leave out --methods and --seeds')

@@ -30,17 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the option file, then run BasicSR with the teacher and losses that the check has built.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        OptionError: The file has problems; the message lists all of them, and nothing was written.
-    """
+    """Check the option file, then run BasicSR with the teacher and losses that the check has built."""
     parent_watch.watch_parent()
     is_train = args.command == 'train'
     opt, distillation = _check(args, is_train)

@@ -22,17 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``mipkd prepare``.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        PrepareError: An argument or an image does not fit, or a file cannot be read or written.
-    """
+    """Run ``mipkd prepare``."""
     from mipkd_plugin.preparation.pairs import prepare
     from mipkd_plugin.preparation.workers import PrepareError
 

@@ -18,18 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``mipkd taps``.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        OptionError: A network cannot be built.
-        UsageError: The option file has no teacher, but ``--teacher`` asks for it.
-    """
+    """Run ``mipkd taps``."""
     opt = read(args)
     import torch
 

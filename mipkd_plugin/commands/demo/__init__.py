@@ -15,14 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out ``mipkd demo``.
-
-    Returns:
-        Exit code.
-
-    Raises:
-        DemoError: Something is missing, or a training run failed.
-    """
+    """Carry out ``mipkd demo``."""
     from mipkd_plugin.commands.demo.stages import show
 
     return show(args.iterations)

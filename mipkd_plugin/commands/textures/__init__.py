@@ -23,17 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``mipkd textures``.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        MipkdError: Options, image and checkpoint do not fit together, or something is missing; nothing was written.
-    """
+    """Run ``mipkd textures``."""
     opt = read(args).require_clean()
     from mipkd_plugin.commands.textures.look import draw
 
