@@ -15,7 +15,7 @@ from mipkd_plugin.testing import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_
 from basicsr.archs import build_network  # after mipkd_plugin, which repairs BasicSR
 
 __all__ = ['ARCHITECTURES', 'MODULES', 'PACKAGE', 'REPO', 'SHARED', 'STUDENTS', 'TEACHERS', 'as_parsed', 'batch',
-           'make_pair', 'name_of', 'tiny_options', 'write_image_pairs']
+           'change', 'make_pair', 'name_of', 'tiny_options', 'write_image_pairs']
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
@@ -29,6 +29,17 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob('*.py'))}
+
+
+def change(opt: dict[str, Any], path: str, value: Any) -> None:
+    """Set an entry by its path of keys; ``...`` deletes it."""
+    *parents, last = path.split('.') if path else ['']
+    for key in parents:
+        opt = opt[key]
+    if value is ...:
+        del opt[last]
+    else:
+        opt[last] = value
 
 
 def write_image_pairs(folder: Path) -> Path:

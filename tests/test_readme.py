@@ -68,7 +68,6 @@ def test_all_option_files_are_in_their_table() -> None:
 
 def test_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((REPO / 'CITATION.cff').read_text(encoding='utf-8'))
-    heading = re.search(r'^## (\S+) \((\S+)\)', (REPO / 'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)
-    assert heading is not None
-    assert (citation['version'], str(citation['date-released'])) == heading.groups()
+    newest, *_ = re.findall(r'^## (\S+) \((\S+)\)', (REPO / 'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)
+    assert (citation['version'], str(citation['date-released'])) == newest
     assert citation['version'] == __version__

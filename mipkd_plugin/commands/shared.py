@@ -70,7 +70,9 @@ def read_checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) 
         is_train = config.is_training(opt)
     if getattr(args, 'debug', False) and not str(opt.get('name', '')).startswith('debug'):
         opt['name'] = f'debug_{opt.get("name")}'  # as BasicSR does
-    return opt, is_train, config.check_options(opt, is_train=is_train, **flags).require_clean()
+    report = config.check_options(opt, is_train=is_train, **flags)
+    config.require_clean(report.problems, opt)
+    return opt, is_train, report
 
 
 def add_comparison(parser: argparse.ArgumentParser) -> None:

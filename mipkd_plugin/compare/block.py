@@ -20,7 +20,7 @@ from mipkd_plugin.config.check import check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model, lookup
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.plugins import absolute_imports
-from mipkd_plugin.config.problems import Context, OptionError, Options, located
+from mipkd_plugin.config.problems import Context, OptionError, Options, require_clean
 from mipkd_plugin.config.sections import distilling_model
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 
@@ -123,7 +123,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     if not isinstance(opt.get('compare'), Mapping):
         what = f'must be a block of keys, not {opt["compare"]!r}' if 'compare' in opt else 'is missing'
         ctx.add('compare', what, 'write compare: {seeds: [0, 1, 2], methods: {NAME: {type: LOSS, …}}}')
-        raise OptionError(located(ctx.problems, opt), opt.source)
+        raise OptionError(ctx.problems, opt)
     known = check_block(ctx)
     homes = {name: f'compare.methods.{name}' for name in known}
     seeds = check_seeds(ctx, seeds)
@@ -137,8 +137,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         trials = [Trial(name, seed, _derive(opt, name, known[name], seed)) for seed in seeds or [0] for name in chosen]
         _check_names(ctx, trials)
         protocol_hash = _check_trials(ctx, trials[:len(chosen)], homes, probe)
-    if ctx.problems:
-        raise OptionError(located(ctx.problems, opt), opt.source)
+    require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
     return Comparison(folder, trials, chosen, {name: losses_text(losses) for name, losses in known.items()},

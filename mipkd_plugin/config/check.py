@@ -41,19 +41,6 @@ class Report:
     images: dict[str, int] = field(default_factory=dict)
     built: Built = field(default_factory=Built)
 
-    def require_clean(self) -> Report:
-        """Raise if there are problems.
-
-        Returns:
-            The report itself.
-
-        Raises:
-            OptionError: There are problems; the message lists all of them.
-        """
-        if self.problems:
-            raise OptionError(self.problems, getattr(self.opt, 'source', None))
-        return self
-
 
 def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
                   root: Path | None = None, files: bool = True, probe: str = 'small') -> Report:
@@ -140,7 +127,7 @@ def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None)
     check_components(ctx)
     built = build(ctx, 'full', student)
     if ctx.problems or built.distillation is None:
-        raise OptionError(located(ctx.problems, own), getattr(opt, 'source', None))
+        raise OptionError(ctx.problems, own)
     return built.distillation
 
 
@@ -167,5 +154,5 @@ def build_for_taps(opt: Mapping[str, Any]) -> Built:
     check_teacher_network(ctx)
     built = build(ctx, probe='none')
     if built.student is None or ctx.problems:
-        raise OptionError(located(ctx.problems, opt), getattr(opt, 'source', None))
+        raise OptionError(ctx.problems, opt)
     return built

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from mipkd_plugin.config.problems import OptionError, Options, Problem, located
+from mipkd_plugin.config.problems import Options, Problem, require_clean
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 
 GROUP = 'basicsr.plugins'
@@ -50,9 +50,7 @@ def load_plugins(opt: Options | None = None, named: Sequence[str] = ()) -> None:
                                     f'write imports: [{example}]'))
             found = []
         problems += [_load(f'imports[{index}]', entry, folders) for index, entry in enumerate(found or [])]
-    true_problems = [problem for problem in problems if problem is not None]
-    if true_problems:
-        raise OptionError(located(true_problems, opt or {}), None if opt is None else opt.source)
+    require_clean([problem for problem in problems if problem is not None], {} if opt is None else opt)
     if opt is not None and named:
         opt['imports'] = [*(_absolute(entry, folders[::-1]) for entry in named), *(opt.get('imports') or [])]
 

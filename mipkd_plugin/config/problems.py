@@ -38,14 +38,16 @@ class OptionError(MipkdError):
 
     Args:
         problems: All problems.
-        source: The option file, for the first line of the message.
+        origin: The options, which give each problem its line, or only their file.
 
     Attributes:
         problems: All problems.
     """
 
-    def __init__(self, problems: Sequence[Problem], source: Path | str | None = None) -> None:
-        self.problems = list(problems)
+    def __init__(self, problems: Sequence[Problem], origin: Mapping[str, Any] | Path | str | None = None) -> None:
+        self.problems, source = list(problems), origin
+        if isinstance(origin, Mapping):
+            self.problems, source = located(problems, origin), getattr(origin, 'source', None)
         count = f'{len(self.problems)} problem{"s" if len(self.problems) > 1 else ""}'
         lines = [f'{source}: {count}' if source else count]
         lines += [f'{number}. {problem}' for number, problem in enumerate(self.problems, 1)]
@@ -68,19 +70,6 @@ class Options(dict[str, Any]):
         self.lines: dict[str, int] = {}
         self.forced: dict[str, str] = {}
         self.problems: list[Problem] = []
-
-    def require_clean(self) -> Options:
-        """Raise if reading the file found problems.
-
-        Returns:
-            The options themselves.
-
-        Raises:
-            OptionError: There are problems; the message lists all of them.
-        """
-        if self.problems:
-            raise OptionError(self.problems, self.source)
-        return self
 
 
 def block(options: Any, *keys: str) -> dict[str, Any]:
@@ -169,6 +158,20 @@ def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem
             problem = replace(problem, place=f'line {line}')
         found.append((line, problem))
     return list(dict.fromkeys(problem for _, problem in sorted(found, key=lambda pair: pair[0])))
+
+
+def require_clean(problems: Sequence[Problem], opt: Mapping[str, Any]) -> None:
+    """Raise if there are problems.
+
+    Args:
+        problems: The problems found in these options.
+        opt: The options.
+
+    Raises:
+        OptionError: There are problems; the message lists all of them.
+    """
+    if problems:
+        raise OptionError(problems, opt)
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:

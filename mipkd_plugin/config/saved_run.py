@@ -17,7 +17,7 @@ from mipkd_plugin.config.components import (
     construct,
 )
 from mipkd_plugin.config.distillation import Distillation
-from mipkd_plugin.config.problems import Context, OptionError, Problem, located
+from mipkd_plugin.config.problems import Context, OptionError, Problem
 from mipkd_plugin.config.weights import misfit, read_file
 
 _STATE = {'teacher', 'types', 'pairs', 'losses', 'random'}
@@ -37,8 +37,7 @@ def models_folder(opt: Mapping[str, Any]) -> Path:
     """
     name = opt.get('name')
     if not isinstance(name, str):
-        raise OptionError(located([Problem('name', f'must be the name of a run, not {name!r}', 'write name: NAME')],
-                                  opt), getattr(opt, 'source', None))
+        raise OptionError([Problem('name', f'must be the name of a run, not {name!r}', 'write name: NAME')], opt)
     return Path('experiments') / name / 'models'
 
 
@@ -67,7 +66,7 @@ def load_run(opt: Mapping[str, Any], weights: Path, state: Path) -> tuple[nn.Mod
         _load_weights(ctx, student, weights, state)
     built = Built() if ctx.problems else build(ctx, 'full', student, trial=False)
     if student is None or built.distillation is None:
-        raise OptionError(located(ctx.problems, opt), getattr(opt, 'source', None))
+        raise OptionError(ctx.problems, opt)
     return student.eval(), built.distillation
 
 

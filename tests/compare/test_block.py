@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import change
 from training import comparison_options, write_options
 
 from mipkd_plugin import config
@@ -46,17 +47,6 @@ def refusal(opt: dict[str, Any], *args: Any, **kwargs: Any) -> list[str]:
         read(opt, *args, **kwargs)
     assert str(caught.value).startswith(f'x.yml: {len(caught.value.problems)} problem')
     return [str(problem) for problem in caught.value.problems]
-
-
-def change(opt: dict[str, Any], path: str, value: Any) -> None:
-    """Set an entry by its path of keys; ``...`` deletes it."""
-    *parents, last = path.split('.') if path else ['']
-    for key in parents:
-        opt = opt[key]
-    if value is ...:
-        del opt[last]
-    else:
-        opt[last] = value
 
 
 # --------------------------------------------------------------------------------------------- what a file describes

@@ -19,7 +19,7 @@ from basicsr.archs import build_network
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import LOSS_REGISTRY
-from helpers import REPO, STUDENTS, TEACHERS
+from helpers import REPO, STUDENTS, TEACHERS, change
 from torch import nn
 
 from mipkd_plugin import DistillationLoss, Step, config
@@ -35,15 +35,9 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('RANK', raising=False)
 
 
-def change(opt: dict[str, Any], path: str, value: Any) -> None:
-    """Set an entry by its path of keys; ``...`` deletes it."""
-    *parents, last = path.split('.')
-    for key in parents:
-        opt = opt[key]
-    if value is ...:
-        del opt[last]
-    else:
-        opt[last] = value
+def read_clean(path: Path, force_yml: list[str] | None = None) -> None:
+    opt = config.read_options(path, force_yml)
+    config.require_clean(opt.problems, opt)
 
 
 def problems_of(opt: dict[str, Any], **kwargs: Any) -> list[str]:
@@ -599,7 +593,7 @@ def test_force_yml_agrees_with_basicsr(train_options: Make, tmp_path: Path, entr
 def test_force_yml_refuses(train_options: Make, tmp_path: Path, entry: str, piece: str) -> None:
     path = write(train_options(), tmp_path / 'x.yml')
     with pytest.raises(config.OptionError) as caught:
-        config.read_options(path, [entry]).require_clean()
+        read_clean(path, [entry])
     assert f'--force_yml {entry}: ' in str(caught.value)
     assert piece in str(caught.value)
 
@@ -629,7 +623,7 @@ def test_forced_texts_that_look_like_numbers(train_options: Make, tmp_path: Path
 ], ids=['twice', 'object', 'tuple', 'merge', 'syntax', 'cycle', 'list', 'empty', 'float'])
 def test_files_that_cannot_be_read(tmp_path: Path, text: str, pieces: list[str]) -> None:
     with pytest.raises(config.OptionError) as caught:
-        config.read_options(write(text, tmp_path / 'x.yml')).require_clean()
+        read_clean(write(text, tmp_path / 'x.yml'))
     assert all(piece in str(caught.value) for piece in pieces)
 
 

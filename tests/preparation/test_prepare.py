@@ -19,14 +19,6 @@ from mipkd_plugin.preparation.pairs import prepare
 from mipkd_plugin.preparation.workers import PrepareError
 from mipkd_plugin.utils.files import write_atomically
 
-SHARED = Path(os.environ.get('MIPKD_SHARED', Path(__file__).parents[3] / 'shared')) / 'data'
-
-
-def golden_set(name: str) -> Path:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f'{SHARED / name} is not there; name its parent in MIPKD_SHARED')
-    return SHARED / name
-
 
 def write(path: Path, height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
     """A random image, in the order OpenCV stores it."""
@@ -64,8 +56,8 @@ def as_uint8(tensor) -> np.ndarray:
 # ---------------------------------------------------------------------------------- resizing
 @pytest.mark.parametrize('scale', [2, 3, 4])
 @pytest.mark.parametrize(('name', 'count'), [('Set5', 5), ('Kodak24', 24), ('Set14', 14)])
-def test_matlab_files_are_reproduced_bit_for_bit(name: str, count: int, scale: int) -> None:
-    folder = golden_set(name)
+def test_matlab_files_are_reproduced_bit_for_bit(shared: Path, name: str, count: int, scale: int) -> None:
+    folder = shared / 'data' / name
     files = sorted((folder / f'LRbicx{scale}').iterdir())
     assert len(files) == count
     for path in files:
@@ -74,8 +66,8 @@ def test_matlab_files_are_reproduced_bit_for_bit(name: str, count: int, scale: i
 
 
 @pytest.mark.parametrize('ending', ['', '.lmdb'])
-def test_prepare_reproduces_set5(tmp_path: Path, ending: str) -> None:
-    folder = golden_set('Set5')
+def test_prepare_reproduces_set5(shared: Path, tmp_path: Path, ending: str) -> None:
+    folder = shared / 'data' / 'Set5'
     for scale in (2, 3, 4):
         made = prepare(folder / 'HR', scale, tmp_path / 'out', lmdb=bool(ending))
         for pair in pairs(tmp_path / 'out', scale, ending, made.hr.stem, 'val'):

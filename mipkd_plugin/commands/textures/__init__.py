@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``mipkd textures``."""
-    opt = read(args).require_clean()
+    from mipkd_plugin import config
+
+    opt = read(args)
+    config.require_clean(opt.problems, opt)
     from mipkd_plugin.commands.textures.look import draw
 
     return draw(opt, args)
