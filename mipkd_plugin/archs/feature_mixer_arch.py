@@ -14,6 +14,7 @@ from mipkd_plugin.utils.registry import register
 
 MaskType = Literal['3d', 'channel', 'pixel']
 Encoders = Literal['separate', 'shared']
+LatentWidth = Count | Literal['student', 'teacher']
 
 
 def _convolutions(in_channels: int, hidden: int, out_channels: int, num_layers: int, kernel_size: int) -> nn.Sequential:
@@ -32,15 +33,15 @@ class FeaturePriorMixer(ScaledFeatures):
 
     z = I ⊙ E_S(F_S) + (1 − I) ⊙ E_T(F_T), I ~ Bernoulli(ρ); decoders D_T and D_S lead back to the widths of the two
     networks. Separate encoders, convolutions and a random 3-D mask are the paper's best choices; the layers (one 3×3
-    convolution each), the latent width (the student's), ρ, the second decoder and the feature scale are our choice.
+    convolution each), the latent width (the teacher's), ρ, the second decoder and the feature scale are our choice.
     Measured in one setting, with one seed (``experiments/README.md``): a second convolution took all of the gain away,
-    ρ = 0.8 gained more than 0.5, and a latent space as wide as the teacher gained 0.08 dB more for four times the
-    parameters.
+    ρ = 0.8 gained more than 0.5. A latent space as wide as the teacher gained 0.04 dB more than one as wide as the
+    student, with three seeds, for four times the parameters (``docs/results.md``).
 
     Args:
         student_channels: Width of the student's feature.
         teacher_channels: Width of the teacher's feature.
-        latent_channels: Width Z of the latent space; None: the student's width.
+        latent_channels: Width Z of the latent space: a number, or the width of the ``teacher`` or the ``student``.
         mask_ratio: ρ, the probability that an element of the mask takes the student's side, in [0, 1].
         mask_type: ``3d``: one draw per element of (N, Z, H, W); ``channel``: per (N, Z); ``pixel``: per (N, H, W).
         encoders: ``separate`` (paper's best) or ``shared``: 1×1 convolutions to the latent width, then one
@@ -56,12 +57,14 @@ class FeaturePriorMixer(ScaledFeatures):
     """
 
     @checked
-    def __init__(self, student_channels: Count, teacher_channels: Count, latent_channels: Count | None = None,
+    def __init__(self, student_channels: Count, teacher_channels: Count, latent_channels: LatentWidth = 'teacher',
                  mask_ratio: Share = 0.8, mask_type: MaskType = '3d', encoders: Encoders = 'separate',
                  feature_scale: FeatureScale = 'running', num_layers: Count = 1, kernel_size: OddSize = 3,
                  momentum: Share = 0.01) -> None:
         super().__init__(feature_scale, momentum)
-        z = student_channels if latent_channels is None else latent_channels
+        z = latent_channels
+        if isinstance(z, str):
+            z = student_channels if z == 'student' else teacher_channels
         if encoders == 'shared':
             shared = _convolutions(z, z, z, num_layers, kernel_size)
             self.encoder_s: nn.Module = nn.Sequential(nn.Conv2d(student_channels, z, 1), shared)
@@ -79,17 +82,16 @@ class FeaturePriorMixer(ScaledFeatures):
         """Draw a mask I.
 
         Args:
-            feature: A feature (N, C, H, W); gives N, H, W, dtype and device.
+            feature: A feature (N, C, H, W); gives N, H, W and device.
             generator: On the device of ``feature``.
 
         Returns:
-            I: 0 or 1, in a shape that broadcasts to (N, Z, H, W).
+            I, boolean: True for the student's side, in a shape that broadcasts to (N, Z, H, W).
         """
         n, _, h, w = feature.shape
         z = self.latent_channels
         shape = {'3d': (n, z, h, w), 'channel': (n, z, 1, 1), 'pixel': (n, 1, h, w)}[self.mask_type]
-        drawn = torch.rand(shape, generator=generator, device=feature.device) < self.mask_ratio
-        return drawn.to(feature.dtype)
+        return torch.rand(shape, generator=generator, device=feature.device) < self.mask_ratio
 
     def encode(self, feature: Tensor, of_student: bool) -> Tensor:
         """E(F / scale): (N, C, H, W) of one of the networks → (N, Z, H, W)."""
@@ -103,7 +105,7 @@ class FeaturePriorMixer(ScaledFeatures):
 
     def mix(self, student_latent: Tensor, teacher_latent: Tensor, mask: Tensor) -> Tensor:
         """Mix two latents: z = I ⊙ z_S + (1 − I) ⊙ z_T, all (N, Z, H, W)."""
-        return mask * student_latent + (1 - mask) * teacher_latent
+        return torch.where(mask, student_latent, teacher_latent)
 
     def teacher_error(self, latent: Tensor, teacher_feature: Tensor) -> Tensor:
         """Compute |D_T(latent) − F_T| in units of the feature scale: L_feat of z, L_ae of E_T(F_T).

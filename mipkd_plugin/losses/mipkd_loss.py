@@ -10,7 +10,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.archs.base import FeatureScale
-from mipkd_plugin.archs.feature_mixer_arch import Encoders, FeaturePriorMixer, MaskType
+from mipkd_plugin.archs.feature_mixer_arch import Encoders, FeaturePriorMixer, LatentWidth, MaskType
 from mipkd_plugin.losses.base import RandomizedLoss, TapPair, logits_distance, mean
 from mipkd_plugin.losses.block_chain import BlockPriorMixer
 from mipkd_plugin.networks.step import Step
@@ -29,7 +29,8 @@ class MiPKDLoss(RandomizedLoss):
 
     Args:
         taps: Number of taps K, evenly spaced over both trunks, or a list of [student block, teacher block].
-        latent_channels: Width Z of the latent space; None: the student's width.
+        latent_channels: Width Z of the latent space: a number, or the width of the ``teacher`` (our choice) or the
+            ``student``.
         mask_ratio: ρ, share of the student in the mixed feature.
         mask_type: ``3d``, ``channel`` or ``pixel``.
         encoders: ``separate`` or ``shared``.
@@ -54,7 +55,7 @@ class MiPKDLoss(RandomizedLoss):
     reenters_network = True
 
     @checked
-    def __init__(self, taps: Taps = 4, latent_channels: Count | None = None, mask_ratio: Share = 0.8,
+    def __init__(self, taps: Taps = 4, latent_channels: LatentWidth = 'teacher', mask_ratio: Share = 0.8,
                  mask_type: MaskType = '3d', encoders: Encoders = 'separate', route_probability: Share = 0.5,
                  remix: bool = True, feature_scale: FeatureScale = 'running', num_layers: Count = 1,
                  kernel_size: OddSize = 3, momentum: Share = 0.01, loss_weight: PositiveFloat = 1.0,

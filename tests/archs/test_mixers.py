@@ -33,7 +33,7 @@ def test_mixed_latent_and_errors_follow_the_formula() -> None:
     z_s, z_t = m(f_s, f_t)
     z = m.mix(z_s, z_t, mask)
     expected_t = two_convolutions(m.encoder_t, f_t / scale)
-    expected = torch.where(mask.bool(), two_convolutions(m.encoder_s, f_s / scale), expected_t)
+    expected = torch.where(mask, two_convolutions(m.encoder_s, f_s / scale), expected_t)
     torch.testing.assert_close(z, expected)
     torch.testing.assert_close(z_t, expected_t)
     feat = (two_convolutions(m.decoder_t, expected) - f_t / scale).abs().mean()
@@ -41,12 +41,17 @@ def test_mixed_latent_and_errors_follow_the_formula() -> None:
     torch.testing.assert_close(m.decode(z, for_student=True), two_convolutions(m.decoder_s, expected) * scale)
 
 
-def test_defaults_are_one_convolution_to_a_latent_as_wide_as_the_student() -> None:
-    m = mixer(latent_channels=None)
+def test_defaults_are_one_convolution_to_a_latent_as_wide_as_the_teacher() -> None:
+    torch.manual_seed(0)
+    m = FeaturePriorMixer(5, 7)
     shapes = [tuple(layer.weight.shape) for coder in (m.encoder_s, m.encoder_t, m.decoder_s, m.decoder_t)
               for layer in coder]
-    assert shapes == [(5, 5, 3, 3), (5, 7, 3, 3), (5, 5, 3, 3), (7, 5, 3, 3)]
-    assert m.draw_mask(torch.zeros(1, 5, 4, 4), torch.Generator()).shape == (1, 5, 4, 4)
+    assert shapes == [(7, 5, 3, 3), (7, 7, 3, 3), (5, 7, 3, 3), (7, 7, 3, 3)]
+    assert m.draw_mask(torch.zeros(1, 5, 4, 4), torch.Generator()).shape == (1, 7, 4, 4)
+
+
+def test_latent_width_of_either_network_by_name() -> None:
+    assert [mixer(latent_channels=name).latent_channels for name in ('student', 'teacher', 3)] == [5, 7, 3]
 
 
 def test_golden_values() -> None:
@@ -69,13 +74,13 @@ GOLDEN = {'l_feat': 1.04242, 'l_ae': 1.04460, 'l_logits': 0.06422, 'l_block': 0.
 def test_masks_have_the_shape_of_their_type(mask_type: str, shape: tuple[int, ...]) -> None:
     mask = mixer(mask_type=mask_type).draw_mask(torch.zeros(2, 5, 4, 5), torch.Generator().manual_seed(0))
     assert mask.shape == shape
-    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert set(mask.unique().tolist()) == {False, True}
 
 
 @pytest.mark.parametrize('ratio', [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_mask_ratio_is_the_share_of_the_student(ratio: float) -> None:
     mask = mixer(mask_ratio=ratio).draw_mask(torch.zeros(4, 5, 64, 64), torch.Generator().manual_seed(0))
-    assert mask.mean().item() == pytest.approx(ratio, abs=0.01)
+    assert mask.float().mean().item() == pytest.approx(ratio, abs=0.01)
 
 
 def test_running_scale() -> None:
@@ -146,7 +151,7 @@ class Chain:
 @pytest.mark.parametrize('route', [[s, t, u] for s in (True, False) for t in (True, False) for u in (True, False)])
 def test_chain_follows_the_route(route: list[bool], remix: bool) -> None:
     chain = Chain(remix)
-    step, mixers, masks = chain.step, chain.loss.mixers, chain.masks
+    step, mixers, masks = chain.step, chain.loss.mixers, [mask.float() for mask in chain.masks]
     taps = {True: [1 - 1, 2 - 1, 3 - 1], False: [1, 2, 4]}  # block indices of student (3 blocks) and teacher (5)
     nets = {True: step.nets.student.net, False: step.nets.teacher.net}
     passes = {True: step.student, False: step.teacher}

@@ -105,7 +105,7 @@ def test_a_loss_that_would_distill_nothing(name: str, options: dict[str, Any], m
 
 def test_what_is_good_stays_good() -> None:
     assert MiPKDLoss(taps=(('a', 'b'), ), feat_weight=5).weights['l_feat'] == 5
-    assert str(inspect.signature(MiPKDLoss)).startswith("(taps: 'Taps' = 4, latent_channels: 'Count | None' = None")
+    assert str(inspect.signature(MiPKDLoss)).startswith("(taps: 'Taps' = 4, latent_channels: 'LatentWidth' = 'teacher'")
     assert MiPKDLoss.__init__.__doc__ is None
 
 
@@ -127,6 +127,7 @@ def test_errors_of_the_constructor_itself_pass_through() -> None:
 def test_integers_of_numpy_are_whole_numbers_and_its_flags_are_not() -> None:
     assert MiPKDLoss(taps=np.int64(2), latent_channels=np.int32(8)).taps == 2
     assert 'latent_channels' in refused('MiPKDLoss', latent_channels=np.bool_(True))
+    assert "must be 'student' or 'teacher', got 'both'" in refused('MiPKDLoss', latent_channels='both')
 
 
 def test_too_many_arguments() -> None:
