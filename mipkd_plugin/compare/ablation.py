@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basicsr.utils.registry import LOSS_REGISTRY
-
 from mipkd_plugin.compare.checks import ABLATE, CONTROL
-from mipkd_plugin.config.components import lookup
+from mipkd_plugin.compare.methods import arguments_of, losses_of, with_losses
 from mipkd_plugin.config.problems import Context, block, suggestion
 from mipkd_plugin.config.sections import check_keys
 
@@ -49,7 +46,8 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
         ctx.add('--vary', 'is missing: name an option and the values to try',
                 'write --vary OPTION VALUE VALUE …, or compare.ablate: {options: {OPTION: [VALUE, …]}}')
     found, homes = {CONTROL: [], name: known[name]}, {name: f'compare.methods.{name}'}
-    entries = known[name] if isinstance(known[name], list) else [known[name]]
+    own = losses_of(known[name])
+    entries = own if isinstance(own, list) else [own]
     for option, values in options.items():
         first = next((i for i, loss in enumerate(entries) if option in arguments_of(loss)), None)
         if first is None:
@@ -59,15 +57,10 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
         for value in values if isinstance(values, list) else [values]:
             if _differs(entries[first], option, value):
                 variant = f'{name} {option}={value}'
-                found[variant] = [{**loss, option: value} if i == first else loss for i, loss in enumerate(entries)]
+                found[variant] = with_losses(known[name], [{**loss, option: value} if i == first else loss
+                                                           for i, loss in enumerate(entries)])
                 homes[variant] = where.format(option)
     return found, homes
-
-
-def arguments_of(loss: Any) -> dict[str, Any]:
-    """Default values of a loss class by option."""
-    cls = lookup(LOSS_REGISTRY, loss.get('type')) if isinstance(loss, Mapping) else None
-    return {} if cls is None else {name: p.default for name, p in inspect.signature(cls).parameters.items()}
 
 
 def _differs(loss: Mapping[str, Any], option: str, value: Any) -> bool:

@@ -14,8 +14,9 @@ from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from mipkd_plugin.compare.ablation import ablated_method, arguments_of, variants
+from mipkd_plugin.compare.ablation import ablated_method, variants
 from mipkd_plugin.compare.checks import check_block, check_measuring, check_seeds, choose, metric_names, testsets_of
+from mipkd_plugin.compare.methods import apply, method_text, place
 from mipkd_plugin.config.check import check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model, lookup
 from mipkd_plugin.config.keys import MAPPING, TEXT
@@ -35,21 +36,18 @@ class Trial:
         method: Name of the method in the table.
         seed: ``manual_seed``.
         options: The full options of the run.
+        losses: The losses with all their options, and further settings of the method, as JSON.
     """
 
     method: str
     seed: int
     options: dict[str, Any]
+    losses: str
 
     @property
     def name(self) -> str:
         """Name of the run and its folder."""
         return str(self.options['name'])
-
-    @property
-    def losses(self) -> str:
-        """The losses with all their options, as JSON."""
-        return losses_text(self.options['train'].get('distill_opt', []))
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Comparison:
         name: Name of the comparison and its folder.
         trials: All runs, seed by seed.
         methods: Chosen methods, the control first.
-        losses: Losses by method with all their options, as JSON. Holds all methods of the option file, in table order.
+        losses: The same text by method. Holds all methods of the option file, in table order.
         testsets: Names of the test sets, in the order of the option file.
         metrics: Names of PSNR and SSIM in ``val.metrics``.
         iterations: Number of iterations of each run.
@@ -75,22 +73,6 @@ class Comparison:
     metrics: tuple[str, str]
     iterations: int
     protocol_hash: str
-
-
-def losses_text(losses: Any) -> str:
-    """One loss or a list of losses as one line of JSON, to compare it with another line.
-
-    The line also holds the defaults of omitted options, because a later version may change a default.
-
-    Args:
-        losses: The losses, as in ``train.distill_opt``.
-
-    Returns:
-        The JSON text.
-    """
-    entries = losses if isinstance(losses, list) else [losses]
-    return json.dumps([{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries],
-                      sort_keys=True, default=str)
 
 
 def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
@@ -134,13 +116,14 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     chosen = choose(ctx, known, methods)
     protocol_hash, trials = '', []
     if ctx.clean('model_type') and MAPPING.fits(opt.get('train')):
-        trials = [Trial(name, seed, _derive(opt, name, known[name], seed)) for seed in seeds or [0] for name in chosen]
+        trials = [Trial(name, seed, _derive(opt, name, known[name], seed), method_text(known[name]))
+                  for seed in seeds or [0] for name in chosen]
         _check_names(ctx, trials)
-        protocol_hash = _check_trials(ctx, trials[:len(chosen)], homes, probe)
+        protocol_hash = _check_trials(ctx, trials[:len(chosen)], known, homes, probe)
     require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
-    return Comparison(folder, trials, chosen, {name: losses_text(losses) for name, losses in known.items()},
+    return Comparison(folder, trials, chosen, {name: method_text(known[name]) for name in known},
                       testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol_hash)
 
 
@@ -166,19 +149,20 @@ def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
                 'rename one of them, or try their values one after the other')
 
 
-def _derive(opt: Options, method: str, losses: Any, seed: int) -> dict[str, Any]:
+def _derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
     """Make the options of one run."""
     own = copy.deepcopy({key: value for key, value in opt.items() if key != 'compare'})
-    slug = re.sub(r'[^A-Za-z0-9._+]+', '-', method)
+    slug = re.sub(r'[^A-Za-z0-9._+]+', '-', name)
     own.update(name=f'{opt.get("name")}_{slug}_seed{seed}', manual_seed=seed)
     imports = absolute_imports(opt)
     if imports:
         own['imports'] = imports
     own['train']['exact_resume'] = True
     own['train'].pop('distill_opt', None)
-    if losses:
-        own['train']['distill_opt'] = copy.deepcopy(losses)
+    if method:
+        apply(own, method)
     else:
+        own['train'].pop('distill', None)
         own['model_type'] = _plain_model(str(opt.get('model_type')))
         own.pop('teacher', None)
     return own
@@ -192,35 +176,39 @@ def _plain_model(model_type: str) -> str:
     return next((name for name in behind if lookup(MODEL_REGISTRY, name) is not None), model_type)
 
 
-def _check_trials(ctx: Context, trials: Sequence[Trial], homes: Mapping[str, str], probe: str) -> str:
+def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any], homes: Mapping[str, str],
+                  probe: str) -> str:
     """Check the options of each method.
 
     Args:
         ctx: Where problems go, with their places in the option file of the comparison.
-        trials: One run of each method.
-        homes: Origin of the losses by method.
+        trials: One run of each method, the control first.
+        known: The methods.
+        homes: YAML path of each method.
         probe: See :func:`~mipkd_plugin.config.check.check_options`.
 
     Returns:
         The protocol hash.
     """
-    teacher, images = '', {}
+    teacher, images = '', dict[str, int]()
     for trial in trials:
         report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
         home, said = homes.get(trial.method, ''), {problem.what for problem in ctx.problems}
         for problem in report.problems:
-            if not problem.where.startswith('train.distill_opt'):
+            where = place(problem.where, known[trial.method], home)
+            if where is None:
                 ctx.problems.append(problem)
             elif home.startswith('compare.methods'):
-                ctx.problems.append(replace(problem, where=home + problem.where.removeprefix('train.distill_opt')))
+                ctx.problems.append(replace(problem, where=where))
             elif problem.what not in said:  # the variant has it, but its method does not
                 ctx.problems.append(replace(problem, where=home))
-        images = report.images
+        images = images or report.images
         teacher = report.built.fingerprint or teacher
     if not teacher:
         teacher = _fingerprint_of_teacher(ctx)
     shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}
-    shared['train'] = {key: value for key, value in ctx.section('train').items() if key != 'distill_opt'}
+    shared['train'] = {key: value for key, value in ctx.section('train').items()
+                       if key not in ('distill_opt', 'distill')}
     digests = [*_digests_of_start(ctx), *_digests_of_imports(ctx)]
     text = json.dumps([shared, teacher, images, *digests], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mipkd_plugin.compare.methods import METHOD, has_settings
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block, suggestion
 from mipkd_plugin.config.sections import check_keys, check_numbers
@@ -54,11 +55,19 @@ def check_block(ctx: Context) -> dict[str, Any]:
             ctx.add(where, 'is the control without a loss, which every comparison has', 'remove it')
         elif not isinstance(name, str) or not _NAME.fullmatch(name):
             ctx.add(where, 'is not a usable name', 'use only letters, digits and . _ + -')
+        elif has_settings(losses) and not _check_method(ctx, where, losses):
+            continue
         elif not isinstance(losses, (Mapping, list)) or not losses:
             ctx.add(where, f'must be one loss (a block with type) or a list of them, not {losses!r}')
         else:
             known[name] = losses
     return known
+
+
+def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
+    """Check the keys of a method with further settings; return whether they can be used."""
+    check_keys(ctx, where, method, METHOD, strict=True)
+    return ctx.clean(where)
 
 
 def check_seeds(ctx: Context, given: Sequence[int] | None) -> list[int]:

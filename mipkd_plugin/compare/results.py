@@ -12,6 +12,7 @@ from typing import Any
 
 from mipkd_plugin.compare.block import Comparison, Trial
 from mipkd_plugin.compare.logs import History
+from mipkd_plugin.compare.methods import same_method
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text
 
@@ -201,6 +202,6 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
             raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, from another protocol '
                                f'({row.protocol_hash}, {row.iterations} iterations; now {now[0]}, {now[1]}): data, '
                                f'networks, teacher or training have changed; {remedy}')
-        losses = comparison.losses.get(row.method, row.losses)
-        if losses != row.losses:
+        losses = comparison.losses.get(row.method)
+        if losses is not None and not same_method(row.losses, losses):
             raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now {losses}; {remedy}')

@@ -19,6 +19,7 @@ import yaml
 
 from mipkd_plugin.compare.block import Trial
 from mipkd_plugin.compare.logs import progress
+from mipkd_plugin.compare.methods import same_method
 from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text
@@ -112,7 +113,7 @@ def refuse_other_options(trial: Trial, protocol_hash: str) -> None:
         raise RunError(f'{run_folder(trial)} was trained with the same options but another protocol ({noted}, now '
                        f"{protocol_hash}): the teacher's weights or the number of images have changed; {remedy}")
     losses = _notes(trial).get('losses', trial.losses)
-    if losses != trial.losses:
+    if not same_method(losses, trial.losses):
         raise RunError(f'{run_folder(trial)} was trained with other defaults of the losses: {losses}, now '
                        f'{trial.losses}; write the old values into the option file, or move the folder away')
 

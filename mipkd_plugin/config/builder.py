@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.schedule import check_schedule, distilled_samples
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError
@@ -85,6 +87,7 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
         built.teacher = load_teacher(ctx)
         if built.teacher is not None and built.student is not None:
             built.teacher.to(next(built.student.parameters()).device)
+    check_schedule(ctx)
     for where, options in distillation_entries(ctx.opt):
         loss = construct(ctx, where, options, LOSS_REGISTRY) if ctx.clean(where) else None
         if loss is not None:
@@ -93,10 +96,13 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
 
 
 def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
-    size, where = ctx.section('datasets', 'train').get('batch_size_per_gpu'), 'datasets.train.batch_size_per_gpu'
-    if isinstance(size, int) and 0 < size < loss.min_batch_size and ctx.clean(where):
-        ctx.add(where, f'is {size}, and {type(loss).__name__} needs {loss.min_batch_size} images or more in a batch: '
-                f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {loss.min_batch_size}, or more')
+    size, where = distilled_samples(ctx), 'datasets.train.batch_size_per_gpu'
+    if size is None or size >= loss.min_batch_size or not ctx.clean(where):
+        return
+    share = ctx.section('train', 'distill').get('share', 1)
+    images = f'is {size}' if share == 1 else f'and train.distill.share: {share} leave {size} image to distill on'
+    ctx.add(where, f'{images}, and {type(loss).__name__} needs {loss.min_batch_size} images or more in a batch: '
+            f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {math.ceil(loss.min_batch_size / share)}, or more')
 
 
 def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -> None:

@@ -184,7 +184,8 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
                         'see options/train_MiPKD_*.yml')
     elif strict and not ctx.distills and ctx.is_train:
         name = distilling_model(ctx.opt['model_type'])
-        for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
+        for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train')),
+                               ('train.distill', ctx.section('train'))):
             if where.rpartition('.')[2] in section:
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
                         f'write model_type: {name}, or remove it')

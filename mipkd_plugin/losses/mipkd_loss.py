@@ -45,6 +45,7 @@ class MiPKDLoss(RandomizedLoss):
         feat_weight: λ_feat of ``l_feat``.
         ae_weight: λ_ae of ``l_ae``.
         block_weight: λ_block of ``l_block``.
+        block_every: Run the chain in each n-th iteration only: those whose number it divides (our choice).
 
     Raises:
         ArgumentError: An option is out of range.
@@ -60,13 +61,14 @@ class MiPKDLoss(RandomizedLoss):
                  remix: bool = True, feature_scale: FeatureScale = 'running', num_layers: Count = 1,
                  kernel_size: OddSize = 3, momentum: Share = 0.01, loss_weight: PositiveFloat = 1.0,
                  kd_weight: Weight = 1.0, feat_weight: Weight = 1.0, ae_weight: Weight = 1.0,
-                 block_weight: Weight = 0.1) -> None:
+                 block_weight: Weight = 0.1, block_every: Count = 1) -> None:
         super().__init__(taps)
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
             'momentum': momentum}
         self.block_mixer = BlockPriorMixer(route_probability, remix)
+        self.block_every = block_every
         self.mixers = nn.ModuleList()
         self.weights = {name: loss_weight * weight for name, weight in (
             ('l_logits', kd_weight), ('l_feat', feat_weight), ('l_ae', ae_weight), ('l_block', block_weight))}
@@ -84,7 +86,11 @@ class MiPKDLoss(RandomizedLoss):
         return cast(Sequence[FeaturePriorMixer], self.mixers)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Compute ``l_feat``, ``l_ae``, ``l_logits`` and ``l_block``, those whose weights are above 0."""
+        """Compute ``l_feat``, ``l_ae``, ``l_logits`` and ``l_block``, those whose weights are above 0.
+
+        Returns:
+            The terms; ``l_block`` in each ``block_every``-th iteration only.
+        """
         self.require_bound()
         mixers = self.scaled_networks()
         masks = self._draw_masks(step, mixers)
@@ -100,7 +106,7 @@ class MiPKDLoss(RandomizedLoss):
                 terms['l_ae'].append(mixer.teacher_error(latents[-1][1], teacher_feature))
         if self.weights['l_logits']:
             terms['l_logits'] = [logits_distance(step)]
-        if self.weights['l_block']:
+        if self.weights['l_block'] and step.iteration % self.block_every == 0:
             image = self.block_mixer(step, self.pairs, mixers, latents, masks, route)
             terms['l_block'] = [(image - step.teacher.output).abs().mean()]
         return {name: self.weights[name] * mean(values) for name, values in terms.items() if values}

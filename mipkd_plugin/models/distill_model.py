@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         opt: dict[str, Any]
         device: torch.device
         net_g: nn.Module
+        net_g_ema: nn.Module
         lq: Tensor
         gt: Tensor
         output: Tensor
@@ -84,6 +86,7 @@ class DistillMixin(HostModel):
             raise config.OptionError([config.launcher_problem(self.opt)])
         student = self.get_bare_model(self.net_g)
         distillation = config.build_distillation(self.opt, student)
+        self.schedule = config.read_schedule(self.opt)
         self.teacher = distillation.teacher.to(self.device)
         self.teacher_fingerprint = distillation.fingerprint
         self.losses = nn.ModuleList(distillation.losses.values()).to(self.device).train()
@@ -93,6 +96,7 @@ class DistillMixin(HostModel):
         for index, loss in enumerate(self._losses()):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
         self._loss_runners = [self._distributed(loss) for loss in self._losses()]
+        self._teacher_dismissed = False
         self._log_setup()
         super().init_training_settings()
 
@@ -109,17 +113,22 @@ class DistillMixin(HostModel):
             self.optimizer_g.add_param_group({'params': parameters})
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA."""
+        """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA.
+
+        An iteration that the schedule ``train.distill`` leaves out is one of plain training.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
         self.optimizer_g.zero_grad()
-        plan = self.nets.plan(self.lq, self.gt, self.optimizer_g,
-                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter)
-        prepared = self._prepare(plan)
-        step = plan.run()
-        self.output = step.student.output
-        terms = self.reconstruction_terms(step.student.output, step.gt)
-        for runner in self._loss_runners:
-            for name, value in runner(step).items():
-                terms[_free_name(name, terms)] = value
+        prepared: dict[str, Tensor] = {}
+        if self.schedule.distills(current_iter):
+            terms, prepared = self._distill(current_iter)
+        else:
+            if self.schedule.is_over(current_iter) and not self._teacher_dismissed:
+                self._dismiss_teacher()
+            self.output = self.net_g(self.lq)
+            terms = self.reconstruction_terms(self.output, self.gt)
         total = _sum(terms)
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -131,6 +140,38 @@ class DistillMixin(HostModel):
         self.log_dict = self.reduce_loss_dict(OrderedDict({**terms, **prepared}))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def _distill(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
+        """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
+        samples = self.schedule.samples(len(self.lq))
+        plan = self.nets.plan(self.lq[:samples], self.gt[:samples], self.optimizer_g,
+                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter)
+        prepared = self._prepare(plan)
+        student = self.nets.student(self.lq)
+        self.output = student.output
+        terms = self.reconstruction_terms(student.output, self.gt)
+        step, weight = plan.run(student.first(samples)), self.schedule.weight(current_iter)
+        for runner in self._loss_runners:
+            for name, value in runner(step).items():
+                terms[_free_name(name, terms)] = value if weight == 1 else weight * value
+        return terms, prepared
+
+    def _dismiss_teacher(self) -> None:
+        """Free what no later iteration needs: hooks, and the device's memory that the teacher takes."""
+        self._teacher_dismissed = True
+        self.nets.close()
+        self.teacher.cpu()
+        get_root_logger().info('Distillation is over; training goes on without the teacher.')
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Update the moving average as BasicSR does, to the last bit, but with two calls for all tensors."""
+        if getattr(super().model_ema, '__func__', None) is not BaseModel.model_ema:  # that class has its own way
+            super().model_ema(decay)
+            return
+        average = list(self.net_g_ema.parameters())
+        torch._foreach_mul_([p.data for p in average], decay)
+        torch._foreach_add_([p.data for p in average],
+                            [p.data for p in self.get_bare_model(self.net_g).parameters()], alpha=1 - decay)
 
     def _prepare(self, plan: StepPlan) -> dict[str, Tensor]:
         """Let losses train their own parameters; names of a second such loss end in ``_2``."""

@@ -20,6 +20,12 @@ class NetPass:
     output: Tensor
     features: Mapping[str, Tensor]
 
+    def first(self, samples: int) -> NetPass:
+        """The same pass over the first ``samples`` images of the batch."""
+        if samples >= len(self.output):
+            return self
+        return NetPass(self.output[:samples], {path: feature[:samples] for path, feature in self.features.items()})
+
 
 @dataclass(frozen=True)
 class TapInfo:

@@ -105,6 +105,8 @@ class StepPlan:
     optimizer: Optimizer
     reconstruction: Callable[[Tensor, Tensor], Tensor]
 
-    def run(self) -> Step:
-        """Run the student too."""
-        return self.nets.step(self.lq, self.gt, self.iteration, self.teacher)
+    def run(self, student: NetPass | None = None) -> Step:
+        """Run the student too; or take its pass over the same images, if it was made before."""
+        if student is None:
+            student = self.nets.student(self.lq)
+        return Step(self.lq, self.gt, self.iteration, student, self.teacher, self.nets)

@@ -1,0 +1,100 @@
+"""A method of a comparison: its losses, and what it changes in the training besides."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from basicsr.utils.registry import LOSS_REGISTRY
+
+from mipkd_plugin.config.components import lookup
+from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key
+
+METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER)}
+"""The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
+
+_PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'teacher': 'teacher',
+           'crops': 'datasets.train.crops'}
+
+
+def has_settings(method: Any) -> bool:
+    """Whether a method is a block with ``losses`` and other keys, not just one loss or a list of them."""
+    return isinstance(method, Mapping) and 'losses' in method
+
+
+def losses_of(method: Any) -> Any:
+    """The losses of a method, as in ``train.distill_opt``."""
+    return method['losses'] if has_settings(method) else method
+
+
+def with_losses(method: Any, losses: Any) -> Any:
+    """The same method with other losses."""
+    return {**method, 'losses': losses} if has_settings(method) else losses
+
+
+def place(where: str, method: Any, home: str) -> str | None:
+    """The place in the option file of a comparison for a place in the option file of a run.
+
+    Args:
+        where: YAML path in the option file of the run.
+        method: The method.
+        home: YAML path of the method.
+
+    Returns:
+        The YAML path; None if the entry does not come from the method.
+    """
+    if not has_settings(method):
+        return home + where.removeprefix('train.distill_opt') if where.startswith('train.distill_opt') else None
+    for key, target in _PLACES.items():
+        inner = where.removeprefix(target)
+        if key in method and where.startswith(target) and inner[:1] in ('', '.', '['):
+            if key == 'teacher' and inner[1:].partition('.')[0] not in method[key]:
+                continue
+            return f'{home}.{key}{inner}'
+    return None
+
+
+def apply(own: dict[str, Any], method: Any) -> None:
+    """Write a method into the options of a run."""
+    own['train']['distill_opt'] = copy.deepcopy(losses_of(method))
+    if not has_settings(method):
+        return
+    if method.get('distill'):
+        own['train']['distill'] = dict(method['distill'])
+    if method.get('teacher'):
+        own['teacher'] = {**own.get('teacher', {}), **method['teacher']}
+    if method.get('crops'):
+        own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])
+
+
+def arguments_of(loss: Any) -> dict[str, Any]:
+    """Default values of a loss class by option."""
+    cls = lookup(LOSS_REGISTRY, loss.get('type')) if isinstance(loss, Mapping) else None
+    return {} if cls is None else {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+
+
+def method_text(method: Any) -> str:
+    """A method as one line of JSON, to compare it with another line.
+
+    The line also holds the defaults of omitted options of its losses, because a later version may change a default.
+
+    Args:
+        method: The method, as under ``compare.methods``.
+
+    Returns:
+        The JSON text: a list of losses, or an object for a method with further settings.
+    """
+    losses = losses_of(method)
+    entries = losses if isinstance(losses, list) else [losses]
+    full: Any = [{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries]
+    if has_settings(method):
+        full = {**method, 'losses': full}
+    return json.dumps(full, sort_keys=True, default=str)
+
+
+def same_method(before: str, now: str) -> bool:
+    """Whether two texts mean the same method. An option that ``before`` lacks came later; then its default counts."""
+    return method_text(json.loads(before)) == now

@@ -1,0 +1,112 @@
+"""When, on how much of a batch and with which weight to distill: the block ``train.distill``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mipkd_plugin.config.keys import INTEGER, ITERATIONS
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.utils.ranges import ArgumentError, Count, checked
+
+PartOfAll = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""A share of a whole that is not empty."""
+
+Fade = Literal['none', 'linear', 'cosine']
+
+PLACE = 'train.distill'
+
+
+class DistillSchedule:
+    """Which iterations distill, on which part of the batch, and with which weight (our choice; no paper does it).
+
+    An iteration that does not distill is BasicSR's own: no forward pass of the teacher, no term of a loss.
+
+    Args:
+        total_iter: Length of the training, in iterations.
+        until: Share of the training after which it goes on without distillation, in (0, 1].
+        every: Distill in each n-th iteration: those whose number ``every`` divides.
+        share: Share of each batch to distill on, its first images, in (0, 1].
+        fade: How the weight of all distillation terms falls from 1 to 0 at the end of ``until``: ``none`` (it stays
+            1), ``linear`` or ``cosine``.
+
+    Raises:
+        ArgumentError: An option is out of range, or no iteration would distill.
+    """
+
+    @checked
+    def __init__(self, total_iter: Count, until: PartOfAll = 1.0, every: Count = 1, share: PartOfAll = 1.0,
+                 fade: Fade = 'none') -> None:
+        self.last = math.ceil(until * total_iter)
+        self.every = every
+        self.share = share
+        self.fade = fade
+        if every > self.last:
+            raise ArgumentError(type(self).__name__, {
+                'every': f'is {every}, and only {self.last} iterations distill: there would be no distillation at all'})
+
+    def distills(self, iteration: int) -> bool:
+        """Whether iteration number ``iteration``, from 1, distills."""
+        return iteration <= self.last and iteration % self.every == 0
+
+    def is_over(self, iteration: int) -> bool:
+        """Whether neither this iteration nor a later one distills."""
+        return iteration > self.last - self.last % self.every
+
+    def weight(self, iteration: int) -> float:
+        """Factor on all distillation terms, in [0, 1]."""
+        left = max(1 - (iteration - 1) / self.last, 0.0)
+        return {'none': 1.0, 'linear': left, 'cosine': (1 - math.cos(math.pi * left)) / 2}[self.fade]
+
+    def samples(self, batch: int) -> int:
+        """Number of images to distill on, of a batch of ``batch`` images."""
+        return math.ceil(self.share * batch)
+
+
+def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
+    """The schedule of a training run.
+
+    Args:
+        opt: The options.
+
+    Returns:
+        The schedule; without ``train.distill`` each iteration distills, on the whole batch.
+
+    Raises:
+        ArgumentError: An option is unknown or out of range.
+    """
+    options = opt['train'].get('distill')
+    return DistillSchedule(int(opt['train']['total_iter']), **options) if options else DistillSchedule(sys.maxsize)
+
+
+def check_schedule(ctx: Context) -> DistillSchedule | None:
+    """Check ``train.distill``; return the schedule if it can be used."""
+    if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
+        return None
+    if not ITERATIONS.fits(ctx.section('train').get('total_iter')):
+        ctx.add(PLACE, 'needs train.total_iter, the length of the training', 'write total_iter: …')
+        return None
+    try:
+        schedule = read_schedule(ctx.opt)
+    except ArgumentError as error:
+        for name, what in error.mistakes.items():
+            ctx.add(f'{PLACE}.{name}', what, _REMEDIES.get(name, f'valid here: {", ".join(_REMEDIES)}'))
+        return None
+    return schedule
+
+
+_REMEDIES = {'until': 'write until: 0.5 for the first half', 'every': 'write every: 2, or a little more',
+             'share': 'write share: 0.5 for half of each batch', 'fade': 'write fade: none, linear or cosine'}
+
+
+def distilled_samples(ctx: Context) -> int | None:
+    """Number of images of each batch that the losses see; None if the options do not say."""
+    size: Any = ctx.section('datasets', 'train').get('batch_size_per_gpu')
+    if not INTEGER.fits(size) or not ctx.clean(PLACE):
+        return None
+    share: float = ctx.section('train', 'distill').get('share', 1)
+    return math.ceil(share * int(size))
