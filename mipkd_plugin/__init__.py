@@ -18,7 +18,7 @@ from mipkd_plugin import compat
 from mipkd_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from mipkd_plugin import archs, losses, models
+    from mipkd_plugin import archs, data, losses, models
     from mipkd_plugin.config import OptionError, build_distillation
     from mipkd_plugin.losses import (
         AttentionTransferLoss,
@@ -60,14 +60,14 @@ _HOMES = {
     'utils.ranges': ('ArgumentError', ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
-_ROOMS = ('archs', 'losses', 'models')
+_ROOMS = ('archs', 'data', 'losses', 'models')
 _IMPORT_LOCK = threading.RLock()
 
 __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillMixin',
            'DistillModel', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss',
            'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss', 'RandomizedLoss', 'Step',
            'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet', '__version__', 'archs', 'bind',
-           'build_distillation', 'losses', 'models']
+           'build_distillation', 'data', 'losses', 'models']
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from helpers import MODULES, PACKAGE, REPO
 
 FILES = list(MODULES.values())
 ORDER = ['__main__', 'cli', 'commands', 'compare', 'preparation', 'models', 'config', 'checkpoints', 'testing',
-         'losses', 'archs', 'networks', 'utils']
+         'losses', 'archs', 'networks', 'data', 'utils']
 """The rooms. A room imports from the rooms behind it, never from those before it."""
 FREE = {'compat', 'version'}
 """They import nothing of ours, and every room may import them."""
@@ -103,7 +103,7 @@ def test_no_assert_for_users() -> None:
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text()))), path
 
 
-@pytest.mark.parametrize('folder', ['archs', 'losses', 'models', 'config', 'checkpoints', 'compare', 'testing'])
+@pytest.mark.parametrize('folder', ['archs', 'losses', 'models', 'config', 'checkpoints', 'compare', 'testing', 'data'])
 def test_rooms_import_basicsr_first(folder: str) -> None:
     """Importing basicsr registers our classes, so it must not happen in the middle of importing one of them."""
     tree = ast.parse((PACKAGE / folder / '__init__.py').read_text(encoding='utf-8'))

@@ -44,6 +44,8 @@ def _show_report(opt: Options, command: str, report: Report) -> int:
             s, t = pair.student, pair.teacher
             print(f'           {s.path} {s.channels}×{s.height}×{s.width} <- '
                   f'{t.path} {t.channels}×{t.height}×{t.width}')
+    if report.built.cache is not None:
+        print(f'  cache    {report.built.cache}')
     _show_images(opt, report)
     return 0
 

@@ -12,10 +12,11 @@ from mipkd_plugin.config.problems import OptionError, Options, Problem, require_
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
 from mipkd_plugin.config.sections import launcher_problem
+from mipkd_plugin.config.teacher_cache import make_cache
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options
 
 __all__ = ['Built', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
            'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries',
-           'is_training', 'launcher_problem', 'load_plugins', 'load_run', 'models_folder', 'prepared', 'probe_shape',
-           'read_options', 'read_schedule', 'require_clean', 'teacher_fingerprint', 'window_size']
+           'is_training', 'launcher_problem', 'load_plugins', 'load_run', 'make_cache', 'models_folder', 'prepared',
+           'probe_shape', 'read_options', 'read_schedule', 'require_clean', 'teacher_fingerprint', 'window_size']

@@ -14,6 +14,7 @@ from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples
+from mipkd_plugin.config.teacher_cache import CachePlan, check_cache
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError
@@ -33,6 +34,7 @@ class Built:
         losses: YAML path → loss of ``train.distill_opt``.
         pairs: YAML path → tap pairs, as the probe run saw them.
         distillation: Teacher and losses, if there were no problems up to here.
+        cache: What the cache of the teacher's passes will take, if there is one.
     """
 
     student: nn.Module | None = None
@@ -40,6 +42,7 @@ class Built:
     losses: dict[str, DistillationLoss] = field(default_factory=dict)
     pairs: dict[str, list[TapPair]] = field(default_factory=dict)
     distillation: Distillation | None = None
+    cache: CachePlan | None = None
 
     @property
     def fingerprint(self) -> str | None:
@@ -124,9 +127,11 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
                    for where, loss in losses.items()}
     if trial:
         _try(ctx, losses, nets)
+    fingerprint = teacher_fingerprint(teacher)
+    built.cache = check_cache(ctx, nets, probe, fingerprint)
     nets.close()
     if losses and not ctx.problems:
-        built.distillation = Distillation(teacher, losses, probe, seed)
+        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint)
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:

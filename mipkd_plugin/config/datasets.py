@@ -11,6 +11,7 @@ from mipkd_plugin.config.components import check_dataset_type
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.keys import (
     ANYTHING,
+    CROP_POOL,
     DATASET,
     INTEGER,
     IO_BACKENDS,
@@ -49,18 +50,22 @@ def check_datasets(ctx: Context) -> dict[str, int]:
             if count is not None:
                 counts[where] = count
                 if kind == 'train' and ctx.clean(where):
-                    _check_reaches_end(ctx, where, options, count)
+                    _check_reaches_end(ctx, where, options, options.get('crops', count))
     return counts
 
 
 def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
     found = check_dataset_type(ctx, where, options)
-    if getattr(found, '__name__', '') != 'PairedImageDataset':
+    tables = {'PairedImageDataset': PAIRED_IMAGES, 'CropPoolDataset': CROP_POOL}
+    table = tables.get(getattr(found, '__name__', ''))
+    if table is None:
         check_keys(ctx, where, options, DATASET if found is None else _needed_of_any(options), strict=False)
         if ctx.files:
             _check_roots_exist(ctx, where, options)
         return None
-    check_keys(ctx, where, options, PAIRED_IMAGES, strict=True)
+    check_keys(ctx, where, options, table, strict=True)
+    if table is CROP_POOL and where != 'datasets.train':
+        ctx.add(f'{where}.type', 'CropPoolDataset is for training', 'write type: PairedImageDataset')
     _check_backend(ctx, where, options.get('io_backend'))
     _check_loader(ctx, where, options)
     if where == 'datasets.train' and ctx.clean(f'{where}.gt_size'):
@@ -136,8 +141,9 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
 
     if reached(ratio) >= total:
         return
+    things = 'crops' if 'crops' in options else 'images'
     enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), 10 ** 8)
     ctx.add(f'{where}.dataset_enlarge_ratio',
-            f'{images} images × {ratio} in batches of {loaded * world} last for {reached(ratio)} of '
+            f'{images} {things} × {ratio} in batches of {loaded * world} last for {reached(ratio)} of '
             f'{int(total)} iterations: BasicSR counts the last, smaller batch of an epoch but drops it',
             f'write dataset_enlarge_ratio: {enough}')

@@ -6,13 +6,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.losses.binding import bind, tap
 from mipkd_plugin.networks.step import NetPair
@@ -27,17 +25,14 @@ class Distillation:
         losses: YAML path → loss of ``train.distill_opt``, bound.
         probe: The images (1, C, H, W) of the probe run, as large as a training patch.
         seed: The random seed with which the losses were built.
+        fingerprint: Hash of the teacher's weights.
     """
 
     teacher: nn.Module
     losses: dict[str, DistillationLoss]
     probe: Tensor
     seed: int
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the teacher's weights."""
-        return teacher_fingerprint(self.teacher)
+    fingerprint: str
 
     def attach(self, student: nn.Module, runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
         """Tap a student of the checked architecture.

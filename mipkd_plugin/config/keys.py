@@ -46,6 +46,7 @@ NUMBER = Kind('a number', is_number)
 POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0)
 FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1)
 GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0)
+CACHE_TYPE = Kind('float32, float16 or bfloat16', lambda v: v in ('float32', 'float16', 'bfloat16'))
 ANYTHING = Kind('anything', lambda v: True)
 PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
 NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
@@ -98,6 +99,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
 }
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
+    'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
 }
 DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
@@ -112,6 +114,7 @@ PAIRED_IMAGES = {
     'gt_size': Key(INTEGER, 'train'), 'use_hflip': Key(FLAG, 'train'), 'use_rot': Key(FLAG, 'train'),
     'mean': Key(optional(NUMBERS)), 'std': Key(optional(NUMBERS)), 'color': Key(COLOR),
 }
+CROP_POOL = {**PAIRED_IMAGES, 'crops': Key(INTEGER, 'always'), 'crop_seed': Key(SEED)}
 IO_BACKENDS = {
     'disk': {'type': Key(TEXT, 'always')},
     'lmdb': {'type': Key(TEXT, 'always'), 'readonly': Key(FLAG), 'lock': Key(FLAG), 'readahead': Key(FLAG),

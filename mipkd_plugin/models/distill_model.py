@@ -53,6 +53,9 @@ if TYPE_CHECKING:
         def resume_training(self, resume_state: dict[str, Any]) -> None:
             """Restore optimizers and schedulers."""
 
+        def feed_data(self, data: dict[str, Any]) -> None:
+            """Take a batch."""
+
         def model_ema(self, decay: float) -> None:
             """Update the moving average of ``net_g``."""
 
@@ -92,6 +95,8 @@ class DistillMixin(HostModel):
         self.losses = nn.ModuleList(distillation.losses.values()).to(self.device).train()
         runner = self.net_g if isinstance(self.net_g, DistributedDataParallel) else None
         self.nets = distillation.attach(student, runner)
+        self.cache = config.make_cache(self.opt, self.nets, distillation.probe.to(self.device),
+                                       distillation.fingerprint)
         seed = self.opt.get('manual_seed') or 0
         for index, loss in enumerate(self._losses()):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
@@ -111,6 +116,11 @@ class DistillMixin(HostModel):
         parameters = [p for p in self.losses.parameters() if p.requires_grad and id(p) not in own]
         if parameters:
             self.optimizer_g.add_param_group({'params': parameters})
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Take a batch; of a crop pool also the numbers of its crops."""
+        super().feed_data(data)
+        self.crops: Tensor | None = data.get('crop')
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA.
@@ -144,8 +154,10 @@ class DistillMixin(HostModel):
     def _distill(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
         """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
         samples = self.schedule.samples(len(self.lq))
-        plan = self.nets.plan(self.lq[:samples], self.gt[:samples], self.optimizer_g,
-                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter)
+        lq, crops = self.lq[:samples], self.crops
+        teacher = None if self.cache is None or crops is None else self.cache(lq, crops[:samples])
+        plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
+                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter, teacher)
         prepared = self._prepare(plan)
         student = self.nets.student(self.lq)
         self.output = student.output
@@ -161,6 +173,7 @@ class DistillMixin(HostModel):
         self._teacher_dismissed = True
         self.nets.close()
         self.teacher.cpu()
+        self.cache = None
         get_root_logger().info('Distillation is over; training goes on without the teacher.')
 
     def model_ema(self, decay: float = 0.999) -> None:

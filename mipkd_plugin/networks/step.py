@@ -41,7 +41,7 @@ class NetPair(NamedTuple):
         return Step(lq, gt, iteration, self.student(lq), teacher, self)
 
     def plan(self, lq: Tensor, gt: Tensor, optimizer: Optimizer, reconstruction: Callable[[Tensor, Tensor], Tensor],
-             iteration: int = 1) -> StepPlan:
+             iteration: int = 1, teacher: NetPass | None = None) -> StepPlan:
         """Run the teacher alone, for losses that train something of their own before the student's step.
 
         Args:
@@ -50,11 +50,14 @@ class NetPair(NamedTuple):
             optimizer: The optimizer that trains the student.
             reconstruction: (S(x), y) → L_rec, the scalar that the student minimizes besides the distillation terms.
             iteration: Number of the iteration, from 1.
+            teacher: The teacher's pass over ``lq``, if it was made before.
 
         Returns:
             The argument of :meth:`~mipkd_plugin.losses.base.DistillationLoss.prepare`; its ``run`` makes the step.
         """
-        return StepPlan(lq, gt, iteration, self.teacher(lq), self, optimizer, reconstruction)
+        if teacher is None:
+            teacher = self.teacher(lq)
+        return StepPlan(lq, gt, iteration, teacher, self, optimizer, reconstruction)
 
     def close(self) -> None:
         """Remove all hooks: both networks are as they were (the teacher stays frozen)."""

@@ -1,0 +1,158 @@
+"""The cache of the teacher's passes: ``teacher.cache`` and ``teacher.cache_dtype``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import lmdb
+import psutil
+import torch
+from torch import Tensor
+
+from mipkd_plugin.config.keys import INTEGER
+from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.networks.step import NetPair
+from mipkd_plugin.networks.teacher_cache import (
+    CacheError,
+    CacheType,
+    TeacherCache,
+    bytes_per_crop,
+    meta_of,
+    refuse_other_cache,
+    shapes_of,
+)
+
+PLACE = 'teacher.cache'
+MEMORY = 'memory'
+POOL = 'CropPoolDataset'
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a cache will take.
+
+    Attributes:
+        crops: Number of crops.
+        each: Bytes of one crop.
+        where: ``memory``, or the LMDB.
+    """
+
+    crops: int
+    each: int
+    where: str
+
+    @property
+    def total(self) -> int:
+        """Bytes of all crops."""
+        return self.crops * self.each
+
+    def __str__(self) -> str:
+        return f'{self.crops:,d} crops × {self.each:,d} bytes = {gigabytes(self.total)} in {self.where}'
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes, for people."""
+    return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
+
+
+def make_cache(opt: Mapping[str, Any], nets: NetPair, probe: Tensor, fingerprint: str) -> TeacherCache | None:
+    """The cache that the options ask for; None if they ask for none.
+
+    Args:
+        opt: The options.
+        nets: The tapped networks.
+        probe: Images (1, C, H, W) of the size of a training patch.
+        fingerprint: Hash of the teacher's weights.
+
+    Returns:
+        The cache.
+
+    Raises:
+        CacheError: The LMDB was made for something else.
+    """
+    teacher = block(opt, 'teacher')
+    where = teacher.get('cache')
+    if where is None:
+        return None
+    path = None if where == MEMORY else Path(where).expanduser()
+    return TeacherCache(nets.teacher, probe, block(opt, 'datasets', 'train')['crops'],
+                        teacher.get('cache_dtype', 'float32'), path, fingerprint)
+
+
+def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) -> CachePlan | None:
+    """Check that a cache fits in memory or on the disk, and that an existing one belongs to this teacher.
+
+    Args:
+        ctx: Options, and where problems go.
+        nets: The tapped networks.
+        probe: Images (1, C, H, W) of the size of a training patch.
+        fingerprint: Hash of the teacher's weights.
+
+    Returns:
+        What the cache will take; None without a cache, or with a problem noted.
+    """
+    teacher, train = ctx.section('teacher'), ctx.section('datasets', 'train')
+    where, dtype = teacher.get('cache'), teacher.get('cache_dtype', 'float32')
+    if where is None:
+        if 'cache_dtype' in teacher:
+            ctx.add('teacher.cache_dtype', 'is for a cache, and there is none', 'write cache: memory, or remove it')
+        return None
+    if train.get('type') != POOL:
+        ctx.add(PLACE, f'needs crops that stay the same, and datasets.train.type is {train.get("type")}',
+                f'write type: {POOL} and crops: 4096 under datasets.train, or remove cache')
+    elif not INTEGER.fits(train.get('crops')) or not ctx.clean(PLACE) or not ctx.clean('teacher.cache_dtype'):
+        pass  # has its own problem
+    elif where != MEMORY and Path(where).suffix != '.lmdb':
+        ctx.add(PLACE, f'{where} is neither memory nor a name that ends in .lmdb',
+                'write cache: memory, or the path of an LMDB, such as datasets/teacher_x2.lmdb')
+    else:
+        shapes = shapes_of(nets.teacher, probe)
+        plan = CachePlan(train['crops'], bytes_per_crop(shapes, dtype), where)
+        if ctx.files:
+            _check_room(ctx, plan, meta_of(shapes, dtype, fingerprint))
+        _check_range(ctx, nets, probe, dtype)
+        return plan if ctx.clean(PLACE) else None
+    return None
+
+
+def _check_room(ctx: Context, plan: CachePlan, meta: Mapping[str, Any]) -> None:
+    fewer = 'write fewer crops, fewer taps, or cache_dtype: float16'
+    if plan.where == MEMORY:
+        ranks = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
+        free, needed = psutil.virtual_memory().available, plan.total * ranks
+        if needed > free:
+            processes = f' in each of {ranks} processes' if ranks > 1 else ''
+            ctx.add(PLACE, f'takes {plan}{processes}, and {gigabytes(free)} of memory are free',
+                    f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb')
+        return
+    path = ctx.path(plan.where)
+    if path.is_dir():
+        try:
+            with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
+                before = transaction.get(b'meta')
+            refuse_other_cache(path, before, meta)
+        except (lmdb.Error, CacheError) as error:
+            ctx.add(PLACE, f'{plan.where} cannot be used: {error}', 'delete it, or name another')
+        return
+    if path.exists():
+        ctx.add(PLACE, f'{plan.where} is a file, not an LMDB', 'name another')
+        return
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    room = shutil.disk_usage(home).free
+    if plan.total > room:
+        ctx.add(PLACE, f'takes {plan}, and {gigabytes(room)} are free in {home}', fewer)
+
+
+def _check_range(ctx: Context, nets: NetPair, probe: Tensor, dtype: str) -> None:
+    """Check that the type of the cache holds the teacher's numbers."""
+    found = nets.teacher(probe)
+    for name, values in {'output': found.output, **found.features}.items():
+        if not bool(torch.isfinite(values.to(getattr(torch, dtype))).all()):
+            ctx.add('teacher.cache_dtype', f'{dtype} cannot hold the numbers of {name}, up to {values.abs().max():.3g}',
+                    f'write one of {", ".join(cast(tuple[str, ...], get_args(CacheType))[::2])}')
+            return

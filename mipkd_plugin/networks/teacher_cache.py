@@ -1,0 +1,205 @@
+"""The teacher's passes over a pool of fixed crops, kept in memory or in an LMDB: each crop is run once."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import lmdb
+import torch
+from torch import Tensor
+
+from mipkd_plugin.networks.features import NetPass
+from mipkd_plugin.networks.tapped_net import TappedNet
+from mipkd_plugin.utils.errors import MipkdError
+
+CacheType = Literal['float32', 'float16', 'bfloat16']
+_META = b'meta'
+_CHECKSUM = 4  # bytes
+
+
+class CacheError(MipkdError):
+    """A cache on disk belongs to another teacher, or cannot be used; the message says what to do."""
+
+
+class Store(Protocol):
+    """Rows of numbers by crop."""
+
+    def get(self, crop: int, checksum: int) -> Tensor | None:
+        """The row of a crop; None if there is none yet, or if it was made from other pixels."""
+
+    def put(self, crop: int, checksum: int, row: Tensor) -> None:
+        """Keep a row."""
+
+
+class MemoryStore:
+    """Rows in the host's memory.
+
+    Args:
+        crops: Number of crops.
+        length: Numbers in a row.
+        dtype: Their type.
+    """
+
+    def __init__(self, crops: int, length: int, dtype: torch.dtype) -> None:
+        self.rows = torch.empty(crops, length, dtype=dtype)
+        self.checksums: dict[int, int] = {}
+
+    def get(self, crop: int, checksum: int) -> Tensor | None:
+        """The row of a crop; None if there is none yet, or if it was made from other pixels."""
+        return self.rows[crop] if self.checksums.get(crop) == checksum else None
+
+    def put(self, crop: int, checksum: int, row: Tensor) -> None:
+        """Keep a row."""
+        self.rows[crop], self.checksums[crop] = row, checksum
+
+
+class LmdbStore:
+    """Rows in an LMDB, which outlives the run. Several processes may use it at once.
+
+    Args:
+        path: Folder of the LMDB, whose name ends in ``.lmdb``.
+        crops: Number of crops.
+        length: Numbers in a row.
+        dtype: Their type.
+        meta: What the rows depend on besides the crops; another cache of the same path is refused.
+
+    Raises:
+        CacheError: The LMDB was made for something else, or cannot be opened.
+    """
+
+    def __init__(self, path: Path, crops: int, length: int, dtype: torch.dtype, meta: Mapping[str, Any]) -> None:
+        self.dtype = dtype
+        size = 2 * crops * (length * dtype.itemsize + _CHECKSUM) + 2**24  # pages are not full; only used ones take disk
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.environment = lmdb.open(str(path), map_size=size, sync=False)
+            text = json.dumps(meta, sort_keys=True)
+            with self.environment.begin(write=True) as transaction:
+                before = transaction.get(_META)
+                if before is None:
+                    transaction.put(_META, text.encode())
+        except lmdb.Error as error:
+            raise CacheError(f'the cache {path} cannot be opened: {error}; delete it, or name another') from error
+        refuse_other_cache(path, before, meta)
+
+    def get(self, crop: int, checksum: int) -> Tensor | None:
+        """The row of a crop; None if there is none yet, or if it was made from other pixels."""
+        with self.environment.begin() as transaction:
+            found = transaction.get(str(crop).encode())
+        if found is None or int.from_bytes(found[:_CHECKSUM], 'big') != checksum:
+            return None
+        return torch.frombuffer(bytearray(found[_CHECKSUM:]), dtype=self.dtype)
+
+    def put(self, crop: int, checksum: int, row: Tensor) -> None:
+        """Keep a row.
+
+        Raises:
+            CacheError: The disk is full.
+        """
+        content = row.contiguous().view(torch.uint8).numpy().tobytes()
+        try:
+            with self.environment.begin(write=True) as transaction:
+                transaction.put(str(crop).encode(), checksum.to_bytes(_CHECKSUM, 'big') + content)
+        except lmdb.Error as error:
+            raise CacheError(f'the cache {self.environment.path()} takes no more: {error}; make room on the disk, and '
+                             'resume from the last checkpoint') from error
+
+
+def refuse_other_cache(path: Path, before: bytes | None, meta: Mapping[str, Any]) -> None:
+    """Refuse an LMDB that was made for another teacher, other taps or another type of numbers.
+
+    Args:
+        path: The LMDB.
+        before: What its rows depend on; None for a new one.
+        meta: What the rows of this run depend on.
+
+    Raises:
+        CacheError: They differ; the message names what differs.
+    """
+    known = None if before is None else json.loads(before)
+    now = json.loads(json.dumps(meta))
+    if known is None or known == now:
+        return
+    differing = [key for key in now if known.get(key) != now[key]]
+    raise CacheError(f'the cache {path} was made with another {", ".join(differing)}; delete it, or name another')
+
+
+class TeacherCache:
+    """Runs the teacher once on each crop of a pool, and keeps output and tapped features.
+
+    A crop is run by itself, not in a batch, and what a loss sees has always been kept before. So the numbers do not
+    depend on the order of the crops, and a resumed run gets the same ones.
+
+    Args:
+        teacher: The tapped, frozen teacher.
+        probe: Images (1, C, H, W) of the size of the crops.
+        crops: Number of crops.
+        dtype: Type of the numbers that are kept; losses get them in the teacher's own type.
+        path: LMDB to keep them in; None keeps them in memory.
+        fingerprint: Hash of the teacher's weights.
+
+    Raises:
+        CacheError: The LMDB was made for something else.
+    """
+
+    def __init__(self, teacher: TappedNet, probe: Tensor, crops: int, dtype: CacheType = 'float32',
+                 path: Path | None = None, fingerprint: str = '') -> None:
+        self.teacher = teacher
+        self.shapes = shapes_of(teacher, probe)  # the run also records what blocks take besides the feature
+        self.length = sum(map(math.prod, self.shapes.values()))
+        self.crops = crops
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        if path is None:
+            self.store: Store = MemoryStore(crops, self.length, self.dtype)
+        else:
+            self.store = LmdbStore(path, crops, self.length, self.dtype, meta_of(self.shapes, dtype, fingerprint))
+
+    def __call__(self, lq: Tensor, crops: Tensor) -> NetPass:
+        """Look up the teacher's pass over a batch of crops; run it on those that are new.
+
+        Args:
+            lq: The crops (N, C, H, W).
+            crops: Their numbers (N,).
+
+        Returns:
+            Output and features, as the teacher itself would return them but for rounding.
+        """
+        pixels = lq.cpu()
+        rows = [self._row(number, pixels[i], lq[i:i + 1]) for i, number in enumerate(crops.tolist())]
+        table = torch.stack(rows).to(lq.device, lq.dtype)
+        parts = torch.split(table, [math.prod(shape) for shape in self.shapes.values()], dim=1)
+        maps = {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts)}
+        return NetPass(maps.pop(''), maps)
+
+    def _row(self, crop: int, pixels: Tensor, lq: Tensor) -> Tensor:
+        checksum = zlib.crc32(pixels.contiguous().numpy().tobytes())
+        row = self.store.get(crop, checksum)
+        if row is None:
+            found = self.teacher(lq)
+            parts = [found.output, *(found.features[path] for path in self.teacher.taps)]
+            row = torch.cat([part.flatten() for part in parts]).to('cpu', self.dtype)
+            self.store.put(crop, checksum, row)
+        return row
+
+
+def shapes_of(teacher: TappedNet, probe: Tensor) -> dict[str, tuple[int, ...]]:
+    """Shape (C, H, W) of the output, under the name '', and of each tapped feature, by its path."""
+    found = teacher(probe)
+    return {'': tuple(found.output.shape[1:]),
+            **{path: tuple(found.features[path].shape[1:]) for path in teacher.taps}}
+
+
+def meta_of(shapes: Mapping[str, tuple[int, ...]], dtype: str, fingerprint: str) -> dict[str, Any]:
+    """What the rows of a cache depend on besides the crops."""
+    return {'teacher': fingerprint, 'features': {name: list(shape) for name, shape in shapes.items()}, 'type': dtype}
+
+
+def bytes_per_crop(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> int:
+    """Bytes that one crop takes."""
+    size: int = getattr(torch, dtype).itemsize
+    return size * sum(map(math.prod, shapes.values()))
