@@ -14,7 +14,7 @@ from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples
-from mipkd_plugin.config.teacher_cache import CachePlan, check_cache
+from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError
@@ -34,7 +34,7 @@ class Built:
         losses: YAML path → loss of ``train.distill_opt``.
         pairs: YAML path → tap pairs, as the probe run saw them.
         distillation: Teacher and losses, if there were no problems up to here.
-        cache: What the cache of the teacher's passes will take, if there is one.
+        cache: What the cache of the teacher's passes will take, in words, if there is one.
     """
 
     student: nn.Module | None = None
@@ -42,7 +42,7 @@ class Built:
     losses: dict[str, DistillationLoss] = field(default_factory=dict)
     pairs: dict[str, list[TapPair]] = field(default_factory=dict)
     distillation: Distillation | None = None
-    cache: CachePlan | None = None
+    cache: str | None = None
 
     @property
     def fingerprint(self) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -22,6 +21,8 @@ from mipkd_plugin.networks.teacher_cache import (
     CacheType,
     TeacherCache,
     bytes_per_crop,
+    describe,
+    gigabytes,
     meta_of,
     refuse_other_cache,
     shapes_of,
@@ -30,34 +31,6 @@ from mipkd_plugin.networks.teacher_cache import (
 PLACE = 'teacher.cache'
 MEMORY = 'memory'
 POOL = 'CropPoolDataset'
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """What a cache will take.
-
-    Attributes:
-        crops: Number of crops.
-        each: Bytes of one crop.
-        where: ``memory``, or the LMDB.
-    """
-
-    crops: int
-    each: int
-    where: str
-
-    @property
-    def total(self) -> int:
-        """Bytes of all crops."""
-        return self.crops * self.each
-
-    def __str__(self) -> str:
-        return f'{self.crops:,d} crops × {self.each:,d} bytes = {gigabytes(self.total)} in {self.where}'
-
-
-def gigabytes(size: int) -> str:
-    """A number of bytes, for people."""
-    return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
 
 
 def make_cache(opt: Mapping[str, Any], nets: NetPair, probe: Tensor, fingerprint: str) -> TeacherCache | None:
@@ -84,7 +57,7 @@ def make_cache(opt: Mapping[str, Any], nets: NetPair, probe: Tensor, fingerprint
                         teacher.get('cache_dtype', 'float32'), path, fingerprint)
 
 
-def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) -> CachePlan | None:
+def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) -> str | None:
     """Check that a cache fits in memory or on the disk, and that an existing one belongs to this teacher.
 
     Args:
@@ -94,7 +67,7 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
         fingerprint: Hash of the teacher's weights.
 
     Returns:
-        What the cache will take; None without a cache, or with a problem noted.
+        What the cache will take, in words; None without a cache, or with a problem noted.
     """
     teacher, train = ctx.section('teacher'), ctx.section('datasets', 'train')
     where, dtype = teacher.get('cache'), teacher.get('cache_dtype', 'float32')
@@ -112,40 +85,40 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
                 'write cache: memory, or the path of an LMDB, such as datasets/teacher_x2.lmdb')
     else:
         shapes = shapes_of(nets.teacher, probe)
-        plan = CachePlan(train['crops'], bytes_per_crop(shapes, dtype), where)
+        crops, each = train['crops'], bytes_per_crop(shapes, dtype)
         if ctx.files:
-            _check_room(ctx, plan, meta_of(shapes, dtype, fingerprint))
+            _check_room(ctx, where, crops * each, describe(crops, each, where), meta_of(shapes, dtype, fingerprint))
         _check_range(ctx, nets, probe, dtype)
-        return plan if ctx.clean(PLACE) else None
+        return describe(crops, each, where) if ctx.clean(PLACE) else None
     return None
 
 
-def _check_room(ctx: Context, plan: CachePlan, meta: Mapping[str, Any]) -> None:
+def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[str, Any]) -> None:
     fewer = 'write fewer crops, fewer taps, or cache_dtype: float16'
-    if plan.where == MEMORY:
+    if where == MEMORY:
         ranks = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
-        free, needed = psutil.virtual_memory().available, plan.total * ranks
+        free, needed = psutil.virtual_memory().available, total * ranks
         if needed > free:
             processes = f' in each of {ranks} processes' if ranks > 1 else ''
-            ctx.add(PLACE, f'takes {plan}{processes}, and {gigabytes(free)} of memory are free',
+            ctx.add(PLACE, f'takes {text}{processes}, and {gigabytes(free)} of memory are free',
                     f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb')
         return
-    path = ctx.path(plan.where)
+    path = ctx.path(where)
     if path.is_dir():
         try:
             with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
                 before = transaction.get(b'meta')
             refuse_other_cache(path, before, meta)
         except (lmdb.Error, CacheError) as error:
-            ctx.add(PLACE, f'{plan.where} cannot be used: {error}', 'delete it, or name another')
+            ctx.add(PLACE, f'{where} cannot be used: {error}', 'delete it, or name another')
         return
     if path.exists():
-        ctx.add(PLACE, f'{plan.where} is a file, not an LMDB', 'name another')
+        ctx.add(PLACE, f'{where} is a file, not an LMDB', 'name another')
         return
     home = next(parent for parent in path.absolute().parents if parent.exists())
     room = shutil.disk_usage(home).free
-    if plan.total > room:
-        ctx.add(PLACE, f'takes {plan}, and {gigabytes(room)} are free in {home}', fewer)
+    if total > room:
+        ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer)
 
 
 def _check_range(ctx: Context, nets: NetPair, probe: Tensor, dtype: str) -> None:

@@ -150,6 +150,7 @@ class TeacherCache:
     def __init__(self, teacher: TappedNet, probe: Tensor, crops: int, dtype: CacheType = 'float32',
                  path: Path | None = None, fingerprint: str = '') -> None:
         self.teacher = teacher
+        self.where = 'memory' if path is None else str(path)
         self.shapes = shapes_of(teacher, probe)  # the run also records what blocks take besides the feature
         self.length = sum(map(math.prod, self.shapes.values()))
         self.crops = crops
@@ -175,6 +176,9 @@ class TeacherCache:
         parts = torch.split(table, [math.prod(shape) for shape in self.shapes.values()], dim=1)
         maps = {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts)}
         return NetPass(maps.pop(''), maps)
+
+    def __str__(self) -> str:
+        return describe(self.crops, self.length * self.dtype.itemsize, self.where)
 
     def _row(self, crop: int, pixels: Tensor, lq: Tensor) -> Tensor:
         checksum = zlib.crc32(pixels.contiguous().numpy().tobytes())
@@ -203,3 +207,13 @@ def bytes_per_crop(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> int:
     """Bytes that one crop takes."""
     size: int = getattr(torch, dtype).itemsize
     return size * sum(map(math.prod, shapes.values()))
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes, for people."""
+    return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
+
+
+def describe(crops: int, each: int, where: str) -> str:
+    """What a cache takes, in words, for ``crops`` crops of ``each`` bytes."""
+    return f'{crops:,d} crops × {each:,d} bytes = {gigabytes(crops * each)} in {where}'
