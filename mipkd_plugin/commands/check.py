@@ -44,6 +44,10 @@ def _show_report(opt: Options, command: str, report: Report) -> int:
             s, t = pair.student, pair.teacher
             print(f'           {s.path} {s.channels}×{s.height}×{s.width} <- '
                   f'{t.path} {t.channels}×{t.height}×{t.width}')
+    if report.built.losses and opt['train'].get('distill'):
+        from mipkd_plugin.config import read_schedule
+
+        print(f'  distill  {read_schedule(opt)}')
     if report.built.cache is not None:
         print(f'  cache    {report.built.cache}')
     _show_images(opt, report)

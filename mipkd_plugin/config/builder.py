@@ -103,7 +103,7 @@ def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
     if size is None or size >= loss.min_batch_size or not ctx.clean(where):
         return
     share = ctx.section('train', 'distill').get('share', 1)
-    images = f'is {size}' if share == 1 else f'and train.distill.share: {share} leave {size} image to distill on'
+    images = f'is {size}' if share == 1 else f'and train.distill.share: {share} leave {size} images to distill on'
     ctx.add(where, f'{images}, and {type(loss).__name__} needs {loss.min_batch_size} images or more in a batch: '
             f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {math.ceil(loss.min_batch_size / share)}, or more')
 

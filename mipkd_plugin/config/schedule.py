@@ -49,6 +49,16 @@ class DistillSchedule:
             raise ArgumentError(type(self).__name__, {
                 'every': f'is {every}, and only {self.last} iterations distill: there would be no distillation at all'})
 
+    def __str__(self) -> str:
+        parts = [f'iterations 1 to {self.last:,d}' if self.last < sys.maxsize else 'all iterations']
+        if self.every > 1:
+            parts.append(f'one in {self.every}')
+        if self.share < 1:
+            parts.append(f'on {self.share:g} of each batch')
+        if self.fade != 'none':
+            parts.append(f'with weights that fade to 0 ({self.fade})')
+        return ', '.join(parts)
+
     def distills(self, iteration: int) -> bool:
         """Whether iteration number ``iteration``, from 1, distills."""
         return iteration <= self.last and iteration % self.every == 0

@@ -268,6 +268,8 @@ class DistillMixin(HostModel):
         for loss in self._losses():
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
             lines.append(f'\t{type(loss).__name__}: {pairs}')
+        if self.opt['train'].get('distill'):
+            lines.append(f'\tdistills in {self.schedule}')
         if self.cache is not None:
             lines.append(f'\tcache of the teacher: {self.cache}')
         get_root_logger().info('\n'.join(lines))

@@ -15,8 +15,9 @@ from helpers import as_parsed, batch
 from training import train, train_until, write_options
 
 from mipkd_plugin import ArgumentError, DistillModel
+from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.checkpoints.files import random_state_path
-from mipkd_plugin.config import DistillSchedule
+from mipkd_plugin.config import DistillSchedule, check_options
 
 Make = Callable[..., dict[str, Any]]
 MIPKD = {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4}
@@ -202,3 +203,56 @@ def test_every_loss_goes_with_every_option(name: str, train_options: Make, tmp_p
 def test_schedules_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         DistillSchedule(100, **options)
+
+
+def test_the_schedule_in_words(train_options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    opt = options(train_options, LOGITS, until=0.5, every=2, share=0.5, fade='linear')
+    path = write_options(opt, tmp_path / 'x.yml')
+    words = 'iterations 1 to 5, one in 2, on 0.5 of each batch, with weights that fade to 0 (linear)'
+    assert mipkd_main(['check', '-opt', str(path)]) == 0
+    assert f'  distill  {words}\n' in capsys.readouterr().out
+    assert train(path) == 0
+    assert f'distills in {words}' in next((tmp_path / 'experiments/tiny').glob('*.log')).read_text()
+    assert str(DistillSchedule(10, every=5)) == 'iterations 1 to 10, one in 5'
+
+
+@pytest.mark.parametrize(('distill', 'place', 'what', 'remedy'), [
+    ({'until': 1.5}, 'train.distill.until', 'must be at most 1, got 1.5', 'write until: 0.5'),
+    ({'every': 11}, 'train.distill.every', 'is 11, and only 10 iterations distill', 'write every: 2'),
+    ({'share': True}, 'train.distill.share', 'must be a number, got True', 'write share: 0.5'),
+    ({'fade': 'fast'}, 'train.distill.fade', "must be 'none', 'linear' or 'cosine'", 'write fade: none, linear or'),
+    ({'evry': 2}, 'train.distill.evry', 'is not an option', 'valid here: until, every, share, fade'),
+    ([1], 'train.distill', 'must be a block of keys', '')])
+def test_bad_schedules_are_refused_before_anything_is_written(
+        train_options: Make, tmp_path: Path, distill: Any, place: str, what: str, remedy: str,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    opt = options(train_options, LOGITS)
+    opt['train']['distill'] = distill
+    path = write_options(opt, tmp_path / 'x.yml')
+    before = sorted(tmp_path.rglob('*'))
+    assert basicsr_main(['train', '-opt', str(path)]) == 2
+    message = capsys.readouterr().err
+    assert 'x.yml: 1 problem' in message
+    assert all(part in message for part in (f'1. {place} (line', what, remedy)), message
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_share_must_leave_a_loss_enough_images(train_options: Make) -> None:
+    opt = options(train_options, {'type': 'RKDLoss', 'taps': 2}, share=0.5)
+    opt['datasets']['train']['batch_size_per_gpu'] = 4
+    found = [str(problem) for problem in check_options(opt, is_train=True).problems]
+    assert len(found) == 1
+    assert 'and train.distill.share: 0.5 leave 2 images to distill on, and RKDLoss needs 3 images or more' in found[0]
+    assert 'write batch_size_per_gpu: 6, or more' in found[0]
+
+
+def test_a_plain_model_would_ignore_it(train_options: Make) -> None:
+    opt = options(train_options, LOGITS, until=0.5)
+    del opt['teacher'], opt['train']['distill_opt']
+    opt['model_type'] = 'SRModel'
+    found = [str(problem) for problem in check_options(opt, is_train=True).problems]
+    assert len(found) == 1
+    assert found[0].startswith('train.distill: SRModel does not distill and would ignore it')
