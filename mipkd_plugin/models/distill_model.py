@@ -19,6 +19,7 @@ from mipkd_plugin import config
 from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
 
@@ -211,6 +212,8 @@ class DistillMixin(HostModel):
                  for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
         lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
                  f'losses (training only) {count["losses"]:,d} parameters.']
+        if self.nets.teacher.execution != PLAIN:
+            lines.append(f'\tThe teacher runs in another way: {self.nets.teacher.execution}')
         for loss in self._losses():
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
             lines.append(f'\t{type(loss).__name__}: {pairs}')
