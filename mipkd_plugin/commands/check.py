@@ -80,7 +80,7 @@ def _show_networks(report: Report) -> None:
         print(f'  teacher  {execution}: output differs from float32 by up to {gap.output_max:.2g} (mean '
               f'{gap.output_mean:.2g}){largest}; measured uncompiled on one patch of random noise')
     elif execution.compile:
-        print(f'  teacher  {execution}: the training compiles it in its second iteration; not measured here')
+        print(f'  teacher  {execution}: the training compiles it in its first iterations; not measured here')
 
 
 def _show_images(opt: Options, report: Report) -> None:
