@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -117,8 +118,9 @@ def _training_device(ctx: Context, here: torch.device) -> torch.device:
     return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
 
 
+@cache
 def _compile_problem(device: torch.device) -> str:
-    """Why nothing can be compiled for a device, or ''."""
+    """Why nothing can be compiled for a device, or ''; tried once, as a comparison has many checks."""
     number = time.time_ns() % 1_000_003 / 7  # a new number is new code, so the compiler has to run
 
     def function(x: Tensor) -> Tensor:

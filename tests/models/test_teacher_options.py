@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ LOSSES = sorted(name for name, cls in LOSS_REGISTRY
                 if issubclass(cls, DistillationLoss) and cls.__module__.startswith('mipkd_plugin.'))
 BF16 = Execution(torch.bfloat16, channels_last=True)
 CHEAP = {'dtype': 'bfloat16', 'channels_last': True}
+
+
+@pytest.fixture(autouse=True)
+def _compile_is_tried_anew() -> Iterator[None]:
+    tried = teacher_run._compile_problem
+    tried.cache_clear()
+    yield
+    tried.cache_clear()
 
 
 def with_teacher(opt: dict[str, Any], **options: Any) -> dict[str, Any]:
