@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         bind,
     )
     from mipkd_plugin.models import DistillMixin, DistillModel, SwinIRDistillModel
+    from mipkd_plugin.networks.execution import Execution
     from mipkd_plugin.networks.features import NetPass
     from mipkd_plugin.networks.step import NetPair, Step, StepPlan
     from mipkd_plugin.networks.tapped_net import TappedNet
@@ -52,6 +53,7 @@ _HOMES = {
                'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss', 'RKDLoss',
                'RandomizedLoss', 'TapPair', 'bind'),
     'models': ('DistillMixin', 'DistillModel', 'SwinIRDistillModel'),
+    'networks.execution': ('Execution', ),
     'networks.features': ('NetPass', ),
     'networks.step': ('NetPair', 'Step', 'StepPlan'),
     'networks.tapped_net': ('TappedNet', ),
@@ -64,10 +66,10 @@ _ROOMS = ('archs', 'data', 'losses', 'models')
 _IMPORT_LOCK = threading.RLock()
 
 __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillMixin',
-           'DistillModel', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss',
-           'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss', 'RandomizedLoss', 'Step',
-           'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet', '__version__', 'archs', 'bind',
-           'build_distillation', 'data', 'losses', 'models']
+           'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss',
+           'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss',
+           'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
+           '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
 
 
 def __getattr__(name: str) -> Any:

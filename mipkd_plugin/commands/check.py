@@ -80,6 +80,13 @@ def _show_networks(report: Report) -> None:
         if net is not None:
             label = role if report.built.teacher is not None else 'network'
             print(f'  {label:8} {type(net).__name__}, {_count(net):,d} parameters')
+    execution, gap = report.built.execution, report.built.difference
+    if gap is not None:
+        largest = f', features by up to {100 * max(gap.features.values()):.2g} %' if gap.features else ''
+        print(f'  teacher  {execution}: output differs from float32 by up to {gap.output_max:.2g} (mean '
+              f'{gap.output_mean:.2g}){largest}; measured uncompiled on one patch of random noise')
+    elif execution.compile:
+        print(f'  teacher  {execution}: the training compiles it in its first iterations; not measured here')
 
 
 def _show_images(opt: Options, report: Report) -> None:

@@ -15,10 +15,12 @@ from mipkd_plugin.config.patches import check_output, check_windows, probe_shape
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples
 from mipkd_plugin.config.teacher_cache import check_cache
+from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem
+from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash
@@ -35,6 +37,8 @@ class Built:
         pairs: YAML path → tap pairs, as the probe run saw them.
         distillation: Teacher and losses, if there were no problems up to here.
         cache: What the cache of the teacher's passes will take, in words, if there is one.
+        execution: How the teacher will run.
+        difference: How far it is then from float32, on the images of the probe run; None if it runs in float32.
     """
 
     student: nn.Module | None = None
@@ -43,6 +47,8 @@ class Built:
     pairs: dict[str, list[TapPair]] = field(default_factory=dict)
     distillation: Distillation | None = None
     cache: str | None = None
+    execution: Execution = PLAIN
+    difference: Difference | None = None
 
     @property
     def fingerprint(self) -> str | None:
@@ -60,7 +66,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         probe: Run the networks on a ``small`` patch, on one of ``full`` training size, or ``none``. Only a ``full``
             probe run makes losses that can train.
         student: The student, if there is one; it is left as it is.
-        trial: Whether to try one step of each loss.
+        trial: Whether to try one step of each loss, and how the teacher will run; if not, it runs in float32.
 
     Returns:
         What could be built.
@@ -126,12 +132,17 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
                    for where, loss in losses.items()}
     if trial:
+        built.execution = execution_of(ctx.section('teacher'))
+        built.difference = check_execution(ctx, built.execution, nets.teacher, probe)
         _try(ctx, losses, nets)
+        cast = with_cast_teacher(ctx, built.execution, nets)
+        if cast is not None:
+            _try(ctx, losses, cast, blame=cast_remedy(built.execution))
     fingerprint = teacher_fingerprint(teacher)
     built.cache = check_cache(ctx, nets, probe, fingerprint)
     nets.close()
     if losses and not ctx.problems:
-        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint)
+        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint, built.execution)
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:
@@ -146,9 +157,15 @@ def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: Base
                 'fix the argument named in the message, or the build() of the class')
 
 
-def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair) -> None:
-    """Try one step of each loss on a small patch; where that fails, on one of training size: some losses need it."""
+def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
+         blame: tuple[str, str] | None = None) -> None:
+    """Try one step of each loss on a small patch; where that fails, on one of training size: some losses need it.
+
+    ``blame`` is the (YAML path, remedy) of what has changed since the same losses were tried before.
+    """
     for where, loss in losses.items():
+        if blame and not ctx.clean(where):
+            continue
         for shape in dict.fromkeys((small_shape(ctx.opt), probe_shape(ctx.opt))):
             try:
                 problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
@@ -157,7 +174,9 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair) ->
                 remedy = 'fix the argument named in the message, or the forward() of the class'
             if not problem:
                 break
-        if problem:
+        if problem and blame:
+            ctx.add(blame[0], f'{type(loss).__name__} fails in a trial step with this teacher: {problem}', blame[1])
+        elif problem:
             ctx.add(where, f'{type(loss).__name__} fails in a trial step: {problem}', remedy)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.losses.binding import bind, tap
+from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.step import NetPair
 
 
@@ -26,6 +27,7 @@ class Distillation:
         probe: The images (1, C, H, W) of the probe run, as large as a training patch.
         seed: The random seed with which the losses were built.
         fingerprint: Hash of the teacher's weights.
+        execution: How the teacher runs once it is attached to a student.
     """
 
     teacher: nn.Module
@@ -33,9 +35,10 @@ class Distillation:
     probe: Tensor
     seed: int
     fingerprint: str
+    execution: Execution = PLAIN
 
     def attach(self, student: nn.Module, runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
-        """Tap a student of the checked architecture.
+        """Tap a student of the checked architecture. Casts the teacher's weights in place, if ``execution`` says so.
 
         Args:
             student: The student, unwrapped.
@@ -44,8 +47,9 @@ class Distillation:
         Returns:
             The student and the teacher, tapped where the losses need it.
         """
-        return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner)
-
+        if self.execution.casts:
+            _ = self.fingerprint  # taken now: the cast changes the weights
+        return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner, self.execution)
 
     def with_seed(self, seed: int, student: nn.Module) -> Distillation:
         """Build what the losses train again if another seed wants other weights.

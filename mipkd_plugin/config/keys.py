@@ -51,6 +51,7 @@ ANYTHING = Kind('anything', lambda v: True)
 PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
 NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
 COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
+DTYPE = Kind('one of float32, bfloat16, float16', lambda v: v in ('float32', 'bfloat16', 'float16'))
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
 
@@ -100,6 +101,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
     'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
+    'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
 DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.teacher_run import execution_of
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.teacher_cache import (
     CacheError,
@@ -54,7 +55,7 @@ def make_cache(opt: Mapping[str, Any], nets: NetPair, probe: Tensor, fingerprint
         return None
     path = None if where == MEMORY else Path(where).expanduser()
     return TeacherCache(nets.teacher, probe, block(opt, 'datasets', 'train')['crops'],
-                        teacher.get('cache_dtype', 'float32'), path, fingerprint)
+                        teacher.get('cache_dtype', 'float32'), path, _identity(fingerprint, teacher))
 
 
 def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) -> str | None:
@@ -87,10 +88,16 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
         shapes = shapes_of(nets.teacher, probe)
         crops, each = train['crops'], bytes_per_crop(shapes, dtype)
         if ctx.files:
-            _check_room(ctx, where, crops * each, describe(crops, each, where), meta_of(shapes, dtype, fingerprint))
+            _check_room(ctx, where, crops * each, describe(crops, each, where),
+                        meta_of(shapes, dtype, _identity(fingerprint, teacher)))
         _check_range(ctx, nets, probe, dtype)
         return describe(crops, each, where) if ctx.clean(PLACE) else None
     return None
+
+
+def _identity(fingerprint: str, teacher: Mapping[str, Any]) -> str:
+    """What the teacher's numbers depend on: its weights, and the type in which it runs."""
+    return f'{fingerprint}, {execution_of(teacher)}'
 
 
 def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[str, Any]) -> None:

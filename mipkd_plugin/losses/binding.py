@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.inspection import reentry_problem
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
@@ -50,7 +51,7 @@ class BindError(MipkdError):
 
 
 def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Module, probe: Tensor,
-         runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
+         runner: Callable[[Tensor], Tensor] | None = None, execution: Execution = PLAIN) -> NetPair:
     """Tap both networks wherever the losses need it, check the taps in a probe run and size the losses by it.
 
     Freezes the teacher. The probe runs in eval mode without gradient and leaves modes and random numbers alone;
@@ -62,6 +63,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
         teacher: The teacher.
         probe: Images (N, C, H, W) of the size of a training patch.
         runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
+        execution: How the teacher runs. Its weights are cast in place.
 
     Returns:
         Both networks, tapped; the teacher is frozen.
@@ -87,7 +89,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
             problems += [BindProblem(problem, loss=number) for problem in error.problems]
     if problems:
         raise BindError(problems)
-    nets = tap(student, teacher, pairs, runner)
+    nets = tap(student, teacher, pairs, runner, execution)
     try:
         problems = _probe_problems(nets, losses, pairs, probe)
         if problems:
@@ -102,7 +104,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
 
 
 def tap(student: nn.Module, teacher: nn.Module, pairs: Sequence[Paths],
-        runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
+        runner: Callable[[Tensor], Tensor] | None = None, execution: Execution = PLAIN) -> NetPair:
     """Tap two networks at the pairs of all losses; freezes the teacher.
 
     Args:
@@ -110,13 +112,14 @@ def tap(student: nn.Module, teacher: nn.Module, pairs: Sequence[Paths],
         teacher: The teacher.
         pairs: For each loss its pairs (student module path, teacher module path).
         runner: The student's ``DistributedDataParallel`` wrapper, if it has one.
+        execution: How the teacher runs. Its weights are cast in place.
 
     Returns:
         Both networks, tapped.
     """
     flat = [pair for own in pairs for pair in own]
     return NetPair(TappedNet(student, list(dict.fromkeys(s for s, _ in flat)), runner=runner),
-                   TappedNet(teacher, list(dict.fromkeys(t for _, t in flat)), frozen=True))
+                   TappedNet(teacher, list(dict.fromkeys(t for _, t in flat)), frozen=True, execution=execution))
 
 
 def _build(loss: DistillationLoss, pairs: Paths, nets: NetPair) -> None:
@@ -165,7 +168,7 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
                              ('teacher', nets.teacher, [t for _, t in pairs])):
         found = _order_problems(name, net, paths, role)
         if not found and not any(net.infos[path].problem for path in paths):
-            found = [problem for problem in [reentry_problem(net.net, probe, paths)] if problem]
+            found = [problem for problem in [reentry_problem(net.net, probe, paths, net.execution)] if problem]
         problems += found
     return problems
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -20,49 +19,10 @@ from mipkd_plugin import config
 from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.models.host import HostModel
+from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
-
-if TYPE_CHECKING:
-    class HostModel:
-        """The attributes and methods that the mixin needs from the model class beside it, such as SRModel."""
-
-        opt: dict[str, Any]
-        device: torch.device
-        net_g: nn.Module
-        net_g_ema: nn.Module
-        lq: Tensor
-        gt: Tensor
-        output: Tensor
-        optimizer_g: torch.optim.Optimizer
-        optimizers: list[torch.optim.Optimizer]
-        cri_pix: nn.Module | None
-        cri_perceptual: nn.Module | None
-        ema_decay: float
-        log_dict: OrderedDict[str, float]
-
-        def init_training_settings(self) -> None:
-            """Make EMA, losses, optimizers and schedulers."""
-
-        def setup_optimizers(self) -> None:
-            """Make ``optimizer_g``."""
-
-        def save(self, epoch: int, current_iter: int) -> None:
-            """Save the networks and the training state."""
-
-        def resume_training(self, resume_state: dict[str, Any]) -> None:
-            """Restore optimizers and schedulers."""
-
-        def feed_data(self, data: dict[str, Any]) -> None:
-            """Take a batch."""
-
-        def model_ema(self, decay: float) -> None:
-            """Update the moving average of ``net_g``."""
-
-        get_bare_model: Callable[[nn.Module], nn.Module]
-        reduce_loss_dict: Callable[[OrderedDict[str, Tensor]], OrderedDict[str, float]]
-else:
-    HostModel = object
 
 
 class DistillMixin(HostModel):
@@ -265,6 +225,8 @@ class DistillMixin(HostModel):
                  for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
         lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
                  f'losses (training only) {count["losses"]:,d} parameters.']
+        if self.nets.teacher.execution != PLAIN:
+            lines.append(f'\tThe teacher runs in another way: {self.nets.teacher.execution}')
         for loss in self._losses():
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
             lines.append(f'\t{type(loss).__name__}: {pairs}')

@@ -48,12 +48,12 @@ class TapInfo:
     problem: str = ''
 
 
-def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int]], lq: Tensor) -> TapInfo:
+def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int | None]], lq: Tensor) -> TapInfo:
     """Judge what one module returned during one forward pass.
 
     Args:
         path: Module path.
-        seen: One (output, its version counter at that time) for each time the module ran.
+        seen: One (output, its version counter at that time) for each time the module ran; None if it is unknown.
         lq: Input of the network (N, C, H, W); gives the grid of tokens.
 
     Returns:
@@ -68,7 +68,7 @@ def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int]], lq: Tensor) -> Ta
     if size is None:
         return TapInfo(path, problem=f'its output of shape {tuple(output.shape)} is neither a map (N, C, H, W) '
                                      'nor tokens (N, HW, C)')
-    problem = '' if output._version == version else (
+    problem = '' if version is None or output._version == version else (
         'its output is changed in place after the module returned it; tap a trunk block instead')
     tokens = output.dim() == 3
     return TapInfo(path, output.shape[2 if tokens else 1], *size, tokens, problem)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.features import TapInfo, nearly_equal
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, evaluating
@@ -21,18 +22,19 @@ def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
         return list(tapped.probe(lq)[0].values())
 
 
-def reentry_problem(net: nn.Module, lq: Tensor, paths: Sequence[str]) -> str:
+def reentry_problem(net: nn.Module, lq: Tensor, paths: Sequence[str], execution: Execution = PLAIN) -> str:
     """Check that features can re-enter at ``paths``: the network's own features must give its own output.
 
     Args:
         net: The network, unwrapped.
         lq: Images (N, C, H, W).
         paths: Trunk blocks, shallow to deep.
+        execution: How it runs; a network that does not run in the default way is frozen.
 
     Returns:
         What is wrong, or ''. Finds networks that do more between their blocks than call them.
     """
-    with evaluating(net), TappedNet(net, paths) as tapped:
+    with evaluating(net), TappedNet(net, paths, frozen=execution != PLAIN, execution=execution) as tapped:
         run = tapped(lq)
         try:
             again = [tapped.segment(run.features[a], a, b) for a, b in zip(paths, paths[1:])]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.features import NetPass, TapInfo, inspect_tap, map_to_tokens, tokens_to_map
 from mipkd_plugin.networks.trunk import TapError, blocks_around, evaluating, nearest, skipping, substituted
 
@@ -27,17 +28,22 @@ class TappedNet:
             ``__call__``. Gradients still pass through ``segment`` and ``finish`` to their inputs.
         runner: What to call in place of ``net`` for a full forward pass, such as its
             ``DistributedDataParallel`` wrapper.
+        execution: Number format, memory layout and compilation of a frozen network; its weights are cast in place.
+            Images and features outside stay as they are.
 
     Raises:
         TapError: A path does not exist.
         TypeError: ``net`` is a parallel wrapper.
+        ValueError: ``execution`` is not the default, and the network is not frozen or has a ``runner``.
     """
 
     def __init__(self, net: nn.Module, taps: Sequence[str] = (), *, frozen: bool = False,
-                 runner: Callable[[Tensor], Tensor] | None = None) -> None:
+                 runner: Callable[[Tensor], Tensor] | None = None, execution: Execution = PLAIN) -> None:
         if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             raise TypeError(f'TappedNet needs the bare network, got {type(net).__name__}; '
                             'pass net.module, and the wrapper as runner')
+        if execution != PLAIN and (not frozen or runner is not None):
+            raise ValueError(f'only a frozen network without a runner can be {execution}, as a teacher is')
         modules = dict(net.named_modules())
         unknown = [f'tap {path!r} does not exist in {type(net).__name__}{nearest(path, modules)}'
                    for path in taps if path not in modules or not path]
@@ -46,9 +52,9 @@ class TappedNet:
         self.net = net
         self.taps = tuple(taps)
         self.frozen = frozen
+        self.execution = execution
         self.infos: dict[str, TapInfo] = {}
-        self._runner = runner if runner is not None else net
-        self._raw: dict[str, list[tuple[Tensor, int]]] | None = None
+        self._raw: dict[str, list[tuple[Tensor, int | None]]] | None = None
         self._calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.blocks = blocks_around(net, self.taps)
         self._handles = [modules[path].register_forward_hook(self._recorder(path)) for path in dict.fromkeys(taps)]
@@ -57,6 +63,8 @@ class TappedNet:
         if frozen:
             net.requires_grad_(False)
             net.eval()
+        execution.prepare(net)
+        self._runner = runner if runner is not None else execution.runner(net)
 
     def __call__(self, lq: Tensor, weights: Mapping[str, Tensor] | None = None) -> NetPass:
         """Run the network.
@@ -78,7 +86,7 @@ class TappedNet:
         """Run the network on images (N, C, H, W) of any size and return the output alone; nothing is recorded."""
         self._keep_eval()
         with torch.no_grad() if self.frozen else nullcontext():
-            return self._runner(lq)
+            return self.execution.run(self._runner, lq)
 
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
         """Run the network on images (N, C, H, W), without gradient and in eval mode, and look at every tap.
@@ -115,10 +123,14 @@ class TappedNet:
         self._keep_eval()
         height, width = feature.shape[2:]
         tokens = self._is_tokens(after)
-        x = map_to_tokens(feature) if tokens else feature
-        for path in self.blocks[start + 1:stop + 1]:
-            args, kwargs = self._arguments(path, after, (height, width))
-            x = self.net.get_submodule(path)(x, *args, **kwargs)
+
+        def blocks(x: Tensor) -> Tensor:
+            for path in self.blocks[start + 1:stop + 1]:
+                args, kwargs = self._arguments(path, after, (height, width))
+                x = self.net.get_submodule(path)(x, *args, **kwargs)
+            return x
+
+        x = self.execution.run(blocks, map_to_tokens(feature) if tokens else feature)
         return tokens_to_map(x, height, width) if tokens else x
 
     def finish(self, lq: Tensor, after: str, feature: Tensor) -> Tensor:
@@ -141,9 +153,13 @@ class TappedNet:
         index = self._block_index(after)
         native = map_to_tokens(feature) if self._is_tokens(after) else feature
         self._keep_eval()
-        with skipping(self.net, self.blocks[:index], self.blocks[index], native):
-            image: Tensor = self.net(lq)
-            return image
+
+        def rest(lq: Tensor, native: Tensor) -> Tensor:
+            with skipping(self.net, self.blocks[:index], self.blocks[index], native):
+                image: Tensor = self.net(lq)
+                return image
+
+        return self.execution.run(rest, lq, native)
 
     def close(self) -> None:
         """Remove all hooks: the network is as it was."""
@@ -158,14 +174,14 @@ class TappedNet:
         self.close()
 
     def _run(self, lq: Tensor,
-             runner: Callable[[Tensor], Tensor]) -> tuple[dict[str, list[tuple[Tensor, int]]], Tensor]:
+             runner: Callable[[Tensor], Tensor]) -> tuple[dict[str, list[tuple[Tensor, int | None]]], Tensor]:
         self._check_open()
         self._keep_eval()
         self._raw = {path: [] for path in self.taps}
         self._calls.clear()
         try:
             with torch.no_grad() if self.frozen else nullcontext():
-                output = runner(lq)
+                output = self.execution.run(runner, lq)
             return self._raw, output
         finally:
             self._raw = None
@@ -180,8 +196,9 @@ class TappedNet:
 
     def _recorder(self, path: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
-            if self._raw is not None:
-                self._raw[path].append((output, output._version if isinstance(output, Tensor) else 0))
+            if self._raw is not None:  # compiled code has no version counters; the eager probe has looked at them
+                known = isinstance(output, Tensor) and not torch.compiler.is_compiling()
+                self._raw[path].append((output, output._version if known else None))
         return record
 
     def _call_recorder(self, path: str) -> Callable[..., None]:
@@ -190,12 +207,12 @@ class TappedNet:
                 self._calls[path] = (args[:1] and (None, *args[1:]), kwargs)  # without the feature itself
         return record
 
-    def _as_map(self, path: str, seen: list[tuple[Tensor, int]], lq: Tensor) -> Tensor:
+    def _as_map(self, path: str, seen: list[tuple[Tensor, int | None]], lq: Tensor) -> Tensor:
         info = inspect_tap(path, seen, lq)
         if info.problem:
             raise TapError([f'tap {path!r} of {type(self.net).__name__}: {info.problem}'])
         self.infos[path] = info
-        output = seen[0][0]
+        output = self.execution.leave(seen[0][0], lq.dtype)
         return tokens_to_map(output, info.height, info.width) if info.tokens else output
 
     def _block_index(self, path: str) -> int:
