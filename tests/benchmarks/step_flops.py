@@ -35,14 +35,14 @@ from basicsr.losses import build_loss
 
 HALF = 0.5
 EVERY = 4
-HEADER = ('pair', 'plain, GFLOPs', 'teacher / plain', 'losses / plain', 'ratio', f'teacher at {HALF:g} of its cost',
+HEADER = ('pair', 'plain, GFLOPs', 'teacher / plain', 'losses / plain', 'ratio', 'teacher at half its cost',
           'teacher cached', f'and `every: {EVERY}`')
-NOTE = f'''
+NOTE = '''
 GFLOPs: of one training step of the plain student, per image of the training patch, forward and backward. Teacher: its
 forward pass. Losses: what they add themselves, forward and backward. Ratio: of the whole distillation step to the plain
 one. Counted are matrix products and convolutions only. Mean over all routes of the chain, by their probability. Assumed
-and not measured: a teacher at {HALF:g} of its cost (16 bits, on a card that is twice as fast with them); and the cache
-holds all crops already.'''
+and not measured: a teacher at half its cost (bf16, on a card that is twice as fast with it); and the cache holds
+all crops already.'''
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Cost:
         """Of the table."""
         numbers = (self.teacher / self.plain, self.losses / self.plain, self.ratio(), self.ratio(HALF), self.ratio(0),
                    self.ratio(0, EVERY))
-        return name, f'{self.plain / 1e9:,.1f}', *(f'{number:.2f}' for number in numbers)
+        return name, f'{self.plain / 1e9:#.3g}', *(f'{number:.2f}' for number in numbers)
 
 
 def flops(work: Callable[[], Any]) -> int:
