@@ -62,6 +62,7 @@ class DistillMixin(HostModel):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
         self._loss_runners = [self._distributed(loss) for loss in self._losses()]
         self._teacher_dismissed = False
+        self.crops: Tensor | None = None
         self._log_setup()
         super().init_training_settings()
 
@@ -80,7 +81,7 @@ class DistillMixin(HostModel):
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take a batch; of a crop pool also the numbers of its crops."""
         super().feed_data(data)
-        self.crops: Tensor | None = data.get('crop')
+        self.crops = data.get('crop')
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA.
