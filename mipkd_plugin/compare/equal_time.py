@@ -46,6 +46,10 @@ def timed(comparison: Comparison, folder: Path, rows: Sequence[Row]) -> tuple[Co
             control.hardware if control else hardware(comparison.one_each[0]),
             control.commit if control else code_version(), comparison.protocol_hash, comparison.losses[CONTROL])
         comparison = with_equal_time(comparison, factor)
+    here = hardware(comparison.one_each[0])
+    elsewhere = sorted({found.hardware for found in known.values()} - {here})
+    if elsewhere:
+        notes.append(f'{path} is of {", ".join(elsewhere)}, and this is {here}: move it away to measure here')
     order = list(dict.fromkeys([*comparison.losses, *known]))
     times = sorted(known.values(), key=lambda found: order.index(found.method))
     if times != list(before.values()):
@@ -121,7 +125,7 @@ def _length(comparison: Comparison, known: Times, fixed: float | None, notes: li
     needed = aligned(comparison.one_each[0].options, costs[costliest])
     if fixed is None:
         return needed
-    if needed > fixed:
+    if needed > fixed or chosen is not True and needed != fixed:
         notes.append(f'{EQUAL_TIME!r} keeps its length of {fixed:.4g} times that of {CONTROL}, with which it was '
                      f'started; {costliest!r} takes {costs[costliest]:.4g} times as long. To train it anew, move its '
                      f'line in {TIMES}, its rows in results.csv and its run folders away')

@@ -636,6 +636,33 @@ def test_times_alone(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert found.keys() == {'none', 'mipkd', 'mipkd mask_ratio=0.5'}
 
 
+def test_times_of_other_hardware_are_kept_and_named(whole: Path, work: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    content = TIMES_CSV.read_bytes()
+    monkeypatch.setattr(equal_time, 'hardware', lambda trial: 'NVIDIA H100')
+    forbid_measuring(monkeypatch)
+    assert mipkd_main(COMPARE) == 0
+    assert ('experiments/tiny/times.csv is of CPU, and this is NVIDIA H100: move it away to measure here\n'
+            in capsys.readouterr().out)
+    assert TIMES_CSV.read_bytes() == content
+
+
+def test_another_method_whose_time_to_match(work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    def measure(control: object, opt: dict[str, Any]) -> StepTime:
+        return StepTime(4.0, 1.0, None) if 'mipkd' in opt['name'] else twice_the_time(control, opt)
+
+    monkeypatch.setattr(equal_time, 'measure', measure)
+    for setting, factor in (('logits', 2), (True, 4), ('logits', 2)):
+        opt = copy.deepcopy(options)
+        opt['compare']['equal_time'] = setting
+        write_options(opt, Path('x.yml'))
+        assert mipkd_main(['compare', '-opt', 'x.yml', '--times', '--methods', 'logits']) == 0
+        assert read_times(TIMES_CSV)[LONG].time == factor  # as long as there is no run of it
+        assert ('mipkd' in read_times(TIMES_CSV)) is (capsys.readouterr().out.count('| mipkd |') == 1)
+
+
 def test_a_method_that_cannot_be_measured(work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
     def measure(control: object, opt: dict[str, Any]) -> StepTime:
