@@ -73,7 +73,7 @@ def measure_times(comparison: Comparison) -> int:
     if length is not None:
         sys.stdout.write(f'{EQUAL_TIME}: {length:,} iterations, the others {comparison.iterations:,}\n')
     sys.stderr.writelines(f'{note}\n' for note in notes)
-    return 1 if {trial.method for trial in comparison.one_each} - {found.method for found in times} else 0
+    return 1 if set(comparison.methods) - {found.method for found in times} else 0
 
 
 def report(path: Path, into: Path | None) -> int:
