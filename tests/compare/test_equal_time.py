@@ -74,11 +74,11 @@ def test_the_schedule_is_stretched_with_it(scheduler: dict[str, Any], found: dic
 
 # --------------------------------------------------------------------------------------------- how much
 @pytest.mark.parametrize(('losses', 'distill', 'found'), [
-    (None, None, (10, 0.0)), ({'type': 'LogitsKDLoss'}, None, (10, 1.0)),
-    ({'type': 'LogitsKDLoss'}, {'until': 0.5}, (10, 0.5)),
-    ({'type': 'LogitsKDLoss'}, {'until': 0.25, 'every': 3}, (12, 0.25)),
-    ({'type': 'KRNetLoss', 'taps': 1}, {'every': 2}, (10, 1.0)),  # meta_every: 5 by itself
-    ([{'type': 'KRNetLoss', 'taps': 1, 'meta_every': 0}, {'type': 'MiPKDLoss', 'block_every': 4}], None, (12, 1.0)),
+    (None, None, (20, 0.0)), ({'type': 'LogitsKDLoss'}, None, (20, 1.0)),
+    ({'type': 'LogitsKDLoss'}, {'until': 0.5}, (20, 0.5)),
+    ({'type': 'LogitsKDLoss'}, {'until': 0.25, 'every': 3}, (21, 0.25)),
+    ({'type': 'KRNetLoss', 'taps': 1}, {'every': 2}, (20, 1.0)),  # meta_every: 5 by itself
+    ([{'type': 'KRNetLoss', 'taps': 1, 'meta_every': 0}, {'type': 'MiPKDLoss', 'block_every': 6}], None, (24, 1.0)),
     ({'type': 'MiPKDLoss', 'block_every': 7}, {'every': 9}, (60, 1.0)),
     ({'type': 'LogitsKDLoss'}, {'until': 0.004}, (4, 0.004))])
 def test_a_block_holds_all_that_happens_in_each_nth_iteration(losses: Any, distill: Any, found: Any) -> None:
