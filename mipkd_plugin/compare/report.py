@@ -21,7 +21,7 @@ from mipkd_plugin.compare.measures import (
     select,
 )
 from mipkd_plugin.compare.results import Row
-from mipkd_plugin.compare.times import Times, ratio
+from mipkd_plugin.compare.times import Times
 from mipkd_plugin.utils.files import write_atomically, write_text
 
 
@@ -68,7 +68,7 @@ def _cells(rows: Sequence[Row], style: Style, times: Times) -> list[list[str]]:
     differ = len(set(lengths)) > 1
     if differ:
         columns.append([f'{length:,}' for length in lengths])
-    columns.append([style.plain(ratio(relative_time(rows, method, times))) for method in methods])
+    columns.append([_text(Measured(relative_time(rows, method, times), math.nan, 1), 1, style) for method in methods])
     columns.append([str(max(len(select(rows, method, testset)) for testset in testsets)) for method in methods])
     measures = [f'{style.plain(testset)} {metric}' for testset in testsets for metric in ('PSNR', 'SSIM')]
     header = ['method', *measures, f'gain, {style.plain(first)}', 'extra parameters',

@@ -147,12 +147,12 @@ def time_table(times: Iterable[MethodTime]) -> str:
         memory = '' if found.memory is None else f'{found.memory:,} MB'
         whole = found.method in (CONTROL, EQUAL_TIME)
         until = '' if whole else f'{found.until:.0%}'
-        lines.append(f'| {found.method} | {ratio(found.distilling)} | {until} | {ratio(found.time)} | {memory} |')
+        lines.append(f'| {found.method} | {_ratio(found.distilling)} | {until} | {_ratio(found.time)} | {memory} |')
     caption = (f'Times: over those of {CONTROL}, of training steps alone. One iteration: of the part of the training '
                'that distills.')
     return '\n'.join([*lines, '', caption, ''])
 
 
-def ratio(value: float) -> str:
-    """A ratio of times with three digits, as 1.06 or 10.8: measured twice, the third may differ."""
-    return '–' if math.isnan(value) else f'{value:.{2 if value < 9.995 else 1}f}'
+def _ratio(value: float) -> str:
+    """A ratio of times with three digits, as 1.06 or 10.8."""
+    return f'{value:.{2 if value < 9.995 else 1}f}'

@@ -67,11 +67,11 @@ def test_a_table_worked_out_by_hand() -> None:
     assert list(found) == ['method', '---', 'none', 'best', 'second']
     assert found['method'] == ['Set5 PSNR', 'Set5 SSIM', 'gain, Set5', 'extra parameters', 'time', 'seeds']
     # 30.00 30.02 30.07: mean 30.03, deviations -.03 -.01 .04, variance .0026 / 2 = .0013, error sqrt(.0013 / 3) = .0208
-    assert found['none'] == ['30.03 ± 0.021', '0.9010 ± 0.0006', '', '0', '1.00', '3']
+    assert found['none'] == ['30.03 ± 0.021', '0.9010 ± 0.0006', '', '0', '1.0', '3']
     # gains .30 .34 .23: mean .29, deviations .01 .05 -.06, variance .0062 / 2, error sqrt(.0031 / 3) = .0321
-    assert found['best'] == ['**30.32 ± 0.020**', '**0.9102 ± 0.0001**', '+0.290 ± 0.032', '1,234,567', '2.00', '3']
+    assert found['best'] == ['**30.32 ± 0.020**', '**0.9102 ± 0.0001**', '+0.290 ± 0.032', '1,234,567', '2.0', '3']
     # an iteration costs 12 in the first half, 1 in the second: (12 + 1) / 2 = 6.5; gains .10 .09 .05: mean .08
-    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '6.50',
+    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '6.5',
                                '3']
 
 
@@ -86,8 +86,8 @@ def test_gains_are_taken_seed_by_seed() -> None:
 
 def test_seeds_that_are_missing() -> None:
     found = cells(markdown_table([*ROWS[:3], ROWS[3], row('alone', 7, 29, seconds=5), *ROWS[6:8]], TIMES))
-    assert found['best'] == ['**30.30**', '**0.9100**', '+0.300', '1,234,567', '2.00', '1']
-    assert found['second'][2:] == ['+0.095 ± 0.005', '1,234,567', '6.50', '2']
+    assert found['best'] == ['**30.30**', '**0.9100**', '+0.300', '1,234,567', '2.0', '1']
+    assert found['second'][2:] == ['+0.095 ± 0.005', '1,234,567', '6.5', '2']
     assert found['alone'] == ['29.00', '0.9000', '–', '1,234,567', '–', '1']  # no control of its seed
 
 
@@ -142,13 +142,13 @@ def test_latex() -> None:
     assert lines[1:4] == [r'\begin{tabular}{lcccccc}', r'\toprule',
                           r'method & DIV2K\_100\% PSNR & DIV2K\_100\% SSIM & gain, DIV2K\_100\% & extra parameters & '
                           r'time & seeds \\']
-    assert lines[5] == r'none & \textbf{30.05 $\pm$ 0.050} & \textbf{0.9000 $\pm$ 0.0000} &  & 0 & 1.00 & 2 \\'
+    assert lines[5] == r'none & \textbf{30.05 $\pm$ 0.050} & \textbf{0.9000 $\pm$ 0.0000} &  & 0 & 1.0 & 2 \\'
     assert lines[6] == (r'm mask\_ratio=0.5 & \underline{29.90} & \textbf{0.9000} & $-$0.100 & 1,234,567 & -- & '
                         r'1 \\')
     assert lines[7].startswith(r'a\textbackslash{}b\textasciitilde{}\{\textasciicircum{}\}\textless{}\&\#\$ & 29.00')
     assert lines[8:] == [r'\bottomrule', r'\end{tabular}']
     assert {line.count(' & ') for line in lines[5:8]} == {6}
-    assert 'none & 30.00 & 0.9000 &  & 0 & 1.00 & 1' in latex_table([row('none', 0, 30)], TIMES)
+    assert 'none & 30.00 & 0.9000 &  & 0 & 1.0 & 1' in latex_table([row('none', 0, 30)], TIMES)
     assert ' & -- & ' in latex_table([row('none', 0, 30), row('m', 1, 30)], {})
 
 
@@ -166,7 +166,7 @@ def test_the_control_of_equal_time_stands_below_the_control() -> None:
     assert list(found) == ['method', '---', 'none', 'none (equal time)', 'best', 'second']
     assert found['method'][-3:] == ['iterations', 'time', 'seeds']
     assert [line[-3:] for name, line in found.items() if name[:3] not in ('met', '---')] == [
-        ['4,000', '1.00', '3'], ['14,800', '3.70', '3'], ['4,000', '2.00', '3'], ['4,000', '6.50', '3']]
+        ['4,000', '1.0', '3'], ['14,800', '3.7', '3'], ['4,000', '2.0', '3'], ['4,000', '6.5', '3']]
     assert ' & iterations & time & seeds ' in latex_table([*ROWS, *LONG], TIMES)
 
 

@@ -564,7 +564,7 @@ def test_the_control_of_equal_time(whole: Path, work: Path, options: dict[str, A
     assert (opt['train']['scheduler']['milestones'], opt['logger']['save_checkpoint_freq']) == ([6], 6)
     assert read_times(TIMES_CSV)[LONG].time == 2
     out = capsys.readouterr().out
-    assert re.search(r'\| none \(equal time\) \| .+ \| 26 \| 2.00 \| 1 \|', out)
+    assert re.search(r'\| none \(equal time\) \| .+ \| 26 \| 2.0 \| 1 \|', out)
     assert mipkd_main(['check', '-opt', 'x.yml']) == 0
     assert "runs     6 of 13 iterations; 2 of 'none (equal time)', of 26\n" in capsys.readouterr().out
     content = RESULTS.read_bytes(), TIMES_CSV.read_bytes()
