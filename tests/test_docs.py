@@ -20,8 +20,10 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import REPO, STUDENTS, TEACHERS, as_parsed, batch
 
 from mipkd_plugin import cli
-from mipkd_plugin.compare.report import gain, markdown_table
+from mipkd_plugin.compare.measures import gain
+from mipkd_plugin.compare.report import markdown_table
 from mipkd_plugin.compare.results import COLUMNS, Row, read_rows
+from mipkd_plugin.compare.times import TIME_COLUMNS, read_times
 from mipkd_plugin.losses import DistillationLoss, KRNetLoss, MiPKDLoss, bind
 
 PAGES = {str(path.relative_to(REPO)): path.read_text(encoding='utf-8') for path in (
@@ -241,8 +243,9 @@ def test_compare_block_as_printed_names_its_methods() -> None:
 
 
 def test_columns_of_the_results_are_all_explained() -> None:
-    rows = re.findall(r'^\| (`.+?) \|', section('docs/comparing.md', 'results.csv'), flags=re.M)
-    assert [name for row in rows for name in re.findall(r'`(\w+)`', row)] == list(COLUMNS)
+    for name, columns in (('results.csv', COLUMNS), ('times.csv', TIME_COLUMNS)):
+        rows = re.findall(r'^\| (`.+?) \|', section('docs/comparing.md', name), flags=re.M)
+        assert [name for row in rows for name in re.findall(r'`(\w+)`', row)] == list(columns)
 
 
 # ------------------------------------------------------------------------------------------------ docs/results.md
@@ -263,7 +266,8 @@ def test_there_are_tables_to_check() -> None:
 def test_tables_are_those_of_the_results(name: str) -> None:
     text = PAGES[RESULTS]
     table = text[text.index(f'<!-- {name} -->'):text.index(f'<!-- /{name} -->')].partition('\n')[2]
-    assert table == markdown_table(read_rows(REPO / 'experiments' / name / 'results.csv'))
+    folder = REPO / 'experiments' / name
+    assert table == markdown_table(read_rows(folder / 'results.csv'), read_times(folder / 'times.csv'))
 
 
 def test_tables_are_made_anew_by_the_printed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +278,8 @@ def test_tables_are_made_anew_by_the_printed_command(tmp_path: Path, monkeypatch
     begin, end = text.index(f'<!-- {name} -->\n'), text.index(f'<!-- /{name} -->')
     for path in (results, into):
         (tmp_path / path).parent.mkdir(parents=True)
-    shutil.copy(REPO / results, tmp_path / results)
+    for path in (results, results.with_name('times.csv')):
+        shutil.copy(REPO / path, tmp_path / path)
     (tmp_path / into).write_text(f'{text[:begin]}<!-- {name} -->\nold\n{text[end:]}', encoding='utf-8')
     monkeypatch.chdir(tmp_path)
     assert cli.mipkd_main(command[1:]) == 0

@@ -11,7 +11,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from helpers import REPO
 
 from mipkd_plugin import __version__, cli
-from mipkd_plugin.compare.report import gain
+from mipkd_plugin.compare.measures import gain
 from mipkd_plugin.compare.results import read_rows
 
 README = (REPO / 'README.md').read_text(encoding='utf-8')

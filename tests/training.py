@@ -122,6 +122,6 @@ def comparison_options(opt: dict[str, Any]) -> dict[str, Any]:
     opt['val']['metrics']['ssim'] = {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True}
     opt['val']['val_freq'] = 4
     opt['logger'].update(save_checkpoint_freq=3, use_tb_logger=False)
-    opt['compare'] = {'seeds': [0, 1], 'methods': {
+    opt['compare'] = {'seeds': [0, 1], 'equal_time': False, 'methods': {
         'logits': {'type': 'LogitsKDLoss'}, 'mipkd': {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4}}}
     return opt

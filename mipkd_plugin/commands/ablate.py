@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-from mipkd_plugin.commands.shared import add_comparison, read, report_comparison, require_trainable
+from mipkd_plugin.commands.shared import add_comparison, carry_out, read, report_comparison, require_trainable
 from mipkd_plugin.utils.errors import UsageError
 
 HELP = 'compare one method with variants that change one option each; make table and figure'
@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
         return report_comparison(args, _ablated)
     require_trainable(args)
     from mipkd_plugin.compare import read_comparison
-    from mipkd_plugin.compare.session import train
 
-    return train(read_comparison(read(args), None, args.seeds, ablate=(args.method, vary)), args.jobs, args.into)
+    return carry_out(read_comparison(read(args), None, args.seeds, ablate=(args.method, vary)), args)
 
 
 def _ablated(opt: Any, args: argparse.Namespace) -> str:

@@ -10,6 +10,7 @@ from mipkd_plugin.commands.shared import add_option_file, read, read_checked
 if TYPE_CHECKING:
     from torch import nn
 
+    from mipkd_plugin.compare import Comparison
     from mipkd_plugin.config import Options, Report
 
 HELP = 'check an option file and show its networks, losses and data'
@@ -70,9 +71,21 @@ def _check_comparison(opt: Options) -> int:
     print(f'  seeds    {", ".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in comparison.trials))}')
     if variants:
         print(f'  ablation {", ".join(variants)}')
-    print(f'  runs     {len(comparison.trials)} of {comparison.iterations:,d} iterations')
+    print(f'  runs     {len(comparison.trials)} of {comparison.iterations:,d} iterations{_equal_time(comparison)}')
     _show_images(opt, report)
     return 0
+
+
+def _equal_time(comparison: Comparison) -> str:
+    """The runs of the control of equal time, in words."""
+    from mipkd_plugin.compare import EQUAL_TIME, expected_length
+
+    if comparison.equal_time is False:
+        return ''
+    length = expected_length(comparison)
+    other = 'the costliest method' if comparison.equal_time is True else repr(comparison.equal_time)
+    return (f'; {len({trial.seed for trial in comparison.trials})} of {EQUAL_TIME!r}, '
+            + (f'of {length:,d}' if length else f'as long as {other} takes: --times measures it'))
 
 
 def _show_networks(report: Report) -> None:

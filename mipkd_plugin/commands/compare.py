@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mipkd_plugin.commands.shared import add_comparison, read, report_comparison, require_trainable
+from mipkd_plugin.commands.shared import add_comparison, carry_out, read, report_comparison, require_trainable
 from mipkd_plugin.utils.errors import UsageError
 
 HELP = 'train with several methods and seeds; make table and figure'
@@ -13,7 +13,7 @@ HELP = 'train with several methods and seeds; make table and figure'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd compare``."""
     parser.add_argument('--methods', nargs='+', metavar='NAME', help='methods of compare.methods (default: all). The '
-                        'control, none, always takes part')
+                        'control, none, always takes part, and with another method the control of equal time')
     add_comparison(parser)
 
 
@@ -25,6 +25,5 @@ def run(args: argparse.Namespace) -> int:
         return report_comparison(args)
     require_trainable(args)
     from mipkd_plugin.compare import read_comparison
-    from mipkd_plugin.compare.session import train
 
-    return train(read_comparison(read(args), args.methods, args.seeds), args.jobs, args.into)
+    return carry_out(read_comparison(read(args), args.methods, args.seeds), args)

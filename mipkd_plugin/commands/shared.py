@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mipkd_plugin.utils.errors import UsageError
 
 if TYPE_CHECKING:
+    from mipkd_plugin.compare import Comparison
     from mipkd_plugin.config import Options, Report
 
 
@@ -81,8 +82,11 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', nargs='+', type=int, metavar='N',
                         help='values of manual_seed (default: compare.seeds)')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='number of runs at the same time (default: 1)')
-    parser.add_argument('--report', action='store_true',
-                        help='do not train; only make table and figure from results.csv')
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument('--report', action='store_true',
+                         help='do not train; only make table and figure from results.csv')
+    instead.add_argument('--times', action='store_true',
+                         help='do not train; only measure what a training step of each method costs, for times.csv')
     parser.add_argument('--results', type=Path, metavar='FILE.csv', help='results.csv for --report, instead of -opt')
     parser.add_argument('--into', type=Path, metavar='FILE.md', help='also put the table between the marks '
                         '<!-- NAME --> and <!-- /NAME --> of this file; NAME is the folder of results.csv')
@@ -101,6 +105,26 @@ def require_trainable(args: argparse.Namespace) -> None:
         raise UsageError(f'--jobs must be 1 or more, got {args.jobs}')
     if args.opt is None or args.results is not None:
         raise UsageError('-opt FILE.yml is missing' if args.opt is None else '--results needs --report')
+    if args.times and args.into is not None:
+        raise UsageError('--into takes a table of results; leave it out with --times')
+
+
+def carry_out(comparison: Comparison, args: argparse.Namespace) -> int:
+    """Train a comparison, or only measure its step times.
+
+    Args:
+        comparison: The comparison.
+        args: With ``times``, ``jobs`` and ``into``.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        MipkdError: Results, times or folders do not fit, or a file cannot be written.
+    """
+    from mipkd_plugin.compare.session import measure_times, train
+
+    return measure_times(comparison) if args.times else train(comparison, args.jobs, args.into)
 
 
 def report_comparison(args: argparse.Namespace,

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from basicsr.utils.registry import MODEL_REGISTRY
-
 from mipkd_plugin.compare.ablation import ablated_method, variants
-from mipkd_plugin.compare.checks import check_block, check_measuring, check_seeds, choose, metric_names, testsets_of
-from mipkd_plugin.compare.methods import apply, method_text, place
+from mipkd_plugin.compare.checks import (
+    CONTROL,
+    EQUAL_TIME,
+    check_block,
+    check_equal_time,
+    check_measuring,
+    check_seeds,
+    choose,
+    metric_names,
+    testsets_of,
+)
+from mipkd_plugin.compare.methods import method_text, place
+from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import check_options
-from mipkd_plugin.config.components import check_teacher_network, find_model, lookup
+from mipkd_plugin.config.components import check_teacher_network, find_model
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, require_clean
@@ -26,53 +33,6 @@ from mipkd_plugin.config.sections import distilling_model
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 
 _NOT_PROTOCOL = ('name', 'manual_seed', 'logger', 'num_gpu', 'compare', 'imports')
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run of a comparison.
-
-    Attributes:
-        method: Name of the method in the table.
-        seed: ``manual_seed``.
-        options: The full options of the run.
-        losses: The losses with all their options, and further settings of the method, as JSON.
-    """
-
-    method: str
-    seed: int
-    options: dict[str, Any]
-    losses: str
-
-    @property
-    def name(self) -> str:
-        """Name of the run and its folder."""
-        return str(self.options['name'])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A checked comparison.
-
-    Attributes:
-        name: Name of the comparison and its folder.
-        trials: All runs, seed by seed.
-        methods: Chosen methods, the control first.
-        losses: The same text by method. Holds all methods of the option file, in table order.
-        testsets: Names of the test sets, in the order of the option file.
-        metrics: Names of PSNR and SSIM in ``val.metrics``.
-        iterations: Number of iterations of each run.
-        protocol_hash: Digest of everything that the runs share.
-    """
-
-    name: str
-    trials: list[Trial]
-    methods: list[str]
-    losses: dict[str, str]
-    testsets: list[str]
-    metrics: tuple[str, str]
-    iterations: int
-    protocol_hash: str
 
 
 def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
@@ -87,7 +47,8 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
 
     Args:
         opt: The options.
-        methods: Names under ``compare.methods``; None takes all of them. The control is always added.
+        methods: Names under ``compare.methods``; None takes all of them. The control is always added, and
+            with another method the control of equal time.
         seeds: ``manual_seed`` of the runs; None takes ``compare.seeds``.
         ablate: (method, values by option) to compare variants of one method. A None or empty part takes the entry of
             the option file. Without this argument there is no ablation.
@@ -113,18 +74,26 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     _check_rest(ctx)
     if ablate is not None:
         known, homes = variants(ctx, known, *ablate)
+    equal_time = check_equal_time(ctx, known, methods) if ablate is None else False
     chosen = choose(ctx, known, methods)
-    protocol_hash, trials = '', []
+    protocol_hash, trials, one_each = '', [], []
     if ctx.clean('model_type') and MAPPING.fits(opt.get('train')):
-        trials = [Trial(name, seed, _derive(opt, name, known[name], seed), method_text(known[name]))
-                  for seed in seeds or [0] for name in chosen]
+        def make(name: str, seed: int) -> Trial:
+            return Trial(name, seed, derive(opt, name, known[name], seed), method_text(known[name]))
+
+        seeds = seeds or [0]
+        trials = [make(name, seed) for seed in seeds for name in chosen]
+        one_each = [make(name, seeds[0]) for name in known]
         _check_names(ctx, trials)
         protocol_hash = _check_trials(ctx, trials[:len(chosen)], known, homes, probe)
     require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
-    return Comparison(folder, trials, chosen, {name: method_text(known[name]) for name in known},
-                      testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']), protocol_hash)
+    losses = {name: method_text(method) for name, method in known.items()}
+    if ablate is None:
+        losses = {CONTROL: losses[CONTROL], EQUAL_TIME: losses[CONTROL], **losses}
+    return Comparison(folder, trials, chosen, losses, testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']),
+                      protocol_hash, equal_time, one_each)
 
 
 def _check_rest(ctx: Context) -> None:
@@ -147,33 +116,6 @@ def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
         methods = list(dict.fromkeys(trial.method for trial in trials if trial.name == name))
         ctx.add('compare', f'{" and ".join(map(repr, methods))} would both train in experiments/{name}',
                 'rename one of them, or try their values one after the other')
-
-
-def _derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
-    """Make the options of one run."""
-    own = copy.deepcopy({key: value for key, value in opt.items() if key != 'compare'})
-    slug = re.sub(r'[^A-Za-z0-9._+]+', '-', name)
-    own.update(name=f'{opt.get("name")}_{slug}_seed{seed}', manual_seed=seed)
-    imports = absolute_imports(opt)
-    if imports:
-        own['imports'] = imports
-    own['train']['exact_resume'] = True
-    own['train'].pop('distill_opt', None)
-    if method:
-        apply(own, method)
-    else:
-        own['train'].pop('distill', None)
-        own['model_type'] = _plain_model(str(opt.get('model_type')))
-        own.pop('teacher', None)
-    return own
-
-
-def _plain_model(model_type: str) -> str:
-    """The model class that ``DistillMixin`` extends in a class that distills."""
-    bases = getattr(lookup(MODEL_REGISTRY, model_type), '__mro__', ())
-    names = [base.__name__ for base in bases]
-    behind = names[names.index('DistillMixin') + 1:] if 'DistillMixin' in names else []
-    return next((name for name in behind if lookup(MODEL_REGISTRY, name) is not None), model_type)
 
 
 def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any], homes: Mapping[str, str],

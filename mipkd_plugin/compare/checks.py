@@ -14,7 +14,13 @@ from mipkd_plugin.config.sections import check_keys, check_numbers
 CONTROL = 'none'
 """The method without distillation. Every comparison has it and trains it with BasicSR's own model."""
 
-COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING)}
+EQUAL_TIME = 'none (equal time)'
+"""The control, trained for as long as another method takes for its iterations: with more iterations."""
+
+EQUAL_TIME_SLUG = 'none-equal-time'
+"""What the folders of its runs are called."""
+
+COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING), 'equal_time': Key(ANYTHING)}
 ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
 
 _NAME = re.compile(r'[A-Za-z0-9][\w.+-]*')
@@ -53,6 +59,8 @@ def check_block(ctx: Context) -> dict[str, Any]:
         where = f'compare.methods.{name}'
         if name == CONTROL:
             ctx.add(where, 'is the control without a loss, which every comparison has', 'remove it')
+        elif name in (EQUAL_TIME, EQUAL_TIME_SLUG):
+            ctx.add(where, 'is the control of equal time, which compare.equal_time asks for', 'remove it, or rename it')
         elif not isinstance(name, str) or not _NAME.fullmatch(name):
             ctx.add(where, 'is not a usable name', 'use only letters, digits and . _ + -')
         elif has_settings(losses) and not _check_method(ctx, where, losses):
@@ -94,9 +102,35 @@ def choose(ctx: Context, known: Mapping[str, Any], methods: Sequence[str] | None
     wanted = list(known) if methods is None else list(dict.fromkeys([CONTROL, *methods]))
     broken = block(ctx.opt, 'compare', 'methods')  # have their own problem already
     for name in wanted:
-        if name not in known and name not in broken:
+        if name not in known and name not in broken and name != EQUAL_TIME:
             ctx.add('--methods', f'compare.methods has no method {name!r}', suggestion(name, known))
     return [name for name in wanted if name in known]
+
+
+def check_equal_time(ctx: Context, known: Mapping[str, Any], methods: Sequence[str] | None) -> bool | str:
+    """Check ``compare.equal_time``.
+
+    Args:
+        ctx: Options, and where problems go.
+        known: Losses by method.
+        methods: The methods of ``--methods``, or None.
+
+    Returns:
+        Whether the control of equal time takes part; or the method whose time it has to match.
+    """
+    where, setting = 'compare.equal_time', ctx.section('compare').get('equal_time', True)
+    choice = [name for name in known if name != CONTROL]
+    if not isinstance(setting, (bool, str)):
+        ctx.add(where, f'must be true, false or the name of a method, not {setting!r}',
+                f'write true, which takes the costliest method; false; or one of {", ".join(choice)}')
+    elif isinstance(setting, str) and setting not in {*choice, *block(ctx.opt, 'compare', 'methods')}:
+        if ctx.clean(where):
+            ctx.add(where, f'compare.methods has no method {setting!r}', suggestion(setting, choice))
+    elif setting is False and methods is not None and EQUAL_TIME in methods:
+        ctx.add('--methods', f'names {EQUAL_TIME!r}, but compare.equal_time is false', f'write {where}: true')
+    elif methods is None or set(methods) - {CONTROL}:
+        return setting
+    return False
 
 
 def check_measuring(ctx: Context) -> None:

@@ -6,32 +6,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mipkd_plugin.compare.checks import CONTROL
+from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
+from mipkd_plugin.compare.figure import curves
+from mipkd_plugin.compare.measures import (
+    CONTROLS,
+    Measured,
+    gain,
+    lead,
+    met_at,
+    methods_of,
+    milestones,
+    relative_time,
+    select,
+)
 from mipkd_plugin.compare.results import Row
+from mipkd_plugin.compare.times import Times
 from mipkd_plugin.utils.files import write_atomically, write_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Mean over the seeds and its standard error (NaN for one seed)."""
-
-    mean: float
-    error: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Measured:
-        """Mean and standard error of values; NaN if there are too few."""
-        n = len(values)
-        return cls(float(np.mean(values)) if n else math.nan,
-                   float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
 
 
 @dataclass(frozen=True)
@@ -61,31 +52,7 @@ LATEX = Style(r'\textbf{{{}}}'.format, r'\underline{{{}}}'.format, r' $\pm$ ', l
               lambda number: number.replace('-', '$-$'))
 
 
-def methods_of(rows: Sequence[Row]) -> list[str]:
-    """All methods in the order of the rows, the control first."""
-    names = dict.fromkeys(row.method for row in rows)
-    return [*([CONTROL] if CONTROL in names else []), *(name for name in names if name != CONTROL)]
-
-
-def select(rows: Sequence[Row], method: str, testset: str | None = None) -> list[Row]:
-    """The rows of a method, on all test sets or on one."""
-    return [row for row in rows if row.method == method and testset in (None, row.testset)]
-
-
-def gain(rows: Sequence[Row], method: str, over: str, testset: str) -> Measured:
-    """PSNR gain in dB over another method with the same seed, for the seeds that both have."""
-    own, other = ({row.seed: row.psnr for row in select(rows, name, testset)} for name in (method, over))
-    return Measured.of([own[seed] - other[seed] for seed in own if seed in other])
-
-
-def _relative_time(rows: Sequence[Row], method: str, testset: str) -> float:
-    """Training time relative to the control with the same seed, as a geometric mean."""
-    own, control = ({row.seed: row.seconds for row in select(rows, name, testset)} for name in (method, CONTROL))
-    ratios = [own[seed] / control[seed] for seed in own if control.get(seed)]
-    return float(np.exp(np.mean(np.log(ratios)))) if ratios and min(ratios) > 0 else math.nan
-
-
-def _cells(rows: Sequence[Row], style: Style) -> list[list[str]]:
+def _cells(rows: Sequence[Row], style: Style, times: Times) -> list[list[str]]:
     methods, testsets = methods_of(rows), list(dict.fromkeys(row.testset for row in rows))
     columns = [[style.plain(method) for method in methods]]
     for testset in testsets:
@@ -97,10 +64,15 @@ def _cells(rows: Sequence[Row], style: Style) -> list[list[str]]:
     columns.append(['' if method == CONTROL else _text(gain(rows, method, CONTROL, first), 3, style, sign='+')
                     for method in methods])
     columns.append([f'{select(rows, method)[0].training_parameters:,}' for method in methods])
-    columns.append([_text(Measured(_relative_time(rows, method, first), math.nan, 1), 1, style) for method in methods])
+    lengths = [select(rows, method)[0].iterations for method in methods]
+    differ = len(set(lengths)) > 1
+    if differ:
+        columns.append([f'{length:,}' for length in lengths])
+    columns.append([_text(Measured(relative_time(rows, method, times), math.nan, 1), 1, style) for method in methods])
     columns.append([str(max(len(select(rows, method, testset)) for testset in testsets)) for method in methods])
     measures = [f'{style.plain(testset)} {metric}' for testset in testsets for metric in ('PSNR', 'SSIM')]
-    header = ['method', *measures, f'gain, {style.plain(first)}', 'extra parameters', 'time', 'seeds']
+    header = ['method', *measures, f'gain, {style.plain(first)}', 'extra parameters',
+              *(['iterations'] if differ else []), 'time', 'seeds']
     return [header, *map(list, zip(*columns))]
 
 
@@ -124,85 +96,68 @@ def _caption(rows: Sequence[Row]) -> str:
     control = select(rows, CONTROL) or list(rows)
     return (f'Mean over the seeds ± standard error; PSNR in dB. Gain: over {CONTROL}, seed by seed. Extra parameters: '
             f'what the method trains beside the student ({control[0].parameters:,} parameters). Time: of the training, '
-            f'over that of {CONTROL}. {", ".join(f"{n:,}" for n in iterations)} iterations; hardware: '
+            f'over that of {CONTROL}, by step time. {", ".join(f"{n:,}" for n in iterations)} iterations; hardware: '
             f'{", ".join(sorted({row.hardware for row in rows}))}; commits: '
             f'{", ".join(sorted({row.commit for row in rows}))}.')
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The comparison as a Markdown table with a caption below it."""
-    cells = _cells(rows, MARKDOWN)
-    cells.insert(1, ['---'] * len(cells[0]))
-    lines = [f'| {" | ".join(line)} |' for line in cells]
-    return '\n'.join([*lines, '', _caption(rows), ''])
+def markdown_table(rows: Sequence[Row], times: Times) -> str:
+    """The comparison as a Markdown table with a caption below it, and a second table of the lead over the control."""
+    lead_cells = _lead_cells(rows)
+    parts = [*_lines(_cells(rows, MARKDOWN, times)), '', _caption(rows), '']
+    if lead_cells:
+        parts += [f'Lead over {CONTROL} in dB, {rows[0].testset}, seed by seed, after so many iterations. Met by '
+                  f'{CONTROL}: from this iteration on it is level or ahead.', '', *_lines(lead_cells), '']
+    return '\n'.join(parts)
 
 
-def latex_table(rows: Sequence[Row]) -> str:
+def _lines(cells: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table; the first one of ``cells`` is the header."""
+    header, *rest = cells
+    return [f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rest)]
+
+
+def _lead_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The lead of each method over the control in the course of the training, header first; empty if there is none."""
+    testset = rows[0].testset
+    leads = {method: lead(rows, method, testset) for method in methods_of(rows) if method not in CONTROLS}
+    leads = {method: found for method, found in leads.items() if found}
+    if not leads:
+        return []
+    shown = milestones(sorted(set.intersection(*map(set, leads.values()))))
+    has_equal_time = any(row.method == EQUAL_TIME for row in rows)
+    cells = [['method', *(f'{at:,}' for at in shown), f'met by {CONTROL}',
+              *([f'over {EQUAL_TIME}'] if has_equal_time else [])]]
+    for method, found in leads.items():
+        met = met_at(found)
+        end = [_text(gain(rows, method, EQUAL_TIME, testset), 3, MARKDOWN, sign='+')] if has_equal_time else []
+        cells.append([MARKDOWN.plain(method), *(_text(found[at], 3, MARKDOWN, sign='+') for at in shown),
+                      '–' if met is None else f'{met:,}', *end])
+    return cells
+
+
+def latex_table(rows: Sequence[Row], times: Times) -> str:
     """The comparison as a LaTeX ``tabular`` (needs the package booktabs)."""
-    cells = _cells(rows, LATEX)
+    cells = _cells(rows, LATEX, times)
     header, *lines = [' & '.join(line) + r' \\' for line in cells]
     begin = rf'\begin{{tabular}}{{l{"c" * (len(cells[0]) - 1)}}}'
     return '\n'.join([f'% {LATEX.plain(_caption(rows))}', begin, r'\toprule', header, r'\midrule', *lines,
                       r'\bottomrule', r'\end{tabular}', ''])
 
 
-def curves(rows: Sequence[Row]) -> Figure:
-    """Plot PSNR on the first test set, mean over the seeds, against iterations and against training time."""
-    from matplotlib.figure import Figure
-
-    testset, methods = rows[0].testset, methods_of(rows)
-    figure = Figure(figsize=(12, 4.8), dpi=120, layout='constrained')
-    axes = figure.subplots(1, 2, sharey=True)
-    unit, length = _unit(max(row.seconds for row in rows))
-    for method, style in zip(methods, _styles(methods)):
-        found = [{at: (seconds, psnr) for at, seconds, psnr in row.points()} for row in select(rows, method, testset)]
-        shared = sorted(set.intersection(*map(set, found))) if found else []
-        seconds, psnr = (np.array([np.mean([curve[at][i] for curve in found]) for at in shared]) for i in (0, 1))
-        for axis, x in zip(axes, (shared, seconds / length)):
-            axis.plot(x, psnr, marker='o', markersize=3, label=method, **style)
-    for axis, label in zip(axes, ('iterations', f'{unit} of training')):
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f'PSNR on {testset}, dB')
-    limits = _without_the_start([[psnr for _, _, psnr in row.points()] for row in rows if row.testset == testset])
-    if limits is not None:
-        axes[0].set_ylim(*limits)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
-    return figure
-
-
-def _unit(seconds: float) -> tuple[str, int]:
-    """A unit of time for an axis up to ``seconds``, and the length of the unit in seconds."""
-    return next((unit for unit in (('hours', 3600), ('minutes', 60)) if seconds > 3 * unit[1]), ('seconds', 1))
-
-
-def _styles(methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Color and dashes of each method: all differ, and the control is always black and dashed."""
-    from matplotlib import colormaps
-
-    table = colormaps['tab10' if len(methods) <= 10 else 'tab20']
-    others = [{'color': table(i % table.N), 'linestyle': ('-', ':', '-.')[i // table.N % 3]}
-              for i in range(len(methods))]
-    return [{'color': 'black', 'linestyle': '--'} if name == CONTROL else others.pop(0) for name in methods]
-
-
-def _without_the_start(series: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Limits of an axis without the first validations, whose low values would hide the differences at the end."""
-    values = [value for values in series for value in values[len(values) // 3:] if math.isfinite(value)]
-    if not values or min(values) == max(values):
-        return None
-    margin = 0.08 * (max(values) - min(values))
-    return min(values) - margin, max(values) + margin
-
-
-def write_report(rows: Sequence[Row], folder: Path) -> str:
+def write_report(rows: Sequence[Row], times: Times, folder: Path) -> str:
     """Write ``table.md``, ``table.tex`` and ``figure.png`` beside ``results.csv``.
+
+    Args:
+        rows: Rows of ``results.csv``.
+        times: Lines of ``times.csv`` by method.
+        folder: Their folder.
 
     Returns:
         The Markdown table.
     """
-    table = markdown_table(rows)
-    write_atomically(folder / 'figure.png', lambda part: curves(rows).savefig(part, format='png'))
+    table = markdown_table(rows, times)
+    write_atomically(folder / 'figure.png', lambda part: curves(rows, times).savefig(part, format='png'))
     write_text(folder / 'table.md', table)
-    write_text(folder / 'table.tex', latex_table(rows))
+    write_text(folder / 'table.tex', latex_table(rows, times))
     return table

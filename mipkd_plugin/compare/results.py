@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mipkd_plugin.compare.block import Comparison, Trial
 from mipkd_plugin.compare.logs import History
 from mipkd_plugin.compare.methods import same_method
+from mipkd_plugin.compare.trials import Comparison, Trial
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text
 
@@ -75,7 +75,7 @@ COLUMNS = tuple(_COLUMN_OF.get(name, name) for name in _KINDS)
 
 def rows_of(trial: Trial, comparison: Comparison, history: History, commit: str, hardware: str) -> list[Row]:
     """The rows of a finished run; none if the final validation is missing on a test set."""
-    total, (psnr, ssim) = comparison.iterations, comparison.metrics
+    total, (psnr, ssim) = trial.iterations, comparison.metrics
     rows = []
     for testset in comparison.testsets:
         last = history.metrics.get((total, testset), {})
@@ -197,7 +197,7 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
     """
     remedy = f'restore the option file, write another name, or move {path} and the folders of its runs away'
     for row in rows:
-        now = comparison.protocol_hash, comparison.iterations
+        now = comparison.protocol_hash, comparison.iterations_of(row.method) or row.iterations
         if (row.protocol_hash, row.iterations) != now:
             raise ResultsError(f'{path} holds {row.method!r}, seed {row.seed}, from another protocol '
                                f'({row.protocol_hash}, {row.iterations} iterations; now {now[0]}, {now[1]}): data, '

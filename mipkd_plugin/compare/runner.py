@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mipkd_plugin.compare.block import Comparison, Trial
 from mipkd_plugin.compare.logs import read_history
 from mipkd_plugin.compare.results import RESULTS, Row, rows_of, write_rows
 from mipkd_plugin.compare.runs import InterruptedRunError, RunError, Runner, commit_of, hardware_of, run_folder
+from mipkd_plugin.compare.trials import Comparison, Trial
 
 
 class ComparisonRunner:
@@ -67,17 +67,17 @@ class ComparisonRunner:
         rows = self._collect(trial)
         if rows:
             return rows
-        with tqdm(desc=f'{trial.method} seed {trial.seed}', total=self.comparison.iterations, unit='it', disable=None,
+        with tqdm(desc=f'{trial.method} seed {trial.seed}', total=trial.iterations, unit='it', disable=None,
                   leave=False) as bar:
             self.runner.train(trial, lambda iteration: _advance(bar, iteration))
         rows = self._collect(trial)
         if not rows:
             raise RunError(f'{trial.name} has finished, but its log in {run_folder(trial)} has no validation at '
-                           f'iteration {self.comparison.iterations} on {", ".join(self.comparison.testsets)}')
+                           f'iteration {trial.iterations} on {", ".join(self.comparison.testsets)}')
         return rows
 
     def _collect(self, trial: Trial) -> list[Row]:
-        history = read_history(run_folder(trial), self.comparison.iterations)
+        history = read_history(run_folder(trial), trial.iterations)
         if not history.metrics:
             return []
         return rows_of(trial, self.comparison, history, commit_of(trial), hardware_of(trial))

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import yaml
 
-from mipkd_plugin.compare.block import Trial
 from mipkd_plugin.compare.logs import progress
 from mipkd_plugin.compare.methods import same_method
+from mipkd_plugin.compare.trials import Trial
 from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text

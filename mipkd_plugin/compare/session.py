@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from mipkd_plugin.compare.block import Comparison
+from mipkd_plugin.compare.checks import EQUAL_TIME
+from mipkd_plugin.compare.equal_time import timed
 from mipkd_plugin.compare.report import write_report
 from mipkd_plugin.compare.results import RESULTS, ResultsError, Row, read_rows, refuse_other_protocol
 from mipkd_plugin.compare.runner import ComparisonRunner
 from mipkd_plugin.compare.runs import EXPERIMENTS, refuse_other_options
+from mipkd_plugin.compare.times import TIMES, read_times, time_table
+from mipkd_plugin.compare.trials import Comparison
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.files import write_atomically
 from mipkd_plugin.utils.locks import TakenError, alone
@@ -35,20 +39,41 @@ def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
     folder = EXPERIMENTS / comparison.name
     if into is not None:
         _split(into, comparison.name)
-    _own_rows(folder, comparison)
-    for trial in comparison.trials:
-        refuse_other_options(trial, comparison.protocol_hash)
-    try:
-        with alone(folder / 'lock'):
-            failures = ComparisonRunner(comparison, folder, _own_rows(folder, comparison)).run(jobs)
-    except TakenError as error:
-        raise UsageError(f'another mipkd is working in {folder}; wait for it, or stop it') from error
+    _refuse_others(folder, comparison)
+    with _alone_in(folder):
+        comparison, _, notes = timed(comparison, folder, _refuse_others(folder, comparison))
+        sys.stdout.writelines(f'{note}\n' for note in notes)
+        failures = ComparisonRunner(comparison, folder, _refuse_others(folder, comparison)).run(jobs)
     rows = read_rows(folder / RESULTS)
     if rows:
         _show(rows, folder, into)
     for failure in failures:
         sys.stderr.write(f'\n{failure}\n')
     return 1 if failures else 0
+
+
+def measure_times(comparison: Comparison) -> int:
+    """Measure the step times that ``times.csv`` lacks, and show all of them. Trains nothing.
+
+    Args:
+        comparison: The comparison.
+
+    Returns:
+        Exit code: 1 if a method could not be measured, else 0.
+
+    Raises:
+        MipkdError: The files of the comparison have another protocol, or cannot be used.
+    """
+    folder = EXPERIMENTS / comparison.name
+    _refuse_others(folder, comparison)
+    with _alone_in(folder):
+        comparison, times, notes = timed(comparison, folder, _refuse_others(folder, comparison))
+    sys.stdout.write(f'{time_table(times)}\nWritten to {folder / TIMES}\n')
+    length = comparison.iterations_of(EQUAL_TIME)
+    if length is not None:
+        sys.stdout.write(f'{EQUAL_TIME}: {length:,} iterations, the others {comparison.iterations:,}\n')
+    sys.stderr.writelines(f'{note}\n' for note in notes)
+    return 1 if set(comparison.methods) - {found.method for found in times} else 0
 
 
 def report(path: Path, into: Path | None) -> int:
@@ -63,6 +88,7 @@ def report(path: Path, into: Path | None) -> int:
 
     Raises:
         ResultsError: The file has no rows, or is damaged.
+        TimesError: ``times.csv`` is damaged.
         UsageError: A file cannot be written.
     """
     rows = read_rows(path)
@@ -80,15 +106,28 @@ def results_path(name: str) -> Path:
     return EXPERIMENTS / name / RESULTS
 
 
-def _own_rows(folder: Path, comparison: Comparison) -> list[Row]:
+def _refuse_others(folder: Path, comparison: Comparison) -> list[Row]:
+    """Refuse rows, times and run folders that do not belong to the comparison; return its rows."""
     rows = read_rows(folder / RESULTS)
     refuse_other_protocol(folder / RESULTS, rows, comparison)
+    read_times(folder / TIMES)
+    for trial in comparison.trials:
+        refuse_other_options(trial, comparison.protocol_hash)
     return rows
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    try:
+        with alone(folder / 'lock'):
+            yield
+    except TakenError as error:
+        raise UsageError(f'another mipkd is working in {folder}; wait for it, or stop it') from error
 
 
 def _show(rows: Sequence[Row], folder: Path, into: Path | None) -> None:
     try:
-        table = write_report(rows, folder)
+        table = write_report(rows, read_times(folder / TIMES), folder)
     except OSError as error:
         raise UsageError(f'{error.filename or folder} cannot be written ({error.strerror}); change its permissions, or '
                          f'copy {RESULTS} elsewhere and name it with --report --results') from error

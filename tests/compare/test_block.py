@@ -15,9 +15,9 @@ from helpers import change
 from training import comparison_options, write_options
 
 from mipkd_plugin import config
-from mipkd_plugin.compare import Comparison, read_comparison
+from mipkd_plugin.compare import EQUAL_TIME, Comparison, read_comparison
 from mipkd_plugin.cli import basicsr_main, mipkd_main
-from mipkd_plugin.compare.block import _plain_model
+from mipkd_plugin.compare.trials import plain_model
 
 Make = Callable[..., dict[str, Any]]
 
@@ -80,12 +80,13 @@ def test_runs_differ_in_nothing_but_losses_and_seed(compare_options: dict[str, A
 @pytest.mark.parametrize(('model_type', 'plain'), [
     ('DistillModel', 'SRModel'), ('SwinIRDistillModel', 'SwinIRModel'), ('SRModel', 'SRModel'), ('x', 'x')])
 def test_the_controls_model(model_type: str, plain: str) -> None:
-    assert _plain_model(model_type) == plain
+    assert plain_model(model_type) == plain
 
 
 def test_a_choice_of_methods_and_seeds(compare_options: dict[str, Any]) -> None:
     comparison = read(compare_options, ['mipkd', 'none', 'mipkd'], [7])
-    assert (comparison.methods, list(comparison.losses)) == (['none', 'mipkd'], ['none', 'logits', 'mipkd'])
+    assert (comparison.methods, list(comparison.losses)) == (
+        ['none', 'mipkd'], ['none', EQUAL_TIME, 'logits', 'mipkd'])
     assert [(t.seed, t.method) for t in comparison.trials] == [(7, 'none'), (7, 'mipkd')]
 
 
@@ -167,6 +168,14 @@ MISTAKES = [
     ('compare.methods.mipkd.taps', 4, 'compare.methods.mipkd.taps (line @): 4 is not between 1 and 3'),
     ('compare.methods.mipkd.feat_weight', '1e-4',
      "compare.methods.mipkd.feat_weight (line @): '1e-4' is a string, not a number\n   -> write !!float 1e-4"),
+    ('compare.methods.none-equal-time', {'type': 'LogitsKDLoss'},
+     'compare.methods.none-equal-time (line @): is the control of equal time, which compare.equal_time asks for'),
+    ('compare.equal_time', 3, 'compare.equal_time (line @): must be true, false or the name of a method, not 3\n   -> '
+     'write true, which takes the costliest method; false; or one of logits, mipkd'),
+    ('compare.equal_time', None, 'compare.equal_time (line @): must be true, false or the name of a method, not None'),
+    ('compare.equal_time', 'mipk', "compare.equal_time (line @): compare.methods has no method 'mipk'\n   -> did you "
+     "mean 'mipkd'?"),
+    ('compare.equal_time', 'none', "compare.equal_time (line @): compare.methods has no method 'none'"),
     ('compare.ablate', {'method': 'mipkd', 'option': {}},
      "compare.ablate.option (line @option): unknown key: nothing reads it\n   -> did you mean 'options'?"),
     ('val', ..., 'val: is missing: without validation there is nothing to compare\n   -> write val: {val_freq:'),
@@ -218,6 +227,25 @@ def test_methods_and_seeds_of_the_command_line(compare_options: dict[str, Any]) 
         "--methods: compare.methods has no method 'sgd'\n   -> valid here: logits, mipkd, none"]
     assert refusal(compare_options, None, [0, -1])[0].startswith('--seeds: must be whole numbers from 0 to 2147483647')
     assert refusal(compare_options, None, [1, 1])[0].startswith('--seeds: names a seed twice: [1, 1]')
+
+
+@pytest.mark.parametrize(('setting', 'methods', 'found'), [
+    (..., None, True), (True, None, True), (False, None, False), ('mipkd', None, 'mipkd'), (True, ['logits'], True),
+    (True, ['none'], False), (True, [], False), (True, [EQUAL_TIME], True), ('mipkd', ['logits'], 'mipkd')])
+def test_who_trains_a_control_of_equal_time(compare_options: dict[str, Any], setting: Any, methods: list[str] | None,
+                                            found: bool | str) -> None:
+    change(compare_options, 'compare.equal_time', setting)
+    comparison = read(compare_options, methods)
+    assert comparison.equal_time == found
+    assert [trial.method for trial in comparison.one_each] == ['none', 'logits', 'mipkd']
+    assert comparison.methods == ['none', *(name for name in ('logits', 'mipkd') if methods is None or name in methods)]
+    assert read(compare_options, None, None, ('mipkd', {'mask_ratio': [0.25]})).equal_time is False
+
+
+def test_a_control_of_equal_time_that_is_switched_off(compare_options: dict[str, Any]) -> None:
+    found, = refusal(compare_options, [EQUAL_TIME])
+    assert found == ("--methods: names 'none (equal time)', but compare.equal_time is false\n   -> write "
+                     'compare.equal_time: true')
 
 
 def test_what_was_forced_is_named(compare_options: dict[str, Any]) -> None:
@@ -276,6 +304,7 @@ COMMANDS = [
     (['compare', '-opt', 'x.yml', '--results', 'a.csv'], '--results needs --report'),
     (['compare'], '-opt FILE.yml is missing'),
     (['compare', '-opt', 'no.yml'], 'cannot read no.yml: No such file'),
+    (['compare', '-opt', 'x.yml', '--times', '--into', 'x.md'], '--into takes a table of results; leave it out with'),
     (['compare', '--report'], '--report needs either -opt FILE.yml or --results FILE.csv'),
     (['compare', '--report', '-opt', 'x.yml', '--results', 'a.csv'], '--report needs either'),
     (['compare', '--report', '-opt', 'x.yml'], 'experiments/tiny/results.csv does not exist; run the command without'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import os
 import re
@@ -21,8 +22,11 @@ from mipkd_plugin import config
 from mipkd_plugin.compare import Comparison, Trial, read_comparison
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.compare.logs import progress, read_history
-from mipkd_plugin.compare.report import curves, gain, latex_table, markdown_table, methods_of, write_report
+from mipkd_plugin.compare.figure import curves
+from mipkd_plugin.compare.measures import gain, methods_of, milestones
+from mipkd_plugin.compare.report import latex_table, markdown_table, write_report
 from mipkd_plugin.compare.results import COLUMNS, ResultsError, Row, read_rows, refuse_other_protocol, write_rows
+from mipkd_plugin.compare.times import MethodTime, read_times
 
 Make = Callable[..., dict[str, Any]]
 
@@ -40,23 +44,34 @@ ROWS = [row('none', 0, 30.00, 0.9000, 10), row('none', 1, 30.02, 0.9010, 20), ro
         row('second', 0, 30.10, 0.9051, 30), row('second', 1, 30.11, 0.9051, 60), row('second', 2, 30.12, 0.9051, 120)]
 
 
-def cells(table: str) -> dict[str, list[str]]:
-    """First cell of each line → the others, of a Markdown table."""
-    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines() if line[:1] == '|']
-    return {line[0]: line[1:] for line in lines}
+def taken(method: str, distilling: float, until: float = 1.0, **changes: Any) -> MethodTime:
+    values = {'method': method, 'distilling': distilling, 'until': until, 'time': until * distilling + 1 - until,
+              'memory': None, 'hardware': 'CPU', 'commit': 'abc1234', 'protocol_hash': '0123456789ab', 'losses': '[]'}
+    return MethodTime(**{**values, **changes})
+
+
+TIMES = {found.method: found for found in (taken('none', 1), taken('best', 2), taken('second', 12.0, 0.5))}
+
+
+def cells(table: str, number: int = 0) -> dict[str, list[str]]:
+    """First cell of each line → the others, of one of the Markdown tables of a report."""
+    lines = [line for line in table.splitlines() if not line or line[0] == '|']
+    tables = [list(group) for found, group in itertools.groupby(lines, bool) if found]
+    found = [[cell.strip() for cell in line.strip('|').split('|')] for line in tables[number]]
+    return {line[0]: line[1:] for line in found}
 
 
 # --------------------------------------------------------------------------------------------- the table
 def test_a_table_worked_out_by_hand() -> None:
-    found = cells(markdown_table(ROWS))
+    found = cells(markdown_table(ROWS, TIMES))
     assert list(found) == ['method', '---', 'none', 'best', 'second']
     assert found['method'] == ['Set5 PSNR', 'Set5 SSIM', 'gain, Set5', 'extra parameters', 'time', 'seeds']
     # 30.00 30.02 30.07: mean 30.03, deviations -.03 -.01 .04, variance .0026 / 2 = .0013, error sqrt(.0013 / 3) = .0208
     assert found['none'] == ['30.03 ± 0.021', '0.9010 ± 0.0006', '', '0', '1.0', '3']
     # gains .30 .34 .23: mean .29, deviations .01 .05 -.06, variance .0062 / 2, error sqrt(.0031 / 3) = .0321
     assert found['best'] == ['**30.32 ± 0.020**', '**0.9102 ± 0.0001**', '+0.290 ± 0.032', '1,234,567', '2.0', '3']
-    # times 3, 3 and 12 times that of none: geometric mean 108 ** (1 / 3) = 4.76; gains .10 .09 .05: mean .08
-    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '4.8',
+    # an iteration costs 12 in the first half, 1 in the second: (12 + 1) / 2 = 6.5; gains .10 .09 .05: mean .08
+    assert found['second'] == ['<u>30.11 ± 0.006</u>', '<u>0.9051 ± 0.0000</u>', '+0.080 ± 0.015', '1,234,567', '6.5',
                                '3']
 
 
@@ -70,47 +85,47 @@ def test_gains_are_taken_seed_by_seed() -> None:
 
 
 def test_seeds_that_are_missing() -> None:
-    found = cells(markdown_table([*ROWS[:3], ROWS[3], row('alone', 7, 29, seconds=5), *ROWS[6:8]]))
+    found = cells(markdown_table([*ROWS[:3], ROWS[3], row('alone', 7, 29, seconds=5), *ROWS[6:8]], TIMES))
     assert found['best'] == ['**30.30**', '**0.9100**', '+0.300', '1,234,567', '2.0', '1']
-    assert found['second'][2:] == ['+0.095 ± 0.005', '1,234,567', '3.0', '2']
+    assert found['second'][2:] == ['+0.095 ± 0.005', '1,234,567', '6.5', '2']
     assert found['alone'] == ['29.00', '0.9000', '–', '1,234,567', '–', '1']  # no control of its seed
 
 
 def test_values_that_read_the_same_share_a_place() -> None:
     found = cells(markdown_table([row('none', 0, 30.001, 0.8), row('a', 0, 30.2049, 0.9), row('b', 0, 30.2011, 0.9),
-                                  row('c', 0, 30.104, 0.7)]))
+                                  row('c', 0, 30.104, 0.7)], {}))
     assert [found[name][0] for name in ('none', 'a', 'b', 'c')] == ['30.00', '**30.20**', '**30.20**', '<u>30.10</u>']
     assert [found[name][1] for name in ('none', 'a', 'b', 'c')] == [
         '<u>0.8000</u>', '**0.9000**', '**0.9000**', '0.7000']
 
 
 def test_one_method_is_not_the_best_of_one() -> None:
-    assert cells(markdown_table([row('none', 0, 30.0)]))['none'][:3] == ['30.00', '0.9000', '']
+    assert cells(markdown_table([row('none', 0, 30.0)], {}))['none'][:3] == ['30.00', '0.9000', '']
 
 
 def test_values_that_are_no_numbers() -> None:
     rows = [row('none', 0, 30.0), row('broken', 0, math.nan, math.nan, 0), row('perfect', 0, math.inf)]
-    found = cells(markdown_table(rows))
+    found = cells(markdown_table(rows, {}))
     assert found['broken'] == ['–', '–', '–', '1,234,567', '–', '1']
     assert found['perfect'][0] == '**inf**'
-    curves(rows)
+    curves(rows, {})
 
 
 def test_several_test_sets() -> None:
     rows = [row(method, 0, psnr, testset=testset) for method, psnr in (('none', 30), ('m', 31))
             for testset in ('Kodak24', 'Set5')]
-    found = cells(markdown_table(rows))
+    found = cells(markdown_table(rows, {}))
     assert found['method'][:5] == ['Kodak24 PSNR', 'Kodak24 SSIM', 'Set5 PSNR', 'Set5 SSIM', 'gain, Kodak24']
-    assert found['m'][4:] == ['+1.000', '1,234,567', '1.0', '1']
+    assert found['m'][4:] == ['+1.000', '1,234,567', '–', '1']
 
 
 def test_the_caption_says_what_was_measured() -> None:
     rows = [*ROWS, row('late', 0, 30.0, commit='def5678+', hardware='NVIDIA H100', iterations=5000)]
-    caption = markdown_table(rows).splitlines()[-1]
+    caption = next(line for line in markdown_table(rows, {}).splitlines() if line.startswith('Mean'))
     assert caption == (
         'Mean over the seeds ± standard error; PSNR in dB. Gain: over none, seed by seed. Extra parameters: what the '
-        'method trains beside the student (6,867 parameters). Time: of the training, over that of none. 4,000, 5,000 '
-        'iterations; hardware: CPU, NVIDIA H100; commits: abc1234, def5678+.')
+        'method trains beside the student (6,867 parameters). Time: of the training, over that of none, by step '
+        'time. 4,000, 5,000 iterations; hardware: CPU, NVIDIA H100; commits: abc1234, def5678+.')
 
 
 def test_the_control_comes_first() -> None:
@@ -121,31 +136,92 @@ def test_the_control_comes_first() -> None:
 def test_latex() -> None:
     table = latex_table([row('none', 0, 30, testset='DIV2K_100%'), row('none', 1, 30.1, testset='DIV2K_100%'),
                          row('m mask_ratio=0.5', 0, 29.9, testset='DIV2K_100%'), row(r'a\b~{^}<&#$', 0, 29,
-                                                                                   testset='DIV2K_100%')])
+                                                                                   testset='DIV2K_100%')], TIMES)
     lines = table.splitlines()
     assert lines[0].startswith(r'% Mean over the seeds $\pm$ standard error')
     assert lines[1:4] == [r'\begin{tabular}{lcccccc}', r'\toprule',
                           r'method & DIV2K\_100\% PSNR & DIV2K\_100\% SSIM & gain, DIV2K\_100\% & extra parameters & '
                           r'time & seeds \\']
     assert lines[5] == r'none & \textbf{30.05 $\pm$ 0.050} & \textbf{0.9000 $\pm$ 0.0000} &  & 0 & 1.0 & 2 \\'
-    assert lines[6] == (r'm mask\_ratio=0.5 & \underline{29.90} & \textbf{0.9000} & $-$0.100 & 1,234,567 & 1.0 & '
+    assert lines[6] == (r'm mask\_ratio=0.5 & \underline{29.90} & \textbf{0.9000} & $-$0.100 & 1,234,567 & -- & '
                         r'1 \\')
     assert lines[7].startswith(r'a\textbackslash{}b\textasciitilde{}\{\textasciicircum{}\}\textless{}\&\#\$ & 29.00')
     assert lines[8:] == [r'\bottomrule', r'\end{tabular}']
     assert {line.count(' & ') for line in lines[5:8]} == {6}
-    assert 'none & 30.00 & 0.9000 &  & 0 & 1.0 & 1' in latex_table([row('none', 0, 30)])
-    assert ' & -- & ' in latex_table([row('none', 0, 30), row('m', 1, 30)])
+    assert 'none & 30.00 & 0.9000 &  & 0 & 1.0 & 1' in latex_table([row('none', 0, 30)], TIMES)
+    assert ' & -- & ' in latex_table([row('none', 0, 30), row('m', 1, 30)], {})
 
 
 def test_a_bar_in_a_name_ends_no_cell() -> None:
-    assert r'| a\|b |' in markdown_table([row('none', 0, 30), row('a|b', 0, 30)])
+    assert r'| a\|b |' in markdown_table([row('none', 0, 30), row('a|b', 0, 30)], {})
+
+
+# --------------------------------------------------------------------------------------------- equal time, and the lead
+LONG = [row('none (equal time)', seed, psnr, iterations=14800, curve=f'7400:{psnr - 1} 14800:{psnr}')
+        for seed, psnr in ((0, 30.2), (1, 30.4), (2, 30.3))]
+
+
+def test_the_control_of_equal_time_stands_below_the_control() -> None:
+    found = cells(markdown_table([*ROWS, *LONG], TIMES))
+    assert list(found) == ['method', '---', 'none', 'none (equal time)', 'best', 'second']
+    assert found['method'][-3:] == ['iterations', 'time', 'seeds']
+    assert [line[-3:] for name, line in found.items() if name[:3] not in ('met', '---')] == [
+        ['4,000', '1.0', '3'], ['14,800', '3.7', '3'], ['4,000', '2.0', '3'], ['4,000', '6.5', '3']]
+    assert ' & iterations & time & seeds ' in latex_table([*ROWS, *LONG], TIMES)
+
+
+def test_times_of_other_losses_are_not_shown() -> None:
+    times = {**TIMES, 'best': taken('best', 2, losses='[{"type": "LogitsKDLoss"}]')}
+    assert cells(markdown_table(ROWS, times))['best'][-2] == '–'
+    assert curves(ROWS, times).axes[1].get_lines()[-1].get_xdata()[-1] == 12 * 2000 + 2000
+    assert len(curves(ROWS, times).axes[1].get_lines()) == 2
+
+
+def test_the_lead_in_the_course_of_the_training() -> None:
+    def method(name: str, *leads: tuple[float, ...], base: float = 30.0) -> list[Row]:
+        texts = [' '.join(f'{1000 * at}:{base + seed + gained:.4f}' for at, gained in enumerate(one, 1))
+                 for seed, one in enumerate(leads)]
+        return [row(name, seed, 31, curve=text, curve_seconds='1 2 3 4 5') for seed, text in enumerate(texts)]
+
+    rows = [*method('none', (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)), *method('ahead', (2, 1, 1, 1, 0.5), (4, 1, 1, 1, 0.7)),
+            *method('behind', (-1, -1, -1, -1, -1), (-1, -1, -1, -1, -1)),
+            *method('met', (1, -1, 0.2, 0, -1), (1, -1, 0.2, -0.2, -1))]
+    found = cells(markdown_table(rows, {}), 1)
+    assert found['method'] == ['1,000', '2,000', '4,000', '5,000', 'met by none']
+    assert found['ahead'] == ['+3.000 ± 1.000', '+1.000 ± 0.000', '+1.000 ± 0.000', '+0.600 ± 0.100', '–']
+    assert found['behind'][-1] == '1,000'
+    assert found['met'] == ['+1.000 ± 0.000', '-1.000 ± 0.000', '-0.100 ± 0.100', '-1.000 ± 0.000', '4,000']
+    assert 'Lead over none in dB, Set5, seed by seed, after so many iterations.' in markdown_table(rows, {})
+    found = cells(markdown_table([*ROWS, *LONG], TIMES), 1)
+    assert found['method'] == ['2,000', '4,000', 'met by none', 'over none (equal time)']
+    assert found['best'][-1] == '+0.020 ± 0.042'  # .10 -.04 .00: mean .02, error sqrt(.0104 / 2 / 3) = .0416
+    assert 'Lead' not in markdown_table([*ROWS[:3], *LONG], {})
+    assert 'Lead' not in markdown_table([row('none', 0, 30), row('m', 1, 31)], {})  # no seed in common
+
+
+@pytest.mark.parametrize(('iterations', 'found'), [
+    ([], []), ([5], [5]), ([2000, 4000, 5000], [2000, 4000, 5000]),
+    ([5000 * i for i in range(1, 13)], [5000, 15000, 30000, 45000, 60000])])
+def test_a_few_of_many_validations(iterations: list[int], found: list[int]) -> None:
+    assert milestones(iterations) == found
 
 
 # --------------------------------------------------------------------------------------------- the figure
+def test_time_is_counted_in_iterations_of_the_control() -> None:
+    figure = curves([*ROWS, *LONG], TIMES)
+    left, right = figure.axes
+    assert right.get_xlabel() == 'time, in iterations of none'
+    ends = [line.get_xdata().tolist() for line in right.get_lines()]
+    assert ends == [[2000, 4000], [7400, 14800], [4000, 8000], [24000, 26000]]  # second: 12 until 2,000, then 1
+    assert left.get_xlim() == (0, 1.04 * 4000)
+    assert (left.get_lines()[1].get_color(), left.get_lines()[1].get_linestyle()) == ('black', ':')
+    assert curves(ROWS, TIMES).axes[0].get_xlim()[1] > 4000
+
+
 def test_curves_are_means_over_the_seeds() -> None:
     rows = [row('none', 0, 30, seconds=100), row('none', 1, 32, seconds=300), row('m', 0, 33, seconds=170),
             row('m', 1, 35, curve='4000:35', curve_seconds='90'), row('m', 0, 99, testset='Set14')]
-    figure = curves(rows)
+    figure = curves(rows, {})
     left, right = figure.axes
     assert [axis.get_xlabel() for axis in (left, right)] == ['iterations', 'minutes of training']
     assert left.get_ylabel() == 'PSNR on Set5, dB'
@@ -161,13 +237,13 @@ def test_curves_are_means_over_the_seeds() -> None:
 @pytest.mark.parametrize(('seconds', 'unit', 'end'), [
     (100, 'seconds', 100), (600, 'minutes', 10), (10_800, 'minutes', 180), (36_000, 'hours', 10)])
 def test_a_fitting_unit_of_time(seconds: float, unit: str, end: float) -> None:
-    axis = curves([row('none', 0, 30, seconds=seconds)]).axes[1]
+    axis = curves([row('none', 0, 30, seconds=seconds)], {}).axes[1]
     assert axis.get_xlabel() == f'{unit} of training'
     assert axis.get_lines()[0].get_xdata()[-1] == pytest.approx(end)
 
 
 def test_thirty_methods_can_be_told_apart() -> None:
-    figure = curves([row('none', 0, 30), *(row(f'm{i}', 0, 30) for i in range(30))])
+    figure = curves([row('none', 0, 30), *(row(f'm{i}', 0, 30) for i in range(30))], {})
     looks = {(str(line.get_color()), line.get_linestyle()) for line in figure.axes[0].get_lines()}
     assert len(looks) == 31
 
@@ -175,7 +251,7 @@ def test_thirty_methods_can_be_told_apart() -> None:
 def test_the_beginning_of_the_curves_is_left_out() -> None:
     points = [(1, 10.0), (2, 29.0), (3, 30.0)]
     text = ' '.join(f'{at}:{psnr}' for at, psnr in points)
-    low, high = curves([row('none', 0, 30, curve=text, curve_seconds='1 2 3')]).axes[0].get_ylim()
+    low, high = curves([row('none', 0, 30, curve=text, curve_seconds='1 2 3')], {}).axes[0].get_ylim()
     assert 28 < low < 29
     assert 30 < high < 31
 
@@ -192,8 +268,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def comparison(**changes: Any) -> Comparison:
-    trials = [Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'distill_opt': losses}})
-              for method, losses in (('none', []), ('best', []), ('second', []))]
+    length = changes.get('iterations', 4000)
+    trials = [Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'total_iter': length}}, '[]')
+              for method in ('none', 'best', 'second')]
     values = {'name': 'work', 'trials': trials, 'methods': ['none', 'second'],
               'losses': dict.fromkeys(['none', 'best', 'second'], '[]'), 'testsets': ['Set5'],
               'metrics': ('psnr', 'ssim'), 'iterations': 4000, 'protocol_hash': '0123456789ab'}
@@ -204,12 +281,12 @@ def test_a_report_from_results_alone(results: Path, capsys: pytest.CaptureFixtur
     before = results.read_bytes()
     assert mipkd_main(['compare', '--report', '--results', 'results.csv']) == 0
     out = capsys.readouterr().out
-    assert markdown_table(ROWS) in out
+    assert markdown_table(ROWS, {}) in out
     assert 'Written to .: results.csv, table.md, table.tex, figure.png' in out
     assert sorted(os.listdir()) == ['figure.png', 'results.csv', 'table.md', 'table.tex']
     assert results.read_bytes() == before
-    assert Path('table.md').read_text() == markdown_table(ROWS)
-    assert Path('table.tex').read_text() == latex_table(ROWS)
+    assert Path('table.md').read_text() == markdown_table(ROWS, {})
+    assert Path('table.tex').read_text() == latex_table(ROWS, {})
     with Image.open('figure.png') as image:
         assert image.size == (1440, 576)
         assert len(image.getcolors(image.width * image.height)) > 20
@@ -226,7 +303,7 @@ def test_a_report_of_an_option_file(results: Path, command: list[str], folder: s
     results.rename(target / 'results.csv')
     assert mipkd_main([*command, '-opt', 'x.yml', '--report']) == 0
     assert f'Written to {target}: ' in capsys.readouterr().out
-    assert (target / 'table.md').read_text() == markdown_table(ROWS)
+    assert (target / 'table.md').read_text() == markdown_table(ROWS, {})
 
 
 def test_into_a_readme(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +314,7 @@ def test_into_a_readme(results: Path, capsys: pytest.CaptureFixture[str]) -> Non
     readme.write_text(text.format('work', 'work'))
     for _ in range(2):
         assert mipkd_main(command) == 0
-        assert readme.read_text() == f'before ±\n<!-- work -->\n{markdown_table(ROWS)}<!-- /work -->\nafter\n'
+        assert readme.read_text() == f'before ±\n<!-- work -->\n{markdown_table(ROWS, {})}<!-- /work -->\nafter\n'
     for wrong in (text.format('other', 'other'), text.format('work', 'other'), text.format('work', 'work') * 2,
                   '<!-- /work -->\n<!-- work -->\n'):
         readme.write_text(wrong)
@@ -449,19 +526,19 @@ def test_progress(line: str, iteration: int | None) -> None:
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(ROWS, tmp_path)
+    write_report(ROWS, {}, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before.keys() == {'table.md', 'table.tex', 'figure.png'}
     monkeypatch.setattr('mipkd_plugin.compare.report.curves', None)
     with pytest.raises(TypeError):
-        write_report(ROWS[:3], tmp_path)
+        write_report(ROWS[:3], {}, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # --------------------------------------------------------------------------------------------- what is committed
 @pytest.mark.parametrize('path', sorted((REPO / 'experiments').glob('*/results.csv')), ids=lambda p: p.parent.name)
 def test_committed_results_make_the_committed_tables_byte_for_byte(path: Path) -> None:
-    rows = read_rows(path)
+    rows, times = read_rows(path), read_times(path.with_name('times.csv'))
     assert rows
-    for name, table in (('table.md', markdown_table(rows)), ('table.tex', latex_table(rows))):
+    for name, table in (('table.md', markdown_table(rows, times)), ('table.tex', latex_table(rows, times))):
         assert (path.parent / name).read_bytes() == table.encode()

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import REPO, tiny_options, write_image_pairs
 from training import Killed, comparison_options, die_at, train, write_options
@@ -33,7 +34,9 @@ from mipkd_plugin import LogitsKDLoss, Step, config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.cli import mipkd_main
-from mipkd_plugin.compare import runs
+from mipkd_plugin.compare import equal_time, runs
+from mipkd_plugin.compare.step_times import StepTime
+from mipkd_plugin.compare.times import read_times
 from mipkd_plugin.utils.locks import alone
 from mipkd_plugin.compare.results import COLUMNS
 from mipkd_plugin.version import __version__
@@ -47,6 +50,11 @@ COMPARE = ['compare', '-opt', 'x.yml', '--seeds', '0']
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     monkeypatch.delenv('RANK', raising=False)
+
+
+def twice_the_time(control: object, options: dict[str, Any]) -> StepTime:
+    """In place of a measurement."""
+    return StepTime(1.0 if options is control else 2.0, float(options is not control), None)
 
 
 @pytest.fixture(scope='module')
@@ -88,6 +96,7 @@ def work(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     """A working directory with x.yml, where trainings run within this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, 'Popen', Child)
+    monkeypatch.setattr(equal_time, 'measure', twice_the_time)
     monkeypatch.setattr(runs, 'code_version', lambda: 'abc1234')
     monkeypatch.setattr(Child, 'started', [])
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
@@ -113,6 +122,7 @@ def whole(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(runs, 'Popen', Child)
+        patch.setattr(equal_time, 'measure', twice_the_time)
         patch.setattr(runs, 'code_version', lambda: 'abc1234')
         patch.setattr(Child, 'started', [])
         patch.setattr(torch.cuda, 'device_count', lambda: 0)
@@ -161,7 +171,8 @@ def test_all_methods_of_a_seed_begin_with_the_same_student_and_data(whole: Path)
 
 def test_what_is_written_beside_the_rows(whole: Path) -> None:
     folder = whole / 'experiments/tiny'
-    assert sorted(os.listdir(folder)) == ['figure.png', 'lock', 'options', 'results.csv', 'table.md', 'table.tex']
+    assert sorted(os.listdir(folder)) == ['figure.png', 'lock', 'options', 'results.csv', 'table.md', 'table.tex',
+                                          'times.csv']
     text = (folder / 'options/tiny_mipkd_seed0.yml').read_text()
     protocol = rows(whole / RESULTS)[0]['protocol']
     assert text.startswith('# mipkd, seed 0; written by mipkd\n# basicsr train -opt experiments/tiny/options/'
@@ -186,7 +197,7 @@ def test_another_seed_beside_it_and_its_lines(whole: Path, work: Path, capsys: p
         value = f'{psnr[method, "1"]:.3f} dB'
         assert re.fullmatch(rf'\[{number}/4\] {method} seed 1: val {value}, again {value}, \d+ s', line)
     assert out[4].startswith('| method | val PSNR | val SSIM | again PSNR')
-    assert len([line for line in out if line.startswith('| ')]) == 5
+    assert len([line for line in out if line.startswith('| ')]) == 5 + 4  # and the lead of two methods
 
 
 # --------------------------------------------------------------------------------------------- again
@@ -514,6 +525,176 @@ def test_an_ablation_shares_the_runs_of_the_comparison(whole: Path, work: Path,
     capsys.readouterr()
     assert mipkd_main(['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--report']) == 0
     assert '| mipkd mask_ratio=0.25 | ' in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------- equal time
+LONG = 'none (equal time)'
+TIMES_CSV = Path('experiments/tiny/times.csv')
+
+
+def ask_for_equal_time(options: dict[str, Any], **methods: Any) -> None:
+    opt = copy.deepcopy(options)
+    opt['compare'].update(equal_time=True, methods={**opt['compare']['methods'], **methods})
+    write_options(opt, Path('x.yml'))
+
+
+def forbid_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*args: object) -> None:
+        raise AssertionError('measured again')
+
+    monkeypatch.setattr(equal_time, 'measure', measure)
+
+
+def test_the_control_of_equal_time(whole: Path, work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    ask_for_equal_time(options)
+    forbid_measuring(monkeypatch)
+    assert mipkd_main(['check', '-opt', 'x.yml']) == 0
+    assert "; 2 of 'none (equal time)', as long as the costliest method takes: --times" in capsys.readouterr().out
+    assert mipkd_main(COMPARE) == 0
+    assert Child.started == ['tiny_none-equal-time_seed0']
+    found = rows()
+    assert list(dict.fromkeys(row['method'] for row in found)) == ['none', LONG, 'logits', 'mipkd']
+    assert [row for row in found if row['method'] != LONG] == rows(whole / RESULTS)
+    own = found[2]
+    assert (own['iterations'], own['losses'], own['protocol']) == ('26', '[]', found[0]['protocol'])
+    assert [point.split(':')[0] for point in own['curve'].split()] == ['12', '24', '26']
+    opt = yaml.safe_load(Path('experiments/tiny/options/tiny_none-equal-time_seed0.yml').read_text())
+    assert (opt['train']['scheduler']['milestones'], opt['logger']['save_checkpoint_freq']) == ([6], 6)
+    assert read_times(TIMES_CSV)[LONG].time == 2
+    out = capsys.readouterr().out
+    assert re.search(r'\| none \(equal time\) \| .+ \| 26 \| 2.0 \| 1 \|', out)
+    assert mipkd_main(['check', '-opt', 'x.yml']) == 0
+    assert "runs     6 of 13 iterations; 2 of 'none (equal time)', of 26\n" in capsys.readouterr().out
+    content = RESULTS.read_bytes(), TIMES_CSV.read_bytes()
+    assert mipkd_main(COMPARE) == 0
+    assert ((RESULTS.read_bytes(), TIMES_CSV.read_bytes()), len(Child.started)) == (content, 1)
+
+
+def test_its_length_stays_once_it_has_begun(work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    ask_for_equal_time(options)
+    command = [*COMPARE, '--methods', LONG]
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, 'saved', 18)
+        with pytest.raises(Killed):
+            mipkd_main(command)
+    assert Child.started == ['tiny_none_seed0', 'tiny_none-equal-time_seed0']
+    assert read_times(TIMES_CSV).keys() == {'none', LONG, 'logits', 'mipkd'}  # also those that are not trained
+    before = TIMES_CSV.read_text()
+    ask_for_equal_time(options, late={'type': 'LogitsKDLoss', 'loss_weight': 2})
+    monkeypatch.setattr(equal_time, 'measure', lambda *args: StepTime(3.0, 1.0, None))
+    capsys.readouterr()
+    assert mipkd_main(['compare', '-opt', 'x.yml', '--times']) == 0
+    assert Child.started[2:] == []
+    message = ("'none (equal time)' keeps its length of 2 times that of none, with which it was started; 'late' takes "
+               '3 times as long. To train it anew, move its line in times.csv, its rows in results.csv and its run')
+    assert message in capsys.readouterr().err
+    assert TIMES_CSV.read_text().startswith(before)  # the new line comes last
+    assert mipkd_main(command) == 0
+    assert Child.started[2:] == ['tiny_none-equal-time_seed0']
+    assert message in capsys.readouterr().out
+    assert {row['iterations'] for row in rows() if row['method'] == LONG} == {'26'}
+    log = sorted(Path('experiments/tiny_none-equal-time_seed0').glob('*.log'))[-1].read_text()
+    assert 'Resuming training from epoch: 4, iter: 18' in log
+    TIMES_CSV.unlink()  # the rows still know
+    assert mipkd_main(command) == 0
+    assert (len(Child.started), read_times(TIMES_CSV)[LONG].time) == (3, 2)
+
+
+def test_a_longer_method_before_it_has_begun(work: Path, options: dict[str, Any],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_for_equal_time(options)
+    assert mipkd_main(['compare', '-opt', 'x.yml', '--times']) == 0
+    ask_for_equal_time(options, late={'type': 'LogitsKDLoss', 'loss_weight': 2})
+    monkeypatch.setattr(equal_time, 'measure', lambda *args: StepTime(3.0, 0.5, None))
+    assert mipkd_main(['compare', '-opt', 'x.yml', '--times']) == 0
+    assert read_times(TIMES_CSV)[LONG].time == 2
+    monkeypatch.setattr(equal_time, 'measure', lambda *args: StepTime(3.0, 0.6, None))
+    ask_for_equal_time(options, late={'type': 'LogitsKDLoss', 'loss_weight': 3})  # measured again: other losses
+    assert mipkd_main(['compare', '-opt', 'x.yml', '--times']) == 0
+    found = read_times(TIMES_CSV)
+    assert (found['late'].time, found['mipkd'].time) == (2.2, 2)
+    assert found[LONG].time == pytest.approx(14 / 6)  # the next at which val_freq is whole
+
+
+def test_times_alone(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mipkd_main([*COMPARE, '--times']) == 0
+    assert Child.started == []
+    assert sorted(os.listdir('experiments/tiny')) == ['lock', 'times.csv']
+    out = capsys.readouterr().out
+    assert '| mipkd | 2.00 | 100% | 2.00 |  |\n' in out
+    assert 'Written to experiments/tiny/times.csv' in out
+    forbid_measuring(monkeypatch)
+    assert mipkd_main([*COMPARE, '--times']) == 0
+    assert capsys.readouterr().out == out
+    assert mipkd_main([*COMPARE, '--methods', 'none']) == 0  # nothing to compare with
+    monkeypatch.setattr(equal_time, 'measure', twice_the_time)
+    assert mipkd_main(['ablate', '-opt', 'x.yml', '--method', 'mipkd', '--vary', 'mask_ratio', '0.5', '--times']) == 0
+    found = read_times(Path('experiments/tiny_ablate_mipkd/times.csv'))
+    assert found.keys() == {'none', 'mipkd', 'mipkd mask_ratio=0.5'}
+
+
+def test_times_of_other_hardware_are_kept_and_named(whole: Path, work: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    content = TIMES_CSV.read_bytes()
+    monkeypatch.setattr(equal_time, 'hardware', lambda trial: 'NVIDIA H100')
+    forbid_measuring(monkeypatch)
+    assert mipkd_main(COMPARE) == 0
+    assert ('experiments/tiny/times.csv is of CPU, and this is NVIDIA H100: move it away to measure here\n'
+            in capsys.readouterr().out)
+    assert TIMES_CSV.read_bytes() == content
+
+
+def test_another_method_whose_time_to_match(work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    def measure(control: object, opt: dict[str, Any]) -> StepTime:
+        return StepTime(4.0, 1.0, None) if 'mipkd' in opt['name'] else twice_the_time(control, opt)
+
+    monkeypatch.setattr(equal_time, 'measure', measure)
+    for setting, factor in (('logits', 2), (True, 4), ('logits', 2)):
+        opt = copy.deepcopy(options)
+        opt['compare']['equal_time'] = setting
+        write_options(opt, Path('x.yml'))
+        assert mipkd_main(['compare', '-opt', 'x.yml', '--times', '--methods', 'logits']) == 0
+        assert read_times(TIMES_CSV)[LONG].time == factor  # as long as there is no run of it
+        assert ('mipkd' in read_times(TIMES_CSV)) is (capsys.readouterr().out.count('| mipkd |') == 1)
+
+
+def test_a_method_that_cannot_be_measured(work: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    def measure(control: object, opt: dict[str, Any]) -> StepTime:
+        if 'mipkd' in opt['name']:
+            raise RuntimeError('out of memory')
+        return twice_the_time(control, opt)
+
+    ask_for_equal_time(options)
+    monkeypatch.setattr(equal_time, 'measure', measure)
+    assert mipkd_main([*COMPARE, '--times']) == 1
+    assert capsys.readouterr().err == (
+        "the step time of 'mipkd' cannot be measured (RuntimeError: out of memory); it does not count for the length "
+        "of 'none (equal time)'\n")
+    assert read_times(TIMES_CSV).keys() == {'none', LONG, 'logits'}
+    monkeypatch.setattr(equal_time, 'measure', twice_the_time)
+    assert mipkd_main([*COMPARE, '--times']) == 0
+    assert read_times(TIMES_CSV).keys() == {'none', LONG, 'logits', 'mipkd'}
+
+
+def test_damaged_times_are_refused_and_nothing_is_written(whole: Path, work: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    TIMES_CSV.write_text(TIMES_CSV.read_text().replace('mipkd,2.0', 'mipkd,fast'))
+    forbid_measuring(monkeypatch)
+    before = listing(Path('experiments'))
+    for command in (COMPARE, [*COMPARE, '--times'], ['compare', '-opt', 'x.yml', '--report']):
+        assert mipkd_main(command) == 2
+        assert capsys.readouterr().err == (
+            "experiments/tiny/times.csv, line 4: distilling is 'fast', not a number; restore the file; or move it away "
+            "to measure again, and with it the rows and the run folders of 'none (equal time)', whose length it "
+            'holds\n')
+    assert listing(Path('experiments')) == before
 
 
 # --------------------------------------------------------------------------------------------- small parts

@@ -1,0 +1,107 @@
+"""What the rows of ``results.csv`` say: means, gains, curves and times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
+from mipkd_plugin.compare.results import Row
+from mipkd_plugin.compare.times import MethodTime, Times, still_true
+
+CONTROLS = (CONTROL, EQUAL_TIME)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean over the seeds and its standard error (NaN for one seed)."""
+
+    mean: float
+    error: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Measured:
+        """Mean and standard error of values; NaN if there are too few."""
+        n = len(values)
+        return cls(float(np.mean(values)) if n else math.nan,
+                   float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
+
+
+def methods_of(rows: Sequence[Row]) -> list[str]:
+    """All methods in the order of the rows, the controls first."""
+    names = dict.fromkeys(row.method for row in rows)
+    return [*(name for name in CONTROLS if name in names), *(name for name in names if name not in CONTROLS)]
+
+
+def select(rows: Sequence[Row], method: str, testset: str | None = None) -> list[Row]:
+    """The rows of a method, on all test sets or on one."""
+    return [row for row in rows if row.method == method and testset in (None, row.testset)]
+
+
+def gain(rows: Sequence[Row], method: str, over: str, testset: str) -> Measured:
+    """PSNR gain in dB over another method with the same seed, for the seeds that both have."""
+    own, other = ({row.seed: row.psnr for row in select(rows, name, testset)} for name in (method, over))
+    return Measured.of([own[seed] - other[seed] for seed in own if seed in other])
+
+
+def cost(rows: Sequence[Row], method: str, times: Times) -> MethodTime | None:
+    """What an iteration of a method costs.
+
+    Args:
+        rows: Rows of ``results.csv``.
+        method: The method.
+        times: Lines of ``times.csv`` by method.
+
+    Returns:
+        The line of the method if it was measured with the losses of the rows; that of the control for both controls.
+    """
+    found, own = times.get(CONTROL if method == EQUAL_TIME else method), select(rows, method)
+    return found if own and still_true(found, own[0].losses) else None
+
+
+def relative_time(rows: Sequence[Row], method: str, times: Times) -> float:
+    """Time of the training over that of the control, by the step times; NaN if they were not measured."""
+    found, control = cost(rows, method, times), select(rows, CONTROL)
+    if found is None or not control:
+        return math.nan
+    return found.time * select(rows, method)[0].iterations / control[0].iterations
+
+
+def lead(rows: Sequence[Row], method: str, testset: str) -> dict[int, Measured]:
+    """PSNR in dB over the control in the course of the training.
+
+    Args:
+        rows: Rows of ``results.csv``.
+        method: The method.
+        testset: The test set.
+
+    Returns:
+        The lead by iteration, seed by seed, for the seeds that both have, where all of them were validated.
+    """
+    own, control = ({row.seed: {at: psnr for at, _, psnr in row.points()} for row in select(rows, name, testset)}
+                    for name in (method, CONTROL))
+    seeds = [seed for seed in own if seed in control]
+    shared = set.intersection(*(own[seed].keys() & control[seed].keys() for seed in seeds)) if seeds else set()
+    return {at: Measured.of([own[seed][at] - control[seed][at] for seed in seeds]) for at in sorted(shared)}
+
+
+def met_at(leads: Mapping[int, Measured]) -> int | None:
+    """The iteration from which on there is no lead any more; None if there is one at the end."""
+    met = None
+    for at, found in sorted(leads.items(), reverse=True):
+        if not found.mean <= 0:
+            break
+        met = at
+    return met
+
+
+def milestones(iterations: Sequence[int]) -> list[int]:
+    """The first and last of some iterations, and those nearest to a quarter, half and three quarters of the last."""
+    if not iterations:
+        return []
+    targets = [iterations[0], *(share * iterations[-1] for share in (0.25, 0.5, 0.75, 1))]
+    return sorted({min(iterations, key=lambda at: abs(at - target)) for target in targets})

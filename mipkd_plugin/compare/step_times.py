@@ -1,0 +1,174 @@
+"""Measure what a training step costs: a method and the control in turn, in one process."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from basicsr.models import build_model
+from torch import Tensor
+
+from mipkd_plugin import config
+from mipkd_plugin.compare.methods import arguments_of
+from mipkd_plugin.config.components import distillation_entries
+
+Options = Mapping[str, Any]
+
+_ROUNDS = 9
+_FEWEST = 3
+_PATIENCE = 30  # seconds for one method, after its fewest rounds
+_BLOCK = 20
+_LONGEST_BLOCK = 60
+
+
+class StepTime(NamedTuple):
+    """What an iteration of a run costs.
+
+    Attributes:
+        distilling: Time of an iteration of the part of the training that distills, over one of the control.
+        until: Share of the training that is this part.
+        memory: Peak memory in MB; None without a GPU.
+    """
+
+    distilling: float
+    until: float
+    memory: int | None
+
+    @property
+    def time(self) -> float:
+        """Time of the whole training, over that of the control."""
+        return self.until * self.distilling + 1 - self.until
+
+
+def measure(control: Options, options: Options) -> StepTime:
+    """Measure the time of ``optimize_parameters`` of a run over that of the control.
+
+    Each round takes a block of iterations of the control and one of the run, which gives a ratio: what else the machine
+    does then slows both down. The first round is not counted; the result is the median of the others. A block starts
+    with iteration 1, and is as long as what happens in each n-th iteration takes to repeat. The images are random, of
+    the size of the training's, and there is no data loader. On the CPU there is one thread, as in the runs of a
+    comparison, and its own time is measured: waiting for a core does not count.
+
+    Args:
+        control: The options of the control.
+        options: The options of the run; they may be those of the control.
+
+    Returns:
+        What an iteration costs.
+    """
+    size, until = block_of(options)
+    with _as_in_a_run(), tempfile.TemporaryDirectory() as folder:
+        base = _Bench(control, folder)
+        base.run(1)  # its optimizer has taken its memory before that of the run is counted
+        own = base if options is control else _Bench(options, folder)
+        ratios, begin = [], time.perf_counter()
+        for turn in range(_ROUNDS + 1):
+            seconds = base.run(_BLOCK)
+            found = own.run(size) / seconds
+            ratios += [found] if turn else []
+            if turn >= _FEWEST and time.perf_counter() - begin > _PATIENCE:
+                break
+    return StepTime(1.0 if own is base else round(statistics.median(ratios), 3), until, own.memory)
+
+
+def block_of(options: Options) -> tuple[int, float]:
+    """How a run distills.
+
+    Args:
+        options: The options of the run.
+
+    Returns:
+        Number of iterations to measure, from the first; share of the training that distills.
+    """
+    losses = [loss for _, loss in distillation_entries(options)]
+    if not losses:
+        return _BLOCK, 0.0
+    schedule, total = config.read_schedule(options), int(options['train']['total_iter'])
+    periods = [schedule.every, *(
+        value for loss in losses for name, value in {**arguments_of(loss), **loss}.items()
+        if name.endswith('every') and isinstance(value, int) and value > 0)]
+    period = min(math.lcm(*periods), _LONGEST_BLOCK)
+    last = min(schedule.last, total)
+    return min(math.ceil(_BLOCK / period) * period, last), last / total
+
+
+class _Bench:
+    """A model of BasicSR that trains on the same random images again and again."""
+
+    def __init__(self, options: Options, folder: str) -> None:
+        opt = _parsed(options, folder)
+        self.cuda = opt['num_gpu'] > 0
+        self.before = torch.cuda.memory_allocated() if self.cuda else 0
+        self.model = build_model(opt)
+        self.model.feed_data(random_batch(options))
+        self.memory: int | None = None
+
+    def run(self, iterations: int) -> float:
+        """Train; return the seconds of an iteration."""
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        # without a GPU the one thread does all the work: what it spends does not depend on who else wants its core
+        clock = time.perf_counter if self.cuda else time.thread_time
+        begin = clock()
+        for iteration in range(1, iterations + 1):
+            self.model.optimize_parameters(iteration)
+        if self.cuda:
+            torch.cuda.synchronize()
+            self.memory = max(self.memory or 0, (torch.cuda.max_memory_allocated() - self.before) // 10**6)
+        return (clock() - begin) / iterations
+
+
+def random_batch(options: Options) -> dict[str, Tensor]:
+    """A training batch of random images.
+
+    Args:
+        options: The options of a run.
+
+    Returns:
+        ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), in [0, 1]; of a pool of crops also ``crop`` (N,), their numbers.
+    """
+    train, scale = options['datasets']['train'], options['scale']
+    size, (channels, height, width) = train['batch_size_per_gpu'], config.probe_shape(options)
+    data = {'lq': torch.rand(size, channels, height, width),
+            'gt': torch.rand(size, channels, scale * height, scale * width)}
+    if train.get('type') == 'CropPoolDataset':
+        data['crop'] = torch.arange(size)
+    return data
+
+
+def _parsed(options: Options, folder: str) -> dict[str, Any]:
+    """The options as BasicSR's ``parse_options`` leaves them for a training run, with all paths in ``folder``."""
+    opt: dict[str, Any] = copy.deepcopy(dict(options))
+    gpus = torch.cuda.device_count()
+    opt.update(is_train=True, dist=False, rank=0, world_size=1, auto_resume=False, root_path=folder,
+               num_gpu=min(gpus if opt['num_gpu'] == 'auto' else opt['num_gpu'], 1))
+    names = ('experiments_root', 'models', 'training_states', 'log', 'visualization')
+    opt['path'] = {**opt.get('path', {}), **dict.fromkeys(names, folder)}
+    for phase, dataset in opt['datasets'].items():
+        dataset.update(phase=phase.split('_')[0], scale=opt['scale'])
+    return opt
+
+
+@contextmanager
+def _as_in_a_run() -> Iterator[None]:
+    """One thread and BasicSR's setting of cuDNN, and no log; all as before afterwards, random numbers too."""
+    threads, logged, tuned = torch.get_num_threads(), logging.root.manager.disable, torch.backends.cudnn.benchmark
+    try:
+        with torch.random.fork_rng():
+            torch.set_num_threads(1)
+            torch.backends.cudnn.benchmark = True
+            logging.disable(logging.CRITICAL)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = tuned
+        logging.disable(logged)

@@ -1,0 +1,158 @@
+"""``times.csv``: what an iteration of each method costs, over one of the control."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
+from mipkd_plugin.compare.methods import same_method
+from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_text
+
+TIMES = 'times.csv'
+
+
+class TimesError(MipkdError):
+    """``times.csv`` cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class MethodTime:
+    """One line of ``times.csv``.
+
+    Attributes:
+        method: Name of the method.
+        distilling: Time of an iteration of the part of the training that distills, over one of the control; the mean,
+            if not each of them distills.
+        until: Share of the training that is this part. In the rest an iteration costs as much as one of the control.
+        time: Time of the whole training over that of the control, both with the same number of iterations. For the
+            control of equal time: its number of iterations over that of the control.
+        memory: Peak memory of an iteration in MB, networks and optimizer included; None without a GPU.
+        hardware: ``CPU``, or the name of the GPU.
+        commit: Version of the code.
+        protocol_hash: Digest of everything that the runs share; its column is named ``protocol``.
+        losses: The losses, as JSON.
+    """
+
+    method: str
+    distilling: float
+    until: float
+    time: float
+    memory: int | None
+    hardware: str
+    commit: str
+    protocol_hash: str
+    losses: str
+
+    def spent(self, iteration: int, total: int) -> float:
+        """Time of training up to an iteration of ``total``, in iterations of the control."""
+        last = self.until * total
+        return self.distilling * min(iteration, last) + max(iteration - last, 0)
+
+
+Times = Mapping[str, MethodTime]
+"""The lines by method."""
+
+_COLUMN_OF = {'protocol_hash': 'protocol'}
+_NAMES = [field.name for field in fields(MethodTime)]
+TIME_COLUMNS = tuple(_COLUMN_OF.get(name, name) for name in _NAMES)
+
+
+def read_times(path: Path) -> dict[str, MethodTime]:
+    """Read ``times.csv``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The lines by method; none if the file does not exist.
+
+    Raises:
+        TimesError: The file is damaged or has other columns.
+    """
+    if not path.exists():
+        return {}
+    try:
+        reader = csv.reader(io.StringIO(path.read_text(encoding='utf-8')))
+        header, *lines = [(reader.line_num, line) for line in reader] or [(1, [])]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TimesError(f'{path} cannot be read: {error}; {_REMEDY}') from error
+    if tuple(header[1]) != TIME_COLUMNS:
+        raise TimesError(f'{path}, line 1: the columns must be {",".join(TIME_COLUMNS)}, not {",".join(header[1])}; '
+                         f'{_REMEDY}')
+    times: dict[str, MethodTime] = {}
+    for number, line in lines:
+        try:
+            found = _line(line, times)
+        except ValueError as error:
+            raise TimesError(f'{path}, line {number}: {error}; {_REMEDY}') from error
+        times[found.method] = found
+    return times
+
+
+_REMEDY = ('restore the file; or move it away to measure again, and with it the rows and the run folders of '
+           f'{EQUAL_TIME!r}, whose length it holds')
+
+
+def _line(texts: list[str], others: Times) -> MethodTime:
+    if len(texts) != len(TIME_COLUMNS):
+        raise ValueError(f'has {len(texts)} of {len(TIME_COLUMNS)} columns')
+    values: dict[str, Any] = dict(zip(_NAMES, texts))
+    if values['method'] in others:
+        raise ValueError(f'another line also holds {values["method"]!r}')
+    try:
+        json.loads(values['losses'])
+    except ValueError as error:
+        raise ValueError(f'losses is {values["losses"]!r}, not JSON') from error
+    for name, low, high in (('distilling', 0.0, math.inf), ('until', 0.0, 1.0), ('time', 0.0, math.inf)):
+        try:
+            values[name] = float(values[name])
+        except ValueError as error:
+            raise ValueError(f'{name} is {values[name]!r}, not a number') from error
+        if not (low <= values[name] <= high and math.isfinite(values[name])) or name != 'until' and not values[name]:
+            raise ValueError(f'{name} is {values[name]:g}, and it must be {"from 0 to 1" if high == 1 else "above 0"}')
+    memory = values['memory']
+    if memory and not memory.isdecimal():
+        raise ValueError(f'memory is {memory!r}, not a whole number')
+    return MethodTime(**{**values, 'memory': int(memory) if memory else None})
+
+
+def write_times(path: Path, times: Iterable[MethodTime]) -> None:
+    """Write ``times.csv``, in the order of ``times``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(TIME_COLUMNS)
+    writer.writerows(asdict(found).values() for found in times)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())
+
+
+def still_true(found: MethodTime | None, losses: str, protocol_hash: str | None = None) -> bool:
+    """Whether a time was measured with these losses, and with this protocol if one is given."""
+    return (found is not None and protocol_hash in (None, found.protocol_hash)
+            and same_method(found.losses, losses))
+
+
+def time_table(times: Iterable[MethodTime]) -> str:
+    """The times as a Markdown table."""
+    lines = ['| method | one iteration | distilling until | whole training | peak memory |', '| --- ' * 5 + '|']
+    for found in times:
+        memory = '' if found.memory is None else f'{found.memory:,} MB'
+        whole = found.method in (CONTROL, EQUAL_TIME)
+        until = '' if whole else f'{found.until:.0%}'
+        lines.append(f'| {found.method} | {_ratio(found.distilling)} | {until} | {_ratio(found.time)} | {memory} |')
+    caption = (f'Times: over those of {CONTROL}, of training steps alone. One iteration: of the part of the training '
+               'that distills.')
+    return '\n'.join([*lines, '', caption, ''])
+
+
+def _ratio(value: float) -> str:
+    """A ratio of times with three digits, as 1.06 or 10.8."""
+    return f'{value:.{2 if value < 9.995 else 1}f}'
