@@ -19,6 +19,7 @@ from torch import Tensor
 from mipkd_plugin import config
 from mipkd_plugin.compare.methods import arguments_of
 from mipkd_plugin.config.components import distillation_entries
+from mipkd_plugin.config.problems import block
 
 Options = Mapping[str, Any]
 
@@ -54,8 +55,9 @@ def measure(control: Options, options: Options) -> StepTime:
     Each round takes a block of iterations of the control and one of the run, which gives a ratio: what else the machine
     does then slows both down. The first round is not counted; the result is the median of the others. A block starts
     with iteration 1, and is as long as what happens in each n-th iteration takes to repeat. The images are random, of
-    the size of the training's, and there is no data loader. On the CPU there is one thread, as in the runs of a
-    comparison, and its own time is measured: waiting for a core does not count.
+    the size of the training's, and there is no data loader. A cache meets as many new crops as in the mean of the run.
+    On the CPU there is one thread, as in the runs of a comparison, and its own time is measured: waiting for a core does
+    not count.
 
     Args:
         control: The options of the control.
@@ -110,6 +112,7 @@ class _Bench:
         self.model = build_model(opt)
         self.model.feed_data(random_batch(options))
         self.memory: int | None = None
+        self.new_crops, self.due = new_crops(options), 0.0
 
     def run(self, iterations: int) -> float:
         """Train; return the seconds of an iteration."""
@@ -120,11 +123,37 @@ class _Bench:
         clock = time.perf_counter if self.cuda else time.thread_time
         begin = clock()
         for iteration in range(1, iterations + 1):
+            self._renew_crops(iteration)
             self.model.optimize_parameters(iteration)
         if self.cuda:
             torch.cuda.synchronize()
             self.memory = max(self.memory or 0, (torch.cuda.max_memory_allocated() - self.before) // 10**6)
         return (clock() - begin) / iterations
+
+
+    def _renew_crops(self, iteration: int) -> None:
+        """Change as many crops as are new to the cache in an iteration; the teacher runs on those again."""
+        if self.new_crops and self.model.schedule.distills(iteration):
+            self.due += self.new_crops
+            count, self.due = int(self.due), self.due % 1
+            self.model.lq[:count] = 1 - self.model.lq[:count]
+
+
+def new_crops(options: Options) -> float:
+    """How many crops the cache of a run has to run the teacher on, in the mean over the iterations that distill.
+
+    Args:
+        options: The options of a run.
+
+    Returns:
+        The number; 0 without a cache.
+    """
+    if block(options, 'teacher').get('cache') is None or not distillation_entries(options):
+        return 0.0
+    train, schedule = options['datasets']['train'], config.read_schedule(options)
+    samples = schedule.samples(train['batch_size_per_gpu'])
+    iterations = min(schedule.last, int(options['train']['total_iter'])) // schedule.every
+    return min(float(samples), int(train['crops']) / iterations)
 
 
 def random_batch(options: Options) -> dict[str, Tensor]:
@@ -153,6 +182,9 @@ def _parsed(options: Options, folder: str) -> dict[str, Any]:
                num_gpu=min(gpus if opt['num_gpu'] == 'auto' else opt['num_gpu'], 1))
     names = ('experiments_root', 'models', 'training_states', 'log', 'visualization')
     opt['path'] = {**opt.get('path', {}), **dict.fromkeys(names, folder)}
+    if block(opt, 'teacher').get('cache') is not None:  # a small one, in memory whatever the run does
+        opt['teacher']['cache'] = 'memory'
+        opt['datasets']['train']['crops'] = opt['datasets']['train']['batch_size_per_gpu']
     for phase, dataset in opt['datasets'].items():
         dataset.update(phase=phase.split('_')[0], scale=opt['scale'])
     return opt
