@@ -95,6 +95,6 @@ def method_text(method: Any) -> str:
     return json.dumps(full, sort_keys=True, default=str)
 
 
-def same_method(before: str, now: str) -> bool:
-    """Whether two texts mean the same method. An option that ``before`` lacks came later; then its default counts."""
-    return method_text(json.loads(before)) == now
+def same_method(one: str, other: str) -> bool:
+    """Whether two texts mean the same method. An option that a text lacks came later; then its default counts."""
+    return method_text(json.loads(one)) == method_text(json.loads(other))

@@ -75,6 +75,7 @@ def test_a_row_from_before_an_option_existed_still_counts() -> None:
     older = json.loads(now)
     del older[0]['block_every']
     assert same_method(json.dumps(older), now)
+    assert same_method(now, json.dumps(older))
     assert not same_method(json.dumps(older), method_text({'type': 'MiPKDLoss', 'taps': 2, 'block_every': 2}))
     assert not same_method(json.dumps([{**older[0], 'taps': 3}]), now)
 
