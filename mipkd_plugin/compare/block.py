@@ -150,7 +150,7 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any
         teacher = _fingerprint_of_teacher(ctx)
     shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}
     shared['train'] = {key: value for key, value in ctx.section('train').items()
-                       if key not in ('distill_opt', 'distill')}
+                       if key != 'distill_opt'}
     digests = [*_digests_of_start(ctx), *_digests_of_imports(ctx)]
     text = json.dumps([shared, teacher, images, *digests], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

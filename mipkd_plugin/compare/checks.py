@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.compare.methods import METHOD, has_settings
+from mipkd_plugin.compare.methods import METHOD, SHARED_TEACHER, has_settings
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block, suggestion
 from mipkd_plugin.config.sections import check_keys, check_numbers
@@ -75,6 +75,11 @@ def check_block(ctx: Context) -> dict[str, Any]:
 def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     """Check the keys of a method with further settings; return whether they can be used."""
     check_keys(ctx, where, method, METHOD, strict=True)
+    teacher = method.get('teacher')
+    for key in teacher if isinstance(teacher, Mapping) else ():
+        if key in SHARED_TEACHER:
+            ctx.add(f'{where}.teacher.{key}', 'is the same for all methods of a comparison',
+                    'write it in the block teacher of the file; another teacher is another comparison')
     return ctx.clean(where)
 
 

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
 from mipkd_plugin.compare.results import Row
-from mipkd_plugin.compare.runs import EXPERIMENTS, code_version, hardware
+from mipkd_plugin.compare.runs import EXPERIMENTS, code_version, hardware, started_length
 from mipkd_plugin.compare.step_times import measure
 from mipkd_plugin.compare.times import TIMES, MethodTime, Times, read_times, still_true, write_times
-from mipkd_plugin.compare.trials import Comparison, aligned, with_equal_time
+from mipkd_plugin.compare.trials import Comparison, with_equal_time
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 
@@ -105,11 +105,12 @@ def _fixed_length(comparison: Comparison, known: Times, rows: Sequence[Row]) -> 
     """Factor of the control of equal time if a run or a row of it exists; None if there is neither."""
     lengths = [row.iterations for row in rows if row.method == EQUAL_TIME]
     found = known.get(EQUAL_TIME)
+    name = with_equal_time(comparison, 1.0).trials[1].name
+    folders = EXPERIMENTS.glob(f'{glob.escape(name.rpartition("_seed")[0])}_seed*')
+    lengths += [total for folder in sorted(folders) for total in [started_length(folder)] if total is not None]
     if found is None:  # the file was lost
         return lengths[0] / comparison.iterations if lengths else None
-    name = with_equal_time(comparison, found.time).trials[1].name
-    is_started = any(EXPERIMENTS.glob(f'{glob.escape(name.rpartition("_seed")[0])}_seed*'))
-    return found.time if lengths or is_started else None
+    return found.time if lengths else None
 
 
 def _length(comparison: Comparison, known: Times, fixed: float | None, notes: list[str]) -> float | None:
@@ -122,7 +123,7 @@ def _length(comparison: Comparison, known: Times, fixed: float | None, notes: li
     if not costs:
         return fixed
     costliest = max(costs, key=lambda name: costs[name])
-    needed = aligned(comparison.one_each[0].options, costs[costliest])
+    needed = max(costs[costliest], 1.0)
     if fixed is None:
         return needed
     if needed > fixed or chosen is not True and needed != fixed:

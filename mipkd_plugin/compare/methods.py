@@ -16,6 +16,9 @@ from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key
 METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
+SHARED_TEACHER = ('network', 'weights', 'param_key')
+"""What a method may not change in the block ``teacher``."""
+
 _PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'teacher': 'teacher',
            'crops': 'datasets.train.crops'}
 

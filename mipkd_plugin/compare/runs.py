@@ -84,6 +84,15 @@ def _notes(trial: Trial) -> dict[str, str]:
     return dict(_NOTE.findall(path.read_text(encoding='utf-8'))) if path.is_file() else {}
 
 
+def started_length(folder: Path) -> int | None:
+    """``total_iter`` of the option file that a run started with; None if the folder holds no such file."""
+    path = folder / f'{folder.name}.yml'
+    try:
+        return int(yaml.safe_load(path.read_text(encoding='utf-8'))['train']['total_iter'])
+    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
+        return None
+
+
 def refuse_other_options(trial: Trial, protocol_hash: str) -> None:
     """Refuse a folder that was made with other options, instead of resuming or overwriting its run.
 

@@ -53,11 +53,11 @@ def measure(control: Options, options: Options) -> StepTime:
     """Measure the time of ``optimize_parameters`` of a run over that of the control.
 
     Each round takes a block of iterations of the control and one of the run, which gives a ratio: what else the machine
-    does then slows both down. The first round is not counted; the result is the median of the others. A block starts
-    with iteration 1, and is as long as what happens in each n-th iteration takes to repeat. The images are random, of
-    the size of the training's, and there is no data loader. A cache meets as many new crops as in the mean of the run.
-    On the CPU there is one thread, as in the runs of a comparison, and its own time is measured: waiting for a core does
-    not count.
+    does then slows both down. The first round is not counted; the result is the median of the others. A block holds
+    distilling iterations from the first on, as many as what happens in each n-th of them takes to repeat; the others
+    cost what those of the control cost. The images are random, of the size of the training's, and there is no data
+    loader. A cache meets as many new crops as in the mean of the run. On the CPU there is one thread, as in the runs of
+    a comparison, and its own time is measured: waiting for a core does not count.
 
     Args:
         control: The options of the control.
@@ -66,7 +66,7 @@ def measure(control: Options, options: Options) -> StepTime:
     Returns:
         What an iteration costs.
     """
-    size, until = block_of(options)
+    size, every, until = block_of(options)
     with _as_in_a_run(), tempfile.TemporaryDirectory() as folder:
         base = _Bench(control, folder)
         base.run(1)  # its optimizer has taken its memory before that of the run is counted
@@ -74,32 +74,32 @@ def measure(control: Options, options: Options) -> StepTime:
         ratios, begin = [], time.perf_counter()
         for turn in range(_ROUNDS + 1):
             seconds = base.run(_BLOCK)
-            found = own.run(size) / seconds
+            found = (own.run(size, every) / seconds + every - 1) / every
             ratios += [found] if turn else []
             if turn >= _FEWEST and time.perf_counter() - begin > _PATIENCE:
                 break
     return StepTime(1.0 if own is base else round(statistics.median(ratios), 3), until, own.memory)
 
 
-def block_of(options: Options) -> tuple[int, float]:
+def block_of(options: Options) -> tuple[int, int, float]:
     """How a run distills.
 
     Args:
         options: The options of the run.
 
     Returns:
-        Number of iterations to measure, from the first; share of the training that distills.
+        Number of distilling iterations to measure; one in how many iterations distills; share of the training that
+        does so.
     """
     losses = [loss for _, loss in distillation_entries(options)]
     if not losses:
-        return _BLOCK, 0.0
+        return _BLOCK, 1, 0.0
     schedule, total = config.read_schedule(options), int(options['train']['total_iter'])
-    periods = [schedule.every, *(
-        value for loss in losses for name, value in {**arguments_of(loss), **loss}.items()
-        if name.endswith('every') and isinstance(value, int) and value > 0)]
-    period = min(math.lcm(*periods), _LONGEST_BLOCK)
+    periods = [value for loss in losses for name, value in {**arguments_of(loss), **loss}.items()
+               if name.endswith('every') and isinstance(value, int) and value > 0]
+    period = min(math.lcm(schedule.every, *periods) // schedule.every, _LONGEST_BLOCK)
     last = min(schedule.last, total)
-    return min(math.ceil(_BLOCK / period) * period, last), last / total
+    return min(math.ceil(_BLOCK / period) * period, last // schedule.every), schedule.every, last / total
 
 
 class _Bench:
@@ -114,15 +114,15 @@ class _Bench:
         self.memory: int | None = None
         self.new_crops, self.due = new_crops(options), 0.0
 
-    def run(self, iterations: int) -> float:
-        """Train; return the seconds of an iteration."""
+    def run(self, iterations: int, every: int = 1) -> float:
+        """Train for so many iterations, whose numbers ``every`` divides; return the seconds of one."""
         if self.cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         # without a GPU the one thread does all the work: what it spends does not depend on who else wants its core
         clock = time.perf_counter if self.cuda else time.thread_time
         begin = clock()
-        for iteration in range(1, iterations + 1):
+        for iteration in range(every, every * iterations + 1, every):
             self._renew_crops(iteration)
             self.model.optimize_parameters(iteration)
         if self.cuda:

@@ -120,41 +120,34 @@ def plain_model(model_type: str) -> str:
     return next((name for name in behind if lookup(MODEL_REGISTRY, name) is not None), model_type)
 
 
-def aligned(options: Mapping[str, Any], factor: float) -> float:
-    """The next factor, ``factor`` or more, that takes ``val_freq`` to a multiple of ``print_freq``.
-
-    Args:
-        options: The options of a run.
-        factor: The factor.
-
-    Returns:
-        The factor, 1 or more.
-    """
-    every, shown = int(options['val']['val_freq']), int(options['logger']['print_freq'])
-    return max(math.ceil(factor * every / shown - 1e-6) * shown / every, 1.0)
-
-
 def stretch(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """Make a training longer, and its schedule, validations and checkpoints with it.
 
     Args:
         options: The options of a run.
-        factor: The factor, of :func:`aligned`.
+        factor: The factor, 1 or more.
 
     Returns:
-        The options of the longer run, with as many validations.
+        The options of the longer run. It has as many validations, and as many lines of the log before each.
     """
     own: dict[str, Any] = copy.deepcopy(dict(options))
-    train = own['train']
-    train['total_iter'] = math.ceil(factor * train['total_iter'] - 1e-6)
+    train, logger, data = own['train'], own['logger'], own['datasets']['train']
+    train['total_iter'] = _longer(train['total_iter'], factor)
     if train.get('warmup_iter', -1) > 0:
         train['warmup_iter'] = round(factor * train['warmup_iter'])
     for key, whole in _SCHEDULE.items():
         if key in train['scheduler']:
             train['scheduler'][key] = [whole(round(factor * at, 6)) for at in train['scheduler'][key]]
-    own['val']['val_freq'] = round(factor * own['val']['val_freq'])
-    own['logger']['save_checkpoint_freq'] = round(factor * own['logger']['save_checkpoint_freq'])
+    lines = max(round(own['val']['val_freq'] / logger['print_freq']), 1)
+    logger['print_freq'] = _longer(own['val']['val_freq'] / lines, factor)
+    own['val']['val_freq'] = lines * logger['print_freq']
+    logger['save_checkpoint_freq'] = round(factor * logger['save_checkpoint_freq'])
+    data['dataset_enlarge_ratio'] = math.ceil(factor) * data.get('dataset_enlarge_ratio', 1)  # to reach the end
     return own
+
+
+def _longer(number: float, factor: float) -> int:
+    return math.ceil(factor * number - 1e-6)
 
 
 def with_equal_time(comparison: Comparison, factor: float) -> Comparison:

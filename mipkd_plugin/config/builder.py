@@ -11,9 +11,10 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
+from mipkd_plugin.config.keys import ITERATIONS
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.config.schedule import check_schedule, distilled_samples
+from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
@@ -102,6 +103,19 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
         if loss is not None:
             built.losses[where] = loss
             _check_batch(ctx, loss)
+            _check_block_every(ctx, where, loss)
+
+
+def _check_block_every(ctx: Context, where: str, loss: DistillationLoss) -> None:
+    """Check that a chain that runs in each n-th iteration runs at all."""
+    if not ctx.clean('train.distill') or not ITERATIONS.fits(ctx.section('train').get('total_iter')):
+        return
+    every, schedule = getattr(loss, 'block_every', 1), read_schedule(ctx.opt)
+    last = min(schedule.last, int(ctx.section('train')['total_iter']))
+    if every > 1 and math.lcm(every, schedule.every) > last:
+        ctx.add(f'{where}.block_every', f'is {every}, and only the first {last:,d} iterations distill'
+                + (f', one in {schedule.every}' if schedule.every > 1 else '') + ': the chain would never run',
+                'write a smaller number, or block_weight: 0')
 
 
 def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
@@ -109,7 +123,8 @@ def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
     if size is None or size >= loss.min_batch_size or not ctx.clean(where):
         return
     share = ctx.section('train', 'distill').get('share', 1)
-    images = f'is {size}' if share == 1 else f'and train.distill.share: {share} leave {size} images to distill on'
+    own = ctx.section('datasets', 'train')['batch_size_per_gpu']
+    images = f'is {own}' if share == 1 else f'is {own}, of which train.distill.share, {share:g}, leaves {size}'
     ctx.add(where, f'{images}, and {type(loss).__name__} needs {loss.min_batch_size} images or more in a batch: '
             f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {math.ceil(loss.min_batch_size / share)}, or more')
 

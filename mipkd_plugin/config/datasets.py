@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 from mipkd_plugin.config.components import check_dataset_type
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.keys import (
@@ -23,6 +25,7 @@ from mipkd_plugin.config.keys import (
 from mipkd_plugin.config.patches import patch_problem
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
+from mipkd_plugin.utils.words import gigabytes
 
 
 def check_datasets(ctx: Context) -> dict[str, int]:
@@ -64,14 +67,14 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
             _check_roots_exist(ctx, where, options)
         return None
     check_keys(ctx, where, options, table, strict=True)
-    if table is CROP_POOL and where != 'datasets.train':
-        ctx.add(f'{where}.type', 'CropPoolDataset is for training', 'write type: PairedImageDataset')
     _check_backend(ctx, where, options.get('io_backend'))
     _check_loader(ctx, where, options)
     if where == 'datasets.train' and ctx.clean(f'{where}.gt_size'):
         problem = patch_problem(options.get('gt_size'), ctx.scale, None, '')
         if problem:
             ctx.add(f'{where}.gt_size', *problem)
+    if table is CROP_POOL:
+        _check_pool(ctx, where, options)
     template = options.get('filename_tmpl', '{}')
     try:
         usable = isinstance(template, str) and template.format('x') != template
@@ -85,6 +88,22 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     if ctx.files and ctx.scale and usable and readable:
         return check_image_pairs(ctx, where, options)
     return None
+
+
+def _check_pool(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
+    """Check that the crops of a pool fit in memory."""
+    if where != 'datasets.train':
+        ctx.add(f'{where}.type', 'CropPoolDataset is for training', 'write type: PairedImageDataset')
+        return
+    if not ctx.clean(where) or not ctx.scale:
+        return
+    channels = 1 if options.get('color') == 'y' else 3
+    exact = channels == 3 and not options.get('mean') and not options.get('std')
+    pixels = options['gt_size'] ** 2 + (options['gt_size'] // ctx.scale) ** 2
+    size, free = options['crops'] * channels * pixels * (1 if exact else 4), psutil.virtual_memory().available
+    if size > free:
+        ctx.add(f'{where}.crops', f'{options["crops"]:,d} crops take {gigabytes(size)}, and {gigabytes(free)} of '
+                'memory are free', 'write fewer crops')
 
 
 def _needed_of_any(options: Mapping[str, Any]) -> dict[str, Key]:

@@ -47,8 +47,6 @@ class Distillation:
         Returns:
             The student and the teacher, tapped where the losses need it.
         """
-        if self.execution.casts:
-            _ = self.fingerprint  # taken now: the cast changes the weights
         return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner, self.execution)
 
     def with_seed(self, seed: int, student: nn.Module) -> Distillation:

@@ -85,7 +85,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'ema_decay': Key(FRACTION), 'optim_g': Key(MAPPING, 'train'), 'scheduler': Key(MAPPING, 'train'),
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
-        'distill_opt': Key(LOSSES), 'distill': Key(MAPPING), 'exact_resume': Key(FLAG),
+        'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'exact_resume': Key(FLAG),
     },
     'val': {
         'val_freq': Key(ITERATIONS, 'train'), 'save_img': Key(FLAG, 'always'), 'suffix': Key(optional(TEXT)),

@@ -41,13 +41,13 @@ class DistillSchedule:
     @checked
     def __init__(self, total_iter: Count, until: PartOfAll = 1.0, every: Count = 1, share: PartOfAll = 1.0,
                  fade: Fade = 'none') -> None:
-        self.last = math.ceil(until * total_iter)
+        self.last = _rounded_up(until * total_iter)
         self.every = every
         self.share = share
         self.fade = fade
         if every > self.last:
             raise ArgumentError(type(self).__name__, {
-                'every': f'is {every}, and only {self.last} iterations distill: there would be no distillation at all'})
+                'every': f'is {every}, and only the first {self.last:,d} iterations may distill: none would'})
 
     def __str__(self) -> str:
         parts = [f'iterations 1 to {self.last:,d}' if self.last < sys.maxsize else 'all iterations']
@@ -74,7 +74,12 @@ class DistillSchedule:
 
     def samples(self, batch: int) -> int:
         """Number of images to distill on, of a batch of ``batch`` images."""
-        return math.ceil(self.share * batch)
+        return _rounded_up(self.share * batch)
+
+
+def _rounded_up(number: float) -> int:
+    """The next whole number, at least 1; 0.55 of 100,000 is 55,000, whatever the last digit of a float says."""
+    return max(math.ceil(number - 1e-6), 1)
 
 
 def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
@@ -90,7 +95,12 @@ def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
         ArgumentError: An option is unknown or out of range.
     """
     options = opt['train'].get('distill')
-    return DistillSchedule(int(opt['train']['total_iter']), **options) if options else DistillSchedule(sys.maxsize)
+    if not options:
+        return DistillSchedule(sys.maxsize)
+    own = {str(key): value for key, value in options.items()}
+    if 'total_iter' in own:
+        raise ArgumentError('DistillSchedule', {'total_iter': 'is not an option of distill'})
+    return DistillSchedule(int(opt['train']['total_iter']), **own)
 
 
 def check_schedule(ctx: Context) -> DistillSchedule | None:
@@ -109,7 +119,7 @@ def check_schedule(ctx: Context) -> DistillSchedule | None:
     return schedule
 
 
-_REMEDIES = {'until': 'write until: 0.5 for the first half', 'every': 'write every: 2, or a little more',
+_REMEDIES = {'until': 'write until: 0.5 for the first half', 'every': 'write a smaller number',
              'share': 'write share: 0.5 for half of each batch', 'fade': 'write fade: none, linear or cosine'}
 
 
@@ -119,4 +129,4 @@ def distilled_samples(ctx: Context) -> int | None:
     if not INTEGER.fits(size) or not ctx.clean(PLACE):
         return None
     share: float = ctx.section('train', 'distill').get('share', 1)
-    return math.ceil(share * int(size))
+    return _rounded_up(share * int(size))

@@ -114,7 +114,7 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
         if isinstance(ctx.opt, Options) and path in ctx.opt.forced:
             remedy = f'write --force_yml {path.replace(".", ":")}=!!float{value}'
         else:
-            remedy = f'write !!float {value}'
+            remedy = f'write {value} without quotes' if value.strip().isdigit() else f'write !!float {value}'
         ctx.add(path, f'{value!r} is a string, not a number', remedy)
 
 

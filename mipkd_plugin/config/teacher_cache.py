@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,11 +12,14 @@ from typing import Any, cast, get_args
 import lmdb
 import psutil
 import torch
+from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
+from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.teacher_run import execution_of
+from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.teacher_cache import (
     CacheError,
@@ -23,11 +27,11 @@ from mipkd_plugin.networks.teacher_cache import (
     TeacherCache,
     bytes_per_crop,
     describe,
-    gigabytes,
     meta_of,
     refuse_other_cache,
     shapes_of,
 )
+from mipkd_plugin.utils.words import gigabytes
 
 PLACE = 'teacher.cache'
 MEMORY = 'memory'
@@ -76,9 +80,10 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
         if 'cache_dtype' in teacher:
             ctx.add('teacher.cache_dtype', 'is for a cache, and there is none', 'write cache: memory, or remove it')
         return None
-    if train.get('type') != POOL:
+    if not _is_pool(train.get('type')):
         ctx.add(PLACE, f'needs crops that stay the same, and datasets.train.type is {train.get("type")}',
-                f'write type: {POOL} and crops: 4096 under datasets.train, or remove cache')
+                f'write type: {POOL} and crops: 4096 under datasets.train (crops: 4096 in a method of a comparison), '
+                'or remove cache')
     elif not INTEGER.fits(train.get('crops')) or not ctx.clean(PLACE) or not ctx.clean('teacher.cache_dtype'):
         pass  # has its own problem
     elif where != MEMORY and Path(where).suffix != '.lmdb':
@@ -95,9 +100,15 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
     return None
 
 
+def _is_pool(name: Any) -> bool:
+    found = lookup(DATASET_REGISTRY, name)
+    return isinstance(found, type) and issubclass(found, CropPoolDataset)
+
+
 def _identity(fingerprint: str, teacher: Mapping[str, Any]) -> str:
-    """What the teacher's numbers depend on: its weights, and the type in which it runs."""
-    return f'{fingerprint}, {execution_of(teacher)}'
+    """What the teacher's numbers depend on: its options, its weights, and the type in which it runs."""
+    network = json.dumps(teacher.get('network'), sort_keys=True, default=str)
+    return f'{network}, {fingerprint}, {execution_of(teacher)}'
 
 
 def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[str, Any]) -> None:
@@ -113,16 +124,21 @@ def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[s
     path = ctx.path(where)
     if path.is_dir():
         try:
-            with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
-                before = transaction.get(b'meta')
-            refuse_other_cache(path, before, meta)
+            with lmdb.open(str(path), readonly=True, lock=False) as environment:
+                refuse_other_cache(path, environment, meta)
         except (lmdb.Error, CacheError) as error:
-            ctx.add(PLACE, f'{where} cannot be used: {error}', 'delete it, or name another')
-        return
-    if path.exists():
+            ctx.add(PLACE, f'{where} cannot be used: {error}', '' if isinstance(error, CacheError) else
+                    'delete it, or name another')
+        if not os.access(path, os.W_OK):
+            ctx.add(PLACE, f'{where} cannot be written', 'change its permissions, or name another')
+        total -= sum(file.stat().st_blocks * 512 for file in path.iterdir())
+    elif path.exists():
         ctx.add(PLACE, f'{where} is a file, not an LMDB', 'name another')
         return
-    home = next(parent for parent in path.absolute().parents if parent.exists())
+    home = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        ctx.add(PLACE, f'{where} cannot be made: {home} is no folder, or cannot be written', 'name another')
+        return
     room = shutil.disk_usage(home).free
     if total > room:
         ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -40,14 +41,15 @@ class CropPoolDataset(Dataset[dict[str, Any]]):
         order = list(range(len(images)))
         random.Random(opt.get('crop_seed', 0)).shuffle(order)
         self.paths: list[tuple[str, str]] = []
-        kept: dict[str, list[Tensor]] = {'lq': [], 'gt': []}
+        get_root_logger().info(f'Drawing {opt["crops"]:,d} crops.')
         for crop in range(opt['crops']):
             with _seeded(f'{opt.get("crop_seed", 0)} {crop}'):
                 sample = images[order[crop % len(order)]]
             self.paths.append((sample['lq_path'], sample['gt_path']))
-            for name, entries in kept.items():
-                entries.append(self._packed(sample[name]))
-        self.lq, self.gt = torch.stack(kept['lq']), torch.stack(kept['gt'])
+            lq, gt = self._packed(sample['lq']), self._packed(sample['gt'])
+            if crop == 0:
+                self.lq, self.gt = (first.new_empty(opt['crops'], *first.shape) for first in (lq, gt))
+            self.lq[crop], self.gt[crop] = lq, gt
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -115,8 +115,8 @@ class DistillMixin(HostModel):
     def _distill(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
         """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
         samples = self.schedule.samples(len(self.lq))
-        lq, crops = self.lq[:samples], self.crops
-        teacher = None if self.cache is None or crops is None else self.cache(lq, crops[:samples])
+        lq = self.lq[:samples]
+        teacher = None if self.cache is None else self.cache(lq, self.crops)
         plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
                               lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter, teacher)
         prepared = self._prepare(plan)

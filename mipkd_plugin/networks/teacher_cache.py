@@ -16,10 +16,11 @@ from torch import Tensor
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.words import gigabytes
 
 CacheType = Literal['float32', 'float16', 'bfloat16']
-_META = b'meta'
-_CHECKSUM = 4  # bytes
+_META = b'mipkd teacher cache'
+_CHECKSUM = 4  # bytes, of the crop's pixels; as many follow, of the row
 
 
 class CacheError(MipkdError):
@@ -74,26 +75,23 @@ class LmdbStore:
 
     def __init__(self, path: Path, crops: int, length: int, dtype: torch.dtype, meta: Mapping[str, Any]) -> None:
         self.dtype = dtype
-        size = 2 * crops * (length * dtype.itemsize + _CHECKSUM) + 2**24  # pages are not full; only used ones take disk
-        path.parent.mkdir(parents=True, exist_ok=True)
+        size = 2 * crops * (length * dtype.itemsize + 2 * _CHECKSUM) + 2**24  # pages are not full; unused ones are free
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self.environment = lmdb.open(str(path), map_size=size, sync=False)
-            text = json.dumps(meta, sort_keys=True)
+            refuse_other_cache(path, self.environment, meta)
             with self.environment.begin(write=True) as transaction:
-                before = transaction.get(_META)
-                if before is None:
-                    transaction.put(_META, text.encode())
-        except lmdb.Error as error:
+                transaction.put(_META, json.dumps(meta, sort_keys=True).encode())
+        except (lmdb.Error, OSError) as error:
             raise CacheError(f'the cache {path} cannot be opened: {error}; delete it, or name another') from error
-        refuse_other_cache(path, before, meta)
 
     def get(self, crop: int, checksum: int) -> Tensor | None:
         """The row of a crop; None if there is none yet, or if it was made from other pixels."""
         with self.environment.begin() as transaction:
-            found = transaction.get(str(crop).encode())
-        if found is None or int.from_bytes(found[:_CHECKSUM], 'big') != checksum:
+            found = transaction.get(_key(crop))
+        if found is None or found[:2 * _CHECKSUM] != _marks(checksum, found[2 * _CHECKSUM:]):
             return None
-        return torch.frombuffer(bytearray(found[_CHECKSUM:]), dtype=self.dtype)
+        return torch.frombuffer(bytearray(found[2 * _CHECKSUM:]), dtype=self.dtype)
 
     def put(self, crop: int, checksum: int, row: Tensor) -> None:
         """Keep a row.
@@ -104,29 +102,46 @@ class LmdbStore:
         content = row.contiguous().view(torch.uint8).numpy().tobytes()
         try:
             with self.environment.begin(write=True) as transaction:
-                transaction.put(str(crop).encode(), checksum.to_bytes(_CHECKSUM, 'big') + content)
+                transaction.put(_key(crop), _marks(checksum, content) + content)
         except lmdb.Error as error:
             raise CacheError(f'the cache {self.environment.path()} takes no more: {error}; make room on the disk, and '
                              'resume from the last checkpoint') from error
 
 
-def refuse_other_cache(path: Path, before: bytes | None, meta: Mapping[str, Any]) -> None:
-    """Refuse an LMDB that was made for another teacher, other taps or another type of numbers.
+def _key(crop: int) -> bytes:
+    return f'crop {crop}'.encode()
+
+
+def _marks(checksum: int, content: bytes) -> bytes:
+    """What tells a row that was made from other pixels, or was not written to its end."""
+    return checksum.to_bytes(_CHECKSUM, 'big') + zlib.crc32(content).to_bytes(_CHECKSUM, 'big')
+
+
+def refuse_other_cache(path: Path, environment: lmdb.Environment, meta: Mapping[str, Any]) -> None:
+    """Refuse an LMDB that holds something else, or the passes of another teacher, other taps or another type.
 
     Args:
         path: The LMDB.
-        before: What its rows depend on; None for a new one.
+        environment: The same, open.
         meta: What the rows of this run depend on.
 
     Raises:
-        CacheError: They differ; the message names what differs.
+        CacheError: The LMDB is not a cache, or not this one; the message names what differs.
     """
-    known = None if before is None else json.loads(before)
-    now = json.loads(json.dumps(meta))
-    if known is None or known == now:
+    with environment.begin() as transaction:
+        before = transaction.get(_META)
+    if before is None:
+        if environment.stat()['entries']:
+            raise CacheError(f'{path} is an LMDB of something else; name another')
         return
+    try:
+        known = dict(json.loads(before))
+    except (ValueError, TypeError) as error:
+        raise CacheError(f'the cache {path} is damaged; delete it, or name another') from error
+    now = json.loads(json.dumps(meta))
     differing = [key for key in now if known.get(key) != now[key]]
-    raise CacheError(f'the cache {path} was made with another {", ".join(differing)}; delete it, or name another')
+    if differing:
+        raise CacheError(f'the cache {path} was made with another {", ".join(differing)}; delete it, or name another')
 
 
 class TeacherCache:
@@ -141,14 +156,14 @@ class TeacherCache:
         crops: Number of crops.
         dtype: Type of the numbers that are kept; losses get them in the teacher's own type.
         path: LMDB to keep them in; None keeps them in memory.
-        fingerprint: Hash of the teacher's weights.
+        identity: What the teacher's numbers depend on.
 
     Raises:
         CacheError: The LMDB was made for something else.
     """
 
     def __init__(self, teacher: TappedNet, probe: Tensor, crops: int, dtype: CacheType = 'float32',
-                 path: Path | None = None, fingerprint: str = '') -> None:
+                 path: Path | None = None, identity: str = '') -> None:
         self.teacher = teacher
         self.where = 'memory' if path is None else str(path)
         self.shapes = shapes_of(teacher, probe)  # the run also records what blocks take besides the feature
@@ -158,20 +173,26 @@ class TeacherCache:
         if path is None:
             self.store: Store = MemoryStore(crops, self.length, self.dtype)
         else:
-            self.store = LmdbStore(path, crops, self.length, self.dtype, meta_of(self.shapes, dtype, fingerprint))
+            self.store = LmdbStore(path, crops, self.length, self.dtype, meta_of(self.shapes, dtype, identity))
 
-    def __call__(self, lq: Tensor, crops: Tensor) -> NetPass:
+    def __call__(self, lq: Tensor, crops: Tensor | None) -> NetPass:
         """Look up the teacher's pass over a batch of crops; run it on those that are new.
 
         Args:
             lq: The crops (N, C, H, W).
-            crops: Their numbers (N,).
+            crops: Their numbers (N,), or of a larger batch, of which they are the first.
 
         Returns:
             Output and features, as the teacher itself would return them but for rounding.
+
+        Raises:
+            CacheError: There are no numbers, or the teacher's cannot be kept.
         """
+        if crops is None:
+            raise CacheError('the batch does not say which crops it holds, and teacher.cache needs that; a feed_data '
+                             'of your own must call super().feed_data(data)')
         pixels = lq.cpu()
-        rows = [self._row(number, pixels[i], lq[i:i + 1]) for i, number in enumerate(crops.tolist())]
+        rows = [self._row(number, pixels[i], lq[i:i + 1]) for i, number in enumerate(crops[:len(lq)].tolist())]
         table = torch.stack(rows).to(lq.device, lq.dtype)
         parts = torch.split(table, [math.prod(shape) for shape in self.shapes.values()], dim=1)
         maps = {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts)}
@@ -187,6 +208,9 @@ class TeacherCache:
             found = self.teacher(lq)
             parts = [found.output, *(found.features[path] for path in self.teacher.taps)]
             row = torch.cat([part.flatten() for part in parts]).to('cpu', self.dtype)
+            if not bool(torch.isfinite(row).all()):
+                raise CacheError(f'{self.dtype} cannot hold the teacher\'s numbers for crop {crop}; write another '
+                                 'teacher.cache_dtype, and start again')
             self.store.put(crop, checksum, row)
         return row
 
@@ -198,20 +222,15 @@ def shapes_of(teacher: TappedNet, probe: Tensor) -> dict[str, tuple[int, ...]]:
             **{path: tuple(found.features[path].shape[1:]) for path in teacher.taps}}
 
 
-def meta_of(shapes: Mapping[str, tuple[int, ...]], dtype: str, fingerprint: str) -> dict[str, Any]:
+def meta_of(shapes: Mapping[str, tuple[int, ...]], dtype: str, identity: str) -> dict[str, Any]:
     """What the rows of a cache depend on besides the crops."""
-    return {'teacher': fingerprint, 'features': {name: list(shape) for name, shape in shapes.items()}, 'type': dtype}
+    return {'teacher': identity, 'features': {name: list(shape) for name, shape in shapes.items()}, 'type': dtype}
 
 
 def bytes_per_crop(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> int:
     """Bytes that one crop takes."""
     size: int = getattr(torch, dtype).itemsize
     return size * sum(map(math.prod, shapes.values()))
-
-
-def gigabytes(size: int) -> str:
-    """A number of bytes, for people."""
-    return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
 
 
 def describe(crops: int, each: int, where: str) -> str:

@@ -14,9 +14,9 @@ from helpers import change
 from training import comparison_options
 
 import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
-from mipkd_plugin.compare.step_times import StepTime, block_of, measure, random_batch
+from mipkd_plugin.compare.step_times import StepTime, block_of, measure, new_crops, random_batch
 from mipkd_plugin.compare.times import MethodTime, TimesError, read_times, time_table, write_times
-from mipkd_plugin.compare.trials import aligned, stretch
+from mipkd_plugin.compare.trials import stretch
 
 Make = Callable[..., dict[str, Any]]
 
@@ -35,27 +35,23 @@ def path(tmp_path: Path) -> Path:
 def options(total: float = 5000, val: float = 2000, shown: int = 200, **changes: Any) -> dict[str, Any]:
     train = {'total_iter': total, 'warmup_iter': -1, 'scheduler': {'type': 'MultiStepLR', 'milestones': [3000, 4500]}}
     return {'train': {**train, **changes}, 'val': {'val_freq': val},
-            'logger': {'print_freq': shown, 'save_checkpoint_freq': 1000.0}}
+            'logger': {'print_freq': shown, 'save_checkpoint_freq': 1000.0},
+            'datasets': {'train': {'dataset_enlarge_ratio': 10}}}
 
 
-@pytest.mark.parametrize(('opt', 'factor', 'found', 'total', 'val'), [
-    (options(), 1.0, 1.0, 5000, 2000), (options(), 3.371, 3.4, 17000, 6800), (options(), 3.4, 3.4, 17000, 6800),
-    (options(), 3.4001, 3.5, 17500, 7000), (options(), 0.97, 1.0, 5000, 2000),
-    (options(5e3, 2e3), 1.01, 1.1, 5500, 2200),
-    (options(13, 6, 1), 1.01, 7 / 6, 16, 7), (options(60000, 5000), 6.2, 6.2, 372000, 31000)])
-def test_the_length_is_rounded_up_to_whole_validations(opt: dict[str, Any], factor: float, found: float, total: int,
-                                                       val: int) -> None:
-    before = copy.deepcopy(opt)
-    assert aligned(opt, factor) == pytest.approx(found)
-    longer = stretch(opt, aligned(opt, factor))
-    iterations, every, saved = (longer['train']['total_iter'], longer['val']['val_freq'],
-                                longer['logger']['save_checkpoint_freq'])
-    assert (iterations, every) == (total, val)
-    assert all(type(number) is int for number in (iterations, every, saved))
-    assert every % opt['logger']['print_freq'] == 0
-    assert iterations // every == opt['train']['total_iter'] // opt['val']['val_freq']  # as many validations
-    assert iterations >= factor * opt['train']['total_iter'] - 1e-6
-    assert opt == before
+@pytest.mark.parametrize('factor', [1.0, 1.001, 1.05, 2.97, 3.319, 10.6])
+@pytest.mark.parametrize(('every', 'shown'), [(2000.0, 200), (1000, 1000), (7, 1), (5000, 100.0)])
+def test_the_control_is_as_long_as_the_costliest_method_takes(factor: float, every: float, shown: float) -> None:
+    opt = options()
+    opt['val']['val_freq'], opt['logger']['print_freq'] = every, shown
+    longer = stretch(opt, factor)
+    assert -1e-6 < longer['train']['total_iter'] - factor * opt['train']['total_iter'] < 1
+    val, lines = longer['val']['val_freq'], longer['logger']['print_freq']
+    assert val % lines == 0
+    assert val // lines == every // shown, 'the log shows the iteration of a validation, and no more lines than before'
+    assert abs(val - factor * every) <= every / shown
+    ratio = opt['datasets']['train'].get('dataset_enlarge_ratio', 1)
+    assert longer['datasets']['train']['dataset_enlarge_ratio'] >= factor * ratio, 'or the data would not last'
 
 
 @pytest.mark.parametrize(('scheduler', 'found'), [
@@ -68,23 +64,58 @@ def test_the_schedule_is_stretched_with_it(scheduler: dict[str, Any], found: dic
     longer = stretch(options(warmup_iter=100, scheduler=scheduler), 3.4)
     assert longer['train']['scheduler'] == {**scheduler, **found}
     assert longer['train']['warmup_iter'] == 340
-    assert longer['logger'] == {'print_freq': 200, 'save_checkpoint_freq': 3400}
+    assert longer['logger'] == {'print_freq': 680, 'save_checkpoint_freq': 3400}
     assert stretch(options(scheduler=scheduler), 3.4)['train']['warmup_iter'] == -1
 
 
 # --------------------------------------------------------------------------------------------- how much
 @pytest.mark.parametrize(('losses', 'distill', 'found'), [
-    (None, None, (20, 0.0)), ({'type': 'LogitsKDLoss'}, None, (20, 1.0)),
-    ({'type': 'LogitsKDLoss'}, {'until': 0.5}, (20, 0.5)),
-    ({'type': 'LogitsKDLoss'}, {'until': 0.25, 'every': 3}, (21, 0.25)),
-    ({'type': 'KRNetLoss', 'taps': 1}, {'every': 2}, (20, 1.0)),  # meta_every: 5 by itself
-    ([{'type': 'KRNetLoss', 'taps': 1, 'meta_every': 0}, {'type': 'MiPKDLoss', 'block_every': 6}], None, (24, 1.0)),
-    ({'type': 'MiPKDLoss', 'block_every': 7}, {'every': 9}, (60, 1.0)),
-    ({'type': 'LogitsKDLoss'}, {'until': 0.004}, (4, 0.004))])
+    (None, None, (20, 1, 0.0)), ({'type': 'LogitsKDLoss'}, None, (20, 1, 1.0)),
+    ({'type': 'LogitsKDLoss'}, {'until': 0.5}, (20, 1, 0.5)),
+    ({'type': 'LogitsKDLoss'}, {'until': 0.25, 'every': 3}, (20, 3, 0.25)),
+    ({'type': 'KRNetLoss', 'taps': 1}, {'every': 2}, (20, 2, 1.0)),  # meta_every: 5 by itself
+    ([{'type': 'KRNetLoss', 'taps': 1, 'meta_every': 0}, {'type': 'MiPKDLoss', 'block_every': 6}], None, (24, 1, 1.0)),
+    ({'type': 'MiPKDLoss', 'block_every': 7}, {'every': 9}, (21, 9, 1.0)),
+    ({'type': 'LogitsKDLoss'}, {'every': 100}, (10, 100, 1.0)),
+    ({'type': 'LogitsKDLoss'}, {'until': 0.004}, (4, 1, 0.004))])
 def test_a_block_holds_all_that_happens_in_each_nth_iteration(losses: Any, distill: Any, found: Any) -> None:
     opt = options(1000)
     opt['train'].update({name: value for name, value in (('distill_opt', losses), ('distill', distill)) if value})
     assert block_of(opt) == found
+
+
+def test_a_rare_distillation_costs_its_share(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    opt = comparison_options(train_options())
+    del opt['compare']
+    control = {**copy.deepcopy(opt), 'model_type': 'SRModel'}
+    change(opt, 'train.distill_opt', {'type': 'MiPKDLoss', 'taps': 2})
+    opt['train']['total_iter'] = 1000
+    often = measure(control, opt).distilling
+    rare = measure(control, {**opt, 'train': {**opt['train'], 'distill': {'every': 100}}}).distilling
+    assert rare == pytest.approx((often + 99) / 100, rel=0.2)
+    assert rare > 1
+
+
+def test_a_cache_costs_what_its_new_crops_cost(train_options: Make, monkeypatch: pytest.MonkeyPatch,
+                                               tmp_path: Path) -> None:
+    """The run's own LMDB stays untouched, and a pool may be smaller than a batch."""
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    opt = train_options()
+    opt['train'].update(total_iter=100, distill_opt={'type': 'FitNetLoss', 'taps': 2})
+    opt['teacher']['cache'] = 'mine.lmdb'
+    control = {**copy.deepcopy(opt), 'model_type': 'SRModel', 'teacher': {}}
+    del control['train']['distill_opt']
+    opt['datasets']['train'].update(type='CropPoolDataset', crops=50)
+    assert new_crops(opt) == 0.5
+    assert new_crops({**opt, 'train': {**opt['train'], 'distill': {'share': 0.5, 'every': 4}}}) == 1
+    opt['datasets']['train']['crops'] = 10**6
+    assert new_crops(opt) == 2, 'no more than a batch holds'
+    opt['datasets']['train']['crops'] = 1
+    assert new_crops(opt) == 0.01
+    assert measure(control, opt).distilling > 1
+    assert not (tmp_path / 'mine.lmdb').exists()
 
 
 def test_time_of_a_training_that_distills_in_a_part_of_it() -> None:

@@ -63,6 +63,17 @@ def test_the_protocol_is_the_same_with_and_without_settings(train_options: Make,
     assert plain.protocol_hash == settings.protocol_hash
 
 
+def test_a_schedule_that_all_methods_share_is_part_of_the_protocol(train_options: Make, tmp_path: Path) -> None:
+    hashes = set()
+    for until in (None, 0.25, 0.5):
+        opt = comparison_options(train_options())
+        if until:
+            opt['train']['distill'] = {'until': until}
+        path = write_options(opt, tmp_path / 'compare.yml')
+        hashes.add(read_comparison(config.read_options(path)).protocol_hash)
+    assert len(hashes) == 3
+
+
 def test_the_text_of_a_method_holds_its_settings(train_options: Make, tmp_path: Path) -> None:
     text = read(train_options, tmp_path, cheap={'losses': LOSS, 'distill': {'every': 2}}).losses
     assert json.loads(text['cheap'])['distill'] == {'every': 2}
@@ -83,10 +94,11 @@ def test_a_row_from_before_an_option_existed_still_counts() -> None:
 @pytest.mark.parametrize(('method', 'place', 'what'), [
     ({'losses': LOSS, 'distil': {}}, 'cheap.distil (line', "did you mean 'distill'?"),
     ({'losses': LOSS, 'distill': {'until': 2}}, 'cheap.distill.until (line', 'must be at most 1, got 2'),
-    ({'losses': LOSS, 'distill': {'every': 13}}, 'cheap.distill.every', 'and only 12 iterations distill'),
+    ({'losses': LOSS, 'distill': {'every': 13}}, 'cheap.distill.every', 'and only the first 12 iterations may'),
     ({'losses': {**LOSS, 'taps': 0}}, 'cheap.losses.taps', 'must be a whole number of at least 1'),
     ({'losses': [LOSS, {'type': 'Logits'}]}, 'cheap.losses[1].type', 'there is no loss'),
     ({'losses': LOSS, 'teacher': {'cache': 'memory'}}, 'cheap.teacher.cache', 'needs crops'),
+    ({'losses': LOSS, 'teacher': {'weights': 'x.pth'}}, 'cheap.teacher.weights', 'is the same for all methods'),
     ({'losses': LOSS, 'crops': 0}, 'cheap.crops', 'must be a whole number, 1 or more'),
     ({'losses': []}, 'cheap.losses', 'one loss (a block with type) or a list of them')])
 def test_mistakes_have_their_place_in_the_comparison(train_options: Make, tmp_path: Path, method: Any, place: str,

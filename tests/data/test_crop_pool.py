@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import psutil
 import pytest
@@ -55,6 +56,7 @@ def test_crops_are_drawn_once_and_differ(train_options: Make) -> None:
         assert first['gt'].shape == (3, 16, 16)
         assert first['lq'].shape == (3, 8, 8)
     assert not torch.equal(one[0]['gt'], one[4]['gt']), 'four images: crops 0 and 4 are of the same one'
+    assert [Path(one[i]['gt_path']).stem for i in range(4)] != ['0', '1', '2', '3'], 'a small pool takes any images'
     seeded = dataset(pool_options(train_options, crop_seed=1))
     assert not all(torch.equal(one[i]['gt'], seeded[i]['gt']) for i in range(6))
 
@@ -122,6 +124,58 @@ def test_an_lmdb_of_something_else_is_refused(tmp_path: Path, dtype: Any, finger
         TeacherCache(nets.teacher, lq[:1], 4, dtype, tmp_path / 'c.lmdb', fingerprint)
 
 
+def test_other_peoples_lmdbs_and_damaged_ones_are_left_alone(tmp_path: Path) -> None:
+    nets, (lq, _) = tapped(), batch('EDSR')
+
+    def refused(message: str) -> None:
+        with pytest.raises(CacheError, match=message):
+            TeacherCache(nets.teacher, lq[:1], 4, 'float32', tmp_path / 'c.lmdb', 'hash')
+
+    def write(key: bytes, value: bytes) -> None:
+        with lmdb.open(str(tmp_path / 'c.lmdb')) as environment, environment.begin(write=True) as transaction:
+            transaction.put(key, value)
+
+    write(b'0', b'an image')
+    refused('c.lmdb is an LMDB of something else; name another')
+    with lmdb.open(str(tmp_path / 'c.lmdb'), readonly=True) as environment, environment.begin() as transaction:
+        assert dict(transaction.cursor()) == {b'0': b'an image'}
+    for damage in (b'[1', b'[1]', b'\xff'):
+        write(b'mipkd teacher cache', damage)
+        refused('the cache .*c.lmdb is damaged; delete it, or name another')
+
+
+def test_a_torn_row_is_made_again(tmp_path: Path) -> None:
+    nets, (lq, _) = tapped(), batch('EDSR')
+    cache = TeacherCache(nets.teacher, lq[:1], 4, 'float32', tmp_path / 'c.lmdb', 'hash')
+    before = cache(lq, torch.arange(2)).output
+    with cache.store.environment.begin(write=True) as transaction:
+        row = transaction.get(b'crop 1')
+        transaction.put(b'crop 1', row[:-8] + bytes(8))
+    assert torch.equal(cache(lq, torch.arange(2)).output, before)
+
+
+def test_numbers_that_the_type_cannot_hold_and_batches_without_numbers() -> None:
+    nets, (lq, _) = tapped(), batch('EDSR')
+    cache = TeacherCache(nets.teacher, lq[:1], 4, 'float16')
+    with pytest.raises(CacheError, match="torch.float16 cannot hold the teacher's numbers for crop 0"):
+        cache(lq * 1e8, torch.arange(2))
+    with pytest.raises(CacheError, match='must call super'):
+        cache(lq, None)
+
+
+@pytest.mark.parametrize(('change_of', 'value'), [('teacher.network.res_scale', 0.5), ('teacher.dtype', 'bfloat16')])
+def test_another_teacher_with_the_same_weights_is_another(train_options: Make, tmp_path: Path, change_of: str,
+                                                          value: Any) -> None:
+    opt = pool_options(train_options)
+    opt['teacher']['cache'] = str(tmp_path / 'c.lmdb')
+    model = build_model(as_parsed(opt, tmp_path))
+    model.cache = None
+    change(opt, change_of, value)
+    found = list(config.check_options(opt, is_train=True).problems)
+    assert [problem.where for problem in found] == ['teacher.cache'], found
+    assert 'was made with another teacher' in found[0].what
+
+
 def test_training_with_a_cache_is_training_without(train_options: Make, tmp_path: Path) -> None:
     """The same crops, in float32: the same student but for rounding, and a teacher that runs once on each crop."""
     students, counts = [], []
@@ -175,9 +229,13 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({'datasets.train.crops': ...}, ['datasets.train.crops', 'is missing']),
     ({'datasets.train.crop_seed': -1}, ['datasets.train.crop_seed', 'must be a whole number, 0 or more']),
     ({'datasets.val.type': 'CropPoolDataset', 'datasets.val.crops': 3}, ['datasets.val.type', 'is for training']),
-    ({'datasets.train.crops': 10**9}, ['teacher.cache', '1,000,000,000 crops × 12,288 bytes = 12288.00 GB in memory',
+    ({'datasets.train.crops': 10**12, 'teacher.cache': ...},
+     ['datasets.train.crops', '1,000,000,000,000 crops take 960000.00 GB, and', 'write fewer crops']),
+    ({'datasets.train.crops': '16'}, ['datasets.train.crops', "'16' is a string", 'write 16 without quotes']),
+    ({'teacher.cache': 'HR/0.png/c.lmdb'}, ['teacher.cache', 'HR/0.png/c.lmdb cannot be made', 'name another']),
+    ({'datasets.train.crops': 10**7}, ['teacher.cache', '10,000,000 crops × 12,288 bytes = 122.88 GB in memory',
                                        'write fewer crops']),
-    ({'datasets.train.crops': 10**12, 'teacher.cache': 'big.lmdb'}, ['teacher.cache', 'GB in big.lmdb', 'are free in']),
+    ({'datasets.train.crops': 10**7, 'teacher.cache': 'big.lmdb'}, ['teacher.cache', 'GB in big.lmdb', 'are free in']),
 ]
 
 

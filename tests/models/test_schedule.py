@@ -197,8 +197,8 @@ def test_every_loss_goes_with_every_option(name: str, train_options: Make, tmp_p
     ({'until': 0}, 'until must be above 0, got 0'), ({'until': 1.5}, 'until must be at most 1, got 1.5'),
     ({'every': 0}, 'every must be at least 1, got 0'), ({'every': 1.5}, 'every must be a whole number, got 1.5'),
     ({'share': 0}, 'share must be above 0'), ({'fade': 'slow'}, "fade must be 'none', 'linear' or 'cosine'"),
-    ({'every': 101}, 'every is 101, and only 100 iterations distill'),
-    ({'every': 51, 'until': 0.5}, 'every is 51, and only 50 iterations distill'),
+    ({'every': 101}, 'every is 101, and only the first 100 iterations may distill: none would'),
+    ({'every': 51, 'until': 0.5}, 'every is 51, and only the first 50 iterations may'),
     ({'untill': 0.5}, 'untill is not an option')])
 def test_schedules_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
@@ -220,10 +220,12 @@ def test_the_schedule_in_words(train_options: Make, tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(('distill', 'place', 'what', 'remedy'), [
     ({'until': 1.5}, 'train.distill.until', 'must be at most 1, got 1.5', 'write until: 0.5'),
-    ({'every': 11}, 'train.distill.every', 'is 11, and only 10 iterations distill', 'write every: 2'),
+    ({'every': 11}, 'train.distill.every', 'is 11, and only the first 10 iterations may', 'write a smaller number'),
     ({'share': True}, 'train.distill.share', 'must be a number, got True', 'write share: 0.5'),
     ({'fade': 'fast'}, 'train.distill.fade', "must be 'none', 'linear' or 'cosine'", 'write fade: none, linear or'),
     ({'evry': 2}, 'train.distill.evry', 'is not an option', 'valid here: until, every, share, fade'),
+    ({'total_iter': 5}, 'train.distill.total_iter', 'is not an option of distill', 'valid here: until, every'),
+    ({1: 0.5}, 'train.distill.1', 'is not an option', 'valid here: until, every'),
     ([1], 'train.distill', 'must be a block of keys', '')])
 def test_bad_schedules_are_refused_before_anything_is_written(
         train_options: Make, tmp_path: Path, distill: Any, place: str, what: str, remedy: str,
@@ -245,7 +247,7 @@ def test_share_must_leave_a_loss_enough_images(train_options: Make) -> None:
     opt['datasets']['train']['batch_size_per_gpu'] = 4
     found = [str(problem) for problem in check_options(opt, is_train=True).problems]
     assert len(found) == 1
-    assert 'and train.distill.share: 0.5 leave 2 images to distill on, and RKDLoss needs 3 images or more' in found[0]
+    assert 'is 4, of which train.distill.share, 0.5, leaves 2, and RKDLoss needs 3 images or more' in found[0]
     assert 'write batch_size_per_gpu: 6, or more' in found[0]
 
 
@@ -256,3 +258,24 @@ def test_a_plain_model_would_ignore_it(train_options: Make) -> None:
     found = [str(problem) for problem in check_options(opt, is_train=True).problems]
     assert len(found) == 1
     assert found[0].startswith('train.distill: SRModel does not distill and would ignore it')
+
+
+def test_shares_of_round_numbers_are_round_numbers() -> None:
+    assert DistillSchedule(100_000, until=0.55).last == 55_000
+    assert DistillSchedule(100, until=0.07).last == 7
+    assert [DistillSchedule(10, share=share).samples(16) for share in (0.55, 0.5, 0.01)] == [9, 8, 1]
+
+
+@pytest.mark.parametrize(('distill', 'every', 'refused'), [({}, 10, False), ({}, 11, True), ({'every': 2}, 5, False),
+                                                           ({'every': 4}, 3, True), ({'until': 0.5}, 6, True)])
+def test_a_chain_that_never_runs_is_refused(train_options: Make, distill: Any, every: int, refused: bool) -> None:
+    opt = options(train_options, {**MIPKD, 'block_every': every}, **distill)
+    found = [problem.where for problem in check_options(opt, is_train=True).problems]
+    assert found == (['train.distill_opt.block_every'] if refused else [])
+
+
+def test_no_distillation_block_and_an_empty_one_are_the_default(train_options: Make) -> None:
+    for distill in (None, {}):
+        opt = options(train_options, LOGITS)
+        opt['train']['distill'] = distill
+        assert not check_options(opt, is_train=True).problems
