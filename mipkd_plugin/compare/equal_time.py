@@ -126,7 +126,7 @@ def _length(comparison: Comparison, known: Times, fixed: float | None, notes: li
     needed = max(costs[costliest], 1.0)
     if fixed is None:
         return needed
-    if needed > fixed or chosen is not True and needed != fixed:
+    if needed > 1.05 * fixed or chosen is not True and needed < 0.95 * fixed:  # else it is the noise of measuring
         notes.append(f'{EQUAL_TIME!r} keeps its length of {fixed:.4g} times that of {CONTROL}, with which it was '
                      f'started; {costliest!r} takes {costs[costliest]:.4g} times as long. To train it anew, move its '
                      f'line in {TIMES}, its rows in results.csv and its run folders away')
