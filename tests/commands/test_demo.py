@@ -44,6 +44,8 @@ def test_control_differs_in_nothing_but_the_distillation() -> None:
     own = differences(CONTROL, DISTILLED)
     assert own.pop('teacher')[0] is None
     assert own.pop('train.distill_opt')[1]['type'] == 'MiPKDLoss'
+    assert own.pop('datasets.train.type') == ('PairedImageDataset', 'CropPoolDataset')
+    assert own.pop('datasets.train.crops') == (None, 1024)
     assert own == {'name': ('demo_none_EDSR_x2', 'demo_MiPKD_EDSR_x2'), 'model_type': ('SRModel', 'DistillModel')}
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from helpers import change
-from training import comparison_options
+from training import comparison_options, write_options
 
-import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
+from mipkd_plugin import config
+from mipkd_plugin.compare import read_comparison
+from mipkd_plugin.compare.equal_time import _fixed_length
 from mipkd_plugin.compare.step_times import StepTime, block_of, measure, new_crops, random_batch
 from mipkd_plugin.compare.times import MethodTime, TimesError, read_times, time_table, write_times
 from mipkd_plugin.compare.trials import stretch
@@ -194,3 +196,19 @@ def test_times_that_are_no_text(path: Path) -> None:
     path.write_bytes(b'\xff\xfe\x00')
     with pytest.raises(TimesError, match='cannot be read'):
         read_times(path)
+
+
+def test_the_length_is_found_again_in_a_run_folder(train_options: Make, monkeypatch: pytest.MonkeyPatch,
+                                                   tmp_path: Path) -> None:
+    """Both csv files are lost, and a run of the control has begun."""
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    opt = comparison_options(train_options())
+    opt['compare']['equal_time'] = True
+    comparison = read_comparison(config.read_options(write_options(opt, tmp_path / 'x.yml')))
+    assert _fixed_length(comparison, {}, []) is None
+    begun = tmp_path / 'experiments' / 'tiny_none-equal-time_seed1'
+    begun.mkdir(parents=True)
+    assert _fixed_length(comparison, {}, []) is None, 'killed before BasicSR copied the option file'
+    write_options({'train': {'total_iter': 36}}, begun / f'{begun.name}.yml')
+    assert _fixed_length(comparison, {}, []) == 3
