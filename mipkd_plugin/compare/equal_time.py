@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
 from mipkd_plugin.compare.results import Row
-from mipkd_plugin.compare.runs import EXPERIMENTS, code_version, hardware, started_length
+from mipkd_plugin.compare.run_folders import EXPERIMENTS, code_version, hardware, started_length
 from mipkd_plugin.compare.step_times import measure
 from mipkd_plugin.compare.times import TIMES, MethodTime, Times, read_times, still_true, write_times
 from mipkd_plugin.compare.trials import Comparison, with_equal_time

@@ -22,8 +22,8 @@ def curves(rows: Sequence[Row], times: Times) -> Figure:
 
     Args:
         rows: Rows of ``results.csv``.
-        times: Lines of ``times.csv`` by method. They give the unit of time, an iteration of the control, and a method
-            that they lack is not on that side. Without any the unit is that of the seconds in ``rows``.
+        times: Lines of ``times.csv`` by method. With them, the right side counts time in iterations of the control and
+            leaves out methods without a line. Without any, it counts seconds, from ``rows``.
 
     Returns:
         The figure. The control of equal time leaves the left side where the others end.

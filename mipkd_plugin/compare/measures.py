@@ -57,14 +57,14 @@ def cost(rows: Sequence[Row], method: str, times: Times) -> MethodTime | None:
         times: Lines of ``times.csv`` by method.
 
     Returns:
-        The line of the method if it was measured with the losses of the rows; that of the control for both controls.
+        The line of the method, if it was measured with the same losses; None if not. Both controls have the same line.
     """
     found, own = times.get(CONTROL if method == EQUAL_TIME else method), select(rows, method)
     return found if own and still_true(found, own[0].losses) else None
 
 
 def relative_time(rows: Sequence[Row], method: str, times: Times) -> float:
-    """Time of the training over that of the control, by the step times; NaN if they were not measured."""
+    """How many times as long as the control a method trains, by the step times; NaN if they were not measured."""
     found, control = cost(rows, method, times), select(rows, CONTROL)
     if found is None or not control:
         return math.nan

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.compare.csv_file import read_csv, write_csv
 from mipkd_plugin.compare.logs import History
 from mipkd_plugin.compare.methods import same_method
 from mipkd_plugin.compare.trials import Comparison, Trial
 from mipkd_plugin.utils.errors import MipkdError
-from mipkd_plugin.utils.files import write_text
 
 RESULTS = 'results.csv'
 
@@ -102,49 +100,21 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ResultsError: The file is damaged or has other columns.
     """
-    if not path.exists():
-        return []
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding='utf-8')))
-        header, lines = list(reader.fieldnames or ()), [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f'{path} cannot be read: {error}; restore the file, or move it away to start a new '
-                           'one') from error
-    if sorted(header) != sorted(COLUMNS):
-        raise ResultsError(f'{path}, line 1: the columns must be {",".join(COLUMNS)}, not {",".join(header)}; restore '
-                           'the file, or move it away to start a new one')
     rows: dict[tuple[str, int, str], Row] = {}
-    for number, line in lines:
-        try:
-            row = _row(line)
-            _refuse_second(row, rows)
-        except ValueError as error:
-            raise ResultsError(f'{path}, line {number}: {error}; restore the file, or delete this line to repeat the '
-                               'run') from error
+
+    def take(line: Mapping[str, str]) -> None:
+        row = _row(line)
+        if (row.method, row.seed, row.testset) in rows:
+            raise ValueError(f'another line also holds {row.method!r}, seed {row.seed}, on {row.testset!r}')
         rows[row.method, row.seed, row.testset] = row
+
+    read_csv(path, COLUMNS, take, ResultsError, 'restore the file, or move it away to start a new one',
+             'restore the file, or delete this line to repeat the run')
     return list(rows.values())
 
 
-def _refuse_second(row: Row, rows: Mapping[tuple[str, int, str], Row]) -> None:
-    if (row.method, row.seed, row.testset) in rows:
-        raise ValueError(f'another line also holds {row.method!r}, seed {row.seed}, on {row.testset!r}')
-
-
-def _row(line: Mapping[str | None, str | None]) -> Row:
-    """Read one line of the file.
-
-    Args:
-        line: Text by column; csv puts surplus columns under None.
-
-    Returns:
-        The row.
-
-    Raises:
-        ValueError: The line is damaged.
-    """
-    if set(line) != set(COLUMNS) or None in line.values():
-        found = sum(value is not None for key, value in line.items() if key is not None) + len(line.get(None) or ())
-        raise ValueError(f'has {found} of {len(COLUMNS)} columns')
+def _row(line: Mapping[str, str]) -> Row:
+    """Read one line of the file, text by column; a ValueError says what is wrong."""
     values: dict[str, Any] = {}
     for column, (name, kind) in zip(COLUMNS, _KINDS.items()):
         try:
@@ -175,13 +145,8 @@ def write_rows(path: Path, rows: Iterable[Row], comparison: Comparison) -> None:
     def place(row: Row) -> tuple[int, int, int]:
         return methods.index(row.method), row.seed, testsets.index(row.testset)
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows({_COLUMN_OF.get(name, name): value for name, value in asdict(row).items()}
-                     for row in sorted(rows, key=place))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())
+    write_csv(path, COLUMNS, ({_COLUMN_OF.get(name, name): value for name, value in asdict(row).items()}
+                              for row in sorted(rows, key=place)))
 
 
 def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from mipkd_plugin.compare.logs import read_history
 from mipkd_plugin.compare.results import RESULTS, Row, rows_of, write_rows
-from mipkd_plugin.compare.runs import InterruptedRunError, RunError, Runner, commit_of, hardware_of, run_folder
+from mipkd_plugin.compare.run_folders import RunError, commit_of, hardware_of, run_folder
+from mipkd_plugin.compare.runs import InterruptedRunError, Runner
 from mipkd_plugin.compare.trials import Comparison, Trial
 
 

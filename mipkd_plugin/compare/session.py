@@ -12,8 +12,8 @@ from mipkd_plugin.compare.checks import EQUAL_TIME
 from mipkd_plugin.compare.equal_time import timed
 from mipkd_plugin.compare.report import write_report
 from mipkd_plugin.compare.results import RESULTS, ResultsError, Row, read_rows, refuse_other_protocol
+from mipkd_plugin.compare.run_folders import EXPERIMENTS, refuse_other_options
 from mipkd_plugin.compare.runner import ComparisonRunner
-from mipkd_plugin.compare.runs import EXPERIMENTS, refuse_other_options
 from mipkd_plugin.compare.times import TIMES, read_times, time_table
 from mipkd_plugin.compare.trials import Comparison
 from mipkd_plugin.utils.errors import UsageError

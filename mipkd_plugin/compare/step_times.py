@@ -34,8 +34,8 @@ class StepTime(NamedTuple):
     """What an iteration of a run costs.
 
     Attributes:
-        distilling: Time of an iteration of the part of the training that distills, over one of the control.
-        until: Share of the training that is this part.
+        distilling: What an iteration costs while the run distills: its time, divided by the control's.
+        until: Share of the run that distills.
         memory: Peak memory in MB; None without a GPU.
     """
 
@@ -45,12 +45,12 @@ class StepTime(NamedTuple):
 
     @property
     def time(self) -> float:
-        """Time of the whole training, over that of the control."""
+        """What the whole run costs: its time, divided by the control's."""
         return self.until * self.distilling + 1 - self.until
 
 
 def measure(control: Options, options: Options) -> StepTime:
-    """Measure the time of ``optimize_parameters`` of a run over that of the control.
+    """Measure how many times as long as the control's a run's ``optimize_parameters`` takes.
 
     Each round takes a block of iterations of the control and one of the run, which gives a ratio: what else the machine
     does then slows both down. The first round is not counted; the result is the median of the others. A block holds
@@ -69,7 +69,7 @@ def measure(control: Options, options: Options) -> StepTime:
     size, every, until = block_of(options)
     with _as_in_a_run(), tempfile.TemporaryDirectory() as folder:
         base = _Bench(control, folder)
-        base.run(1)  # its optimizer has taken its memory before that of the run is counted
+        base.run(1)  # now its optimizer has its memory, which must not count for the run
         own = base if options is control else _Bench(options, folder)
         ratios, begin = [], time.perf_counter()
         for turn in range(_ROUNDS + 1):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
+from mipkd_plugin.compare.csv_file import read_csv, write_csv
 from mipkd_plugin.compare.methods import same_method
 from mipkd_plugin.utils.errors import MipkdError
-from mipkd_plugin.utils.files import write_text
 
 TIMES = 'times.csv'
 
@@ -29,11 +27,11 @@ class MethodTime:
 
     Attributes:
         method: Name of the method.
-        distilling: Time of an iteration of the part of the training that distills, over one of the control; the mean,
-            if not each of them distills.
-        until: Share of the training that is this part. In the rest an iteration costs as much as one of the control.
-        time: Time of the whole training over that of the control, both with the same number of iterations. For the
-            control of equal time: its number of iterations over that of the control.
+        distilling: What an iteration costs while the run distills: its time, divided by the control's. The mean, if
+            only each n-th iteration distills.
+        until: Share of the run that distills. After it an iteration costs what the control's does.
+        time: What the whole run costs: its time, divided by the control's, for equally many iterations. For the control
+            of equal time: how many times as many iterations it has.
         memory: Peak memory of an iteration in MB, networks and optimizer included; None without a GPU.
         hardware: ``CPU``, or the name of the GPU.
         commit: Version of the code.
@@ -77,23 +75,15 @@ def read_times(path: Path) -> dict[str, MethodTime]:
     Raises:
         TimesError: The file is damaged or has other columns.
     """
-    if not path.exists():
-        return {}
-    try:
-        reader = csv.reader(io.StringIO(path.read_text(encoding='utf-8')))
-        header, *lines = [(reader.line_num, line) for line in reader] or [(1, [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TimesError(f'{path} cannot be read: {error}; {_REMEDY}') from error
-    if tuple(header[1]) != TIME_COLUMNS:
-        raise TimesError(f'{path}, line 1: the columns must be {",".join(TIME_COLUMNS)}, not {",".join(header[1])}; '
-                         f'{_REMEDY}')
     times: dict[str, MethodTime] = {}
-    for number, line in lines:
-        try:
-            found = _line(line, times)
-        except ValueError as error:
-            raise TimesError(f'{path}, line {number}: {error}; {_REMEDY}') from error
+
+    def take(line: Mapping[str, str]) -> None:
+        found = _line(line)
+        if found.method in times:
+            raise ValueError(f'another line also holds {found.method!r}')
         times[found.method] = found
+
+    read_csv(path, TIME_COLUMNS, take, TimesError, _REMEDY, _REMEDY)
     return times
 
 
@@ -101,12 +91,8 @@ _REMEDY = ('restore the file; or move it away to measure again, and with it the 
            f'{EQUAL_TIME!r}, whose length it holds')
 
 
-def _line(texts: list[str], others: Times) -> MethodTime:
-    if len(texts) != len(TIME_COLUMNS):
-        raise ValueError(f'has {len(texts)} of {len(TIME_COLUMNS)} columns')
-    values: dict[str, Any] = dict(zip(_NAMES, texts))
-    if values['method'] in others:
-        raise ValueError(f'another line also holds {values["method"]!r}')
+def _line(line: Mapping[str, str]) -> MethodTime:
+    values: dict[str, Any] = {name: line[column] for name, column in zip(_NAMES, TIME_COLUMNS)}
     try:
         json.loads(values['losses'])
     except ValueError as error:
@@ -126,12 +112,7 @@ def _line(texts: list[str], others: Times) -> MethodTime:
 
 def write_times(path: Path, times: Iterable[MethodTime]) -> None:
     """Write ``times.csv``, in the order of ``times``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(TIME_COLUMNS)
-    writer.writerows(asdict(found).values() for found in times)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())
+    write_csv(path, TIME_COLUMNS, (dict(zip(TIME_COLUMNS, asdict(found).values())) for found in times))
 
 
 def still_true(found: MethodTime | None, losses: str, protocol_hash: str | None = None) -> bool:

@@ -20,6 +20,7 @@ from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.teacher_run import execution_of
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
+from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.teacher_cache import (
     CacheError,
@@ -90,12 +91,13 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
         ctx.add(PLACE, f'{where} is neither memory nor a name that ends in .lmdb',
                 'write cache: memory, or the path of an LMDB, such as datasets/teacher_x2.lmdb')
     else:
-        shapes = shapes_of(nets.teacher, probe)
+        found = nets.teacher(probe)
+        shapes = shapes_of(found)
         crops, each = train['crops'], bytes_per_crop(shapes, dtype)
         if ctx.files:
             _check_room(ctx, where, crops * each, describe(crops, each, where),
                         meta_of(shapes, dtype, _identity(fingerprint, teacher)))
-        _check_range(ctx, nets, probe, dtype)
+        _check_range(ctx, found, dtype)
         return describe(crops, each, where) if ctx.clean(PLACE) else None
     return None
 
@@ -144,9 +146,8 @@ def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[s
         ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer)
 
 
-def _check_range(ctx: Context, nets: NetPair, probe: Tensor, dtype: str) -> None:
+def _check_range(ctx: Context, found: NetPass, dtype: str) -> None:
     """Check that the type of the cache holds the teacher's numbers."""
-    found = nets.teacher(probe)
     for name, values in {'output': found.output, **found.features}.items():
         if not bool(torch.isfinite(values.to(getattr(torch, dtype))).all()):
             ctx.add('teacher.cache_dtype', f'{dtype} cannot hold the numbers of {name}, up to {values.abs().max():.3g}',

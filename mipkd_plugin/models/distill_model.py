@@ -19,6 +19,7 @@ from mipkd_plugin import config
 from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.models.distributed import distributed
 from mipkd_plugin.models.host import HostModel
 from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
@@ -60,7 +61,7 @@ class DistillMixin(HostModel):
         seed = self.opt.get('manual_seed') or 0
         for index, loss in enumerate(self._losses()):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
-        self._loss_runners = [self._distributed(loss) for loss in self._losses()]
+        self._loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in self._losses()]
         self._teacher_dismissed = False
         self.crops: Tensor | None = None
         self._log_setup()
@@ -194,32 +195,6 @@ class DistillMixin(HostModel):
 
     def _state_path(self, current_iter: int) -> Path:
         return distill_state_path(self.opt['path']['models'], label_of(current_iter))
-
-    def _distributed(self, loss: DistillationLoss) -> nn.Module:
-        """Wrap a loss that has trainable parameters in DDP; random routes leave some parameters unused on a rank.
-
-        DDP skips parameters that a loss trains itself. They start equal on all ranks.
-
-        Args:
-            loss: The loss.
-
-        Returns:
-            The wrapped loss, or the loss itself if there is nothing to exchange.
-        """
-        own = loss.self_trained_parameters()
-        if not self.opt['dist']:
-            return loss
-        if sum(p.requires_grad for p in loss.parameters()) == len(own):
-            for tensor in (*loss.parameters(), *loss.buffers()):
-                torch.distributed.broadcast(tensor.data, 0)
-            return loss
-        device_ids = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
-        for parameter in own:
-            parameter.requires_grad_(False)
-        runner = DistributedDataParallel(loss, device_ids=device_ids, find_unused_parameters=True)
-        for parameter in own:
-            parameter.requires_grad_(True)
-        return runner
 
     def _log_setup(self) -> None:
         count = {name: sum(p.numel() for p in net.parameters())

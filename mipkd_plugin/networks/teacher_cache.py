@@ -166,7 +166,7 @@ class TeacherCache:
                  path: Path | None = None, identity: str = '') -> None:
         self.teacher = teacher
         self.where = 'memory' if path is None else str(path)
-        self.shapes = shapes_of(teacher, probe)  # the run also records what blocks take besides the feature
+        self.shapes = shapes_of(teacher(probe))  # the run also records what blocks take besides the feature
         self.length = sum(map(math.prod, self.shapes.values()))
         self.crops = crops
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -206,8 +206,7 @@ class TeacherCache:
         row = self.store.get(crop, checksum)
         if row is None:
             found = self.teacher(lq)
-            parts = [found.output, *(found.features[path] for path in self.teacher.taps)]
-            row = torch.cat([part.flatten() for part in parts]).to('cpu', self.dtype)
+            row = torch.cat([part.flatten() for part in (found.output, *found.features.values())]).to('cpu', self.dtype)
             if not bool(torch.isfinite(row).all()):
                 raise CacheError(f'{self.dtype} cannot hold the teacher\'s numbers for crop {crop}; write another '
                                  'teacher.cache_dtype, and start again')
@@ -215,11 +214,9 @@ class TeacherCache:
         return row
 
 
-def shapes_of(teacher: TappedNet, probe: Tensor) -> dict[str, tuple[int, ...]]:
+def shapes_of(found: NetPass) -> dict[str, tuple[int, ...]]:
     """Shape (C, H, W) of the output, under the name '', and of each tapped feature, by its path."""
-    found = teacher(probe)
-    return {'': tuple(found.output.shape[1:]),
-            **{path: tuple(found.features[path].shape[1:]) for path in teacher.taps}}
+    return {name: tuple(values.shape[1:]) for name, values in {'': found.output, **found.features}.items()}
 
 
 def meta_of(shapes: Mapping[str, tuple[int, ...]], dtype: str, identity: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from mipkd_plugin import LogitsKDLoss, Step, config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.cli import mipkd_main
-from mipkd_plugin.compare import equal_time, runs
+from mipkd_plugin.compare import equal_time, run_folders, runs
 from mipkd_plugin.compare.step_times import StepTime
 from mipkd_plugin.compare.times import read_times
 from mipkd_plugin.utils.locks import alone
@@ -97,7 +97,7 @@ def work(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, 'Popen', Child)
     monkeypatch.setattr(equal_time, 'measure', twice_the_time)
-    monkeypatch.setattr(runs, 'code_version', lambda: 'abc1234')
+    monkeypatch.setattr(run_folders, 'code_version', lambda: 'abc1234')
     monkeypatch.setattr(Child, 'started', [])
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     write_options(options, tmp_path / 'x.yml')
@@ -123,7 +123,7 @@ def whole(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
         patch.chdir(folder)
         patch.setattr(runs, 'Popen', Child)
         patch.setattr(equal_time, 'measure', twice_the_time)
-        patch.setattr(runs, 'code_version', lambda: 'abc1234')
+        patch.setattr(run_folders, 'code_version', lambda: 'abc1234')
         patch.setattr(Child, 'started', [])
         patch.setattr(torch.cuda, 'device_count', lambda: 0)
         write_options(options, folder / 'x.yml')
@@ -303,14 +303,14 @@ def test_a_damaged_training_state_is_deleted_and_the_one_before_taken(whole: Pat
     content = newest.read_bytes()
     newest.write_bytes(content[:len(content) // 2] if damage is None else damage)
     (states / 'notes.state').write_text('not a number')
-    assert runs.can_resume(trial)
+    assert run_folders.can_resume(trial)
     assert sorted(os.listdir(states)) == ['3.state', '6.state', '9.state', 'notes.state']
     for path in states.glob('?.state'):
         path.write_bytes(b'')
-    assert not runs.can_resume(trial)
+    assert not run_folders.can_resume(trial)
     assert os.listdir(states) == ['notes.state']
     shutil.rmtree(states)
-    assert not runs.can_resume(trial)
+    assert not run_folders.can_resume(trial)
 
 
 def test_a_training_state_that_is_whole_is_not_deleted(work: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_training_state_that_is_whole_is_not_deleted(work: Path) -> None:
     torch.save({'scheduler': Path('x')}, state)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(state, weights_only=True)
-    assert runs.can_resume(trial)
+    assert run_folders.can_resume(trial)
     assert state.is_file()
 
 
@@ -330,11 +330,11 @@ def test_options_that_were_not_copied_yet_do_not_block(work: Path) -> None:
     copied = Path('experiments/tiny_mipkd_seed0/tiny_mipkd_seed0.yml')
     copied.parent.mkdir(parents=True)
     copied.write_text('')
-    runs.refuse_other_options(comparison.trials[1], comparison.protocol_hash)
+    run_folders.refuse_other_options(comparison.trials[1], comparison.protocol_hash)
     (copied.parent / 'training_states').mkdir()
     (copied.parent / 'training_states/3.state').write_bytes(b'x')
-    with pytest.raises(runs.RunError, match='was trained with other options'):
-        runs.refuse_other_options(comparison.trials[1], comparison.protocol_hash)
+    with pytest.raises(run_folders.RunError, match='was trained with other options'):
+        run_folders.refuse_other_options(comparison.trials[1], comparison.protocol_hash)
 
 
 @pytest.mark.parametrize(('note', 'value', 'message'), [
@@ -343,25 +343,25 @@ def test_options_that_were_not_copied_yet_do_not_block(work: Path) -> None:
 def test_notes_of_a_run_that_do_not_fit(work: Path, note: str, value: str, message: str) -> None:
     comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
     trial = comparison.trials[1]
-    copied = runs.run_folder(trial) / f'{trial.name}.yml'
+    copied = run_folders.run_folder(trial) / f'{trial.name}.yml'
     copied.parent.mkdir(parents=True)
-    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), copied)
-    runs.refuse_other_options(trial, comparison.protocol_hash)
-    assert (runs.commit_of(trial), runs.hardware_of(trial)) == ('c0ffee', 'CPU')
+    shutil.copy(run_folders.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), copied)
+    run_folders.refuse_other_options(trial, comparison.protocol_hash)
+    assert (run_folders.commit_of(trial), run_folders.hardware_of(trial)) == ('c0ffee', 'CPU')
     copied.write_text(re.sub(rf'# {note} .*', f'# {note} {value}', copied.read_text()))
-    with pytest.raises(runs.RunError, match=message):
-        runs.refuse_other_options(trial, comparison.protocol_hash)
+    with pytest.raises(run_folders.RunError, match=message):
+        run_folders.refuse_other_options(trial, comparison.protocol_hash)
 
 
 def test_a_run_does_not_resume_on_other_hardware(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = read_comparison(config.read_options('x.yml'), ['mipkd'], [0])
     trial = comparison.trials[1]
-    folder = runs.run_folder(trial)
+    folder = run_folders.run_folder(trial)
     (folder / 'training_states').mkdir(parents=True)
     torch.save({}, folder / 'training_states/3.state')
-    shutil.copy(runs.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), folder)
-    monkeypatch.setattr(runs, 'hardware', lambda trial: 'NVIDIA H100')
-    with pytest.raises(runs.RunError, match='started on CPU, but this is NVIDIA H100'):
+    shutil.copy(run_folders.write_options(trial, Path('experiments/tiny'), 'c0ffee', comparison.protocol_hash), folder)
+    monkeypatch.setattr(run_folders, 'hardware', lambda trial: 'NVIDIA H100')
+    with pytest.raises(run_folders.RunError, match='started on CPU, but this is NVIDIA H100'):
         runs.Runner(Path('experiments/tiny'), comparison.protocol_hash).train(trial, print)
 
 
@@ -375,12 +375,12 @@ def test_runs_have_one_thread_whatever_the_shell_says(work: Path, monkeypatch: p
 
 def test_the_commit_is_that_of_what_has_been_trained(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for moment, version in ((('trained', 2), 'first'), (('saved', 3), 'second')):
-        monkeypatch.setattr(runs, 'code_version', lambda version=version: version)
+        monkeypatch.setattr(run_folders, 'code_version', lambda version=version: version)
         with pytest.MonkeyPatch.context() as patch:
             die_at(patch, *moment)
             with pytest.raises(Killed):
                 mipkd_main([*COMPARE, '--methods', 'none'])
-    monkeypatch.setattr(runs, 'code_version', lambda: 'third')
+    monkeypatch.setattr(run_folders, 'code_version', lambda: 'third')
     assert mipkd_main([*COMPARE, '--methods', 'none']) == 0
     assert {row['commit'] for row in rows()} == {'second'}  # nothing of the first start is left
 
@@ -704,23 +704,23 @@ def test_the_version_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return subprocess.run(['git', '-C', str(tmp_path), *identity, *arguments], check=True, capture_output=True,
                               text=True).stdout.strip()
 
-    file = tmp_path / 'package/compare/runs.py'
+    file = tmp_path / 'package/compare/run_folders.py'
     file.parent.mkdir(parents=True)
     file.write_text('')
     (tmp_path / 'theirs.txt').write_text('')
-    monkeypatch.setattr(runs, '__file__', str(file))
-    assert runs.code_version() == __version__
+    monkeypatch.setattr(run_folders, '__file__', str(file))
+    assert run_folders.code_version() == __version__
     git('init', '-q')
     git('add', 'theirs.txt')
     git('commit', '-qm', 'theirs')
-    assert runs.code_version() == __version__  # installed within a repository of somebody else
+    assert run_folders.code_version() == __version__  # installed within a repository of somebody else
     git('add', '.')
     git('commit', '-qm', 'ours')
-    assert runs.code_version() == git('rev-parse', '--short', 'HEAD')
+    assert run_folders.code_version() == git('rev-parse', '--short', 'HEAD')
     (tmp_path / 'theirs.txt').write_text('changed')
-    assert runs.code_version() == git('rev-parse', '--short', 'HEAD')  # not what computes
+    assert run_folders.code_version() == git('rev-parse', '--short', 'HEAD')  # not what computes
     file.write_text('changed')
-    assert runs.code_version() == git('rev-parse', '--short', 'HEAD') + '+'
+    assert run_folders.code_version() == git('rev-parse', '--short', 'HEAD') + '+'
 
 
 @pytest.mark.parametrize(('before', 'now', 'found'), [
@@ -730,7 +730,7 @@ def test_the_version_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ({'a': 1}, {'a': 1, 'b': {'c': 2}}, ('b', None, {'c': 2})),
     ({'a': [{'b': 1}]}, {'a': [{'b': 2}]}, ('a', [{'b': 1}], [{'b': 2}]))])
 def test_the_first_difference(before: Any, now: Any, found: Any) -> None:
-    assert runs.difference(before, now) == found
+    assert run_folders.difference(before, now) == found
 
 
 # --------------------------------------------------------------------------------------------- as processes
@@ -822,7 +822,7 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
     (cut / 'mipkd_plugin/__init__.py').write_text('raise ImportError')  # not ours, and not taken for it
     for folder in (work, cut):
         write_options(opt, folder / 'x.yml')
-    monkeypatch.setattr(runs, 'code_version', lambda: __version__)
+    monkeypatch.setattr(run_folders, 'code_version', lambda: __version__)
     assert mipkd_main(command) == 0
     monkeypatch.undo()
     run, results = cut / 'experiments/tiny_none_seed0', cut / RESULTS

@@ -21,7 +21,7 @@ from training import comparison_options, write_options
 from mipkd_plugin import config
 from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.compare import read_comparison
-from mipkd_plugin.compare.runs import refuse_other_options
+from mipkd_plugin.compare.run_folders import refuse_other_options
 from mipkd_plugin.config import plugins
 
 Make = Callable[..., dict[str, Any]]

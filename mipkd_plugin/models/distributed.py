@@ -1,0 +1,35 @@
+"""Losses under torchrun: one process on each GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mipkd_plugin.losses.base import DistillationLoss
+
+
+def distributed(loss: DistillationLoss, device: torch.device) -> nn.Module:
+    """Wrap a loss that has trainable parameters in DDP; random routes leave some parameters unused on a rank.
+
+    DDP skips parameters that a loss trains itself. They start equal on all ranks.
+
+    Args:
+        loss: The loss.
+        device: Where it is.
+
+    Returns:
+        The wrapped loss, or the loss itself if there is nothing to exchange.
+    """
+    own = loss.self_trained_parameters()
+    if sum(p.requires_grad for p in loss.parameters()) == len(own):
+        for tensor in (*loss.parameters(), *loss.buffers()):
+            torch.distributed.broadcast(tensor.data, 0)
+        return loss
+    device_ids = [torch.cuda.current_device()] if device.type == 'cuda' else None
+    for parameter in own:
+        parameter.requires_grad_(False)
+    runner = DistributedDataParallel(loss, device_ids=device_ids, find_unused_parameters=True)
+    for parameter in own:
+        parameter.requires_grad_(True)
+    return runner
