@@ -114,7 +114,7 @@ def check_schedule(ctx: Context) -> DistillSchedule | None:
         schedule = read_schedule(ctx.opt)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
-            ctx.add(f'{PLACE}.{name}', what, _REMEDIES.get(name, f'valid here: {", ".join(_REMEDIES)}'))
+            ctx.add(f'{PLACE}.{name}', what.replace('of this class', 'of distill'), _REMEDIES.get(name, f'valid here: {", ".join(_REMEDIES)}'))
         return None
     return schedule
 

@@ -16,7 +16,7 @@ from training import comparison_options, write_options
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.compare.equal_time import _fixed_length
-from mipkd_plugin.compare.step_times import StepTime, block_of, measure, new_crops, random_batch
+from mipkd_plugin.compare.step_times import StepTime, _Bench, block_of, measure, new_crops, random_batch
 from mipkd_plugin.compare.times import MethodTime, TimesError, read_times, time_table, write_times
 from mipkd_plugin.compare.trials import stretch
 
@@ -118,6 +118,13 @@ def test_a_cache_costs_what_its_new_crops_cost(train_options: Make, monkeypatch:
     assert new_crops(opt) == 0.01
     assert measure(control, opt).distilling > 1
     assert not (tmp_path / 'mine.lmdb').exists()
+    opt['datasets']['train']['crops'] = 50
+    bench, runs = _Bench(opt, str(tmp_path)), []
+    bench.model.teacher.register_forward_hook(lambda *args: runs.append(1))
+    bench.run(1)
+    runs.clear()
+    bench.run(10)
+    assert len(runs) == 5, 'half a new crop in each iteration'
 
 
 def test_time_of_a_training_that_distills_in_a_part_of_it() -> None:

@@ -190,6 +190,7 @@ def test_every_loss_goes_with_every_option(name: str, train_options: Make, tmp_p
         assert bool(logged) == (iteration in (2, 4, 6, 8)), terms
         if name not in ('DUKDLoss', 'KRNetLoss', 'CrossKDLoss', 'MiPKDLoss') and iteration > 2:
             assert not sizes, 'the cache holds what the teacher would say'
+    assert model.cache is None, 'its memory is free again'
     assert not any(torch.equal(before[key], value) for key, value in model.net_g.state_dict().items())
 
 
@@ -223,7 +224,7 @@ def test_the_schedule_in_words(train_options: Make, tmp_path: Path, monkeypatch:
     ({'every': 11}, 'train.distill.every', 'is 11, and only the first 10 iterations may', 'write a smaller number'),
     ({'share': True}, 'train.distill.share', 'must be a number, got True', 'write share: 0.5'),
     ({'fade': 'fast'}, 'train.distill.fade', "must be 'none', 'linear' or 'cosine'", 'write fade: none, linear or'),
-    ({'evry': 2}, 'train.distill.evry', 'is not an option', 'valid here: until, every, share, fade'),
+    ({'evry': 2}, 'train.distill.evry', 'is not an option of distill', 'valid here: until, every, share, fade'),
     ({'total_iter': 5}, 'train.distill.total_iter', 'is not an option of distill', 'valid here: until, every'),
     ({1: 0.5}, 'train.distill.1', 'is not an option', 'valid here: until, every'),
     ([1], 'train.distill', 'must be a block of keys', '')])
