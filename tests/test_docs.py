@@ -296,6 +296,12 @@ def test_gains_in_the_text_are_those_of_the_results(pair: str, over: str, testse
     assert f'{found.mean:.3f} ± {found.error:.3f}'.replace('-', '−') in section(RESULTS, '5,000 iterations')
 
 
+@pytest.mark.parametrize('testset', ['Kodak24', 'Set5', 'Set14'])
+def test_gains_of_cheap_mipkd_in_the_text_are_those_of_the_results(testset: str) -> None:
+    found = gain(rows_of('depth_recipe'), 'mipkd_cheap', 'none (equal time)', testset)
+    assert f'{found.mean:.3f} ± {found.error:.3f}' in section(RESULTS, 'At equal time')
+
+
 def test_gaps_in_the_text_are_those_that_were_measured() -> None:
     lines = section(RESULTS, 'Why').splitlines()
     for pair, name in (('small', 'width'), ('depth', 'depth')):

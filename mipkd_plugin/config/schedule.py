@@ -103,20 +103,19 @@ def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
     return DistillSchedule(int(opt['train']['total_iter']), **own)
 
 
-def check_schedule(ctx: Context) -> DistillSchedule | None:
-    """Check ``train.distill``; return the schedule if it can be used."""
+def check_schedule(ctx: Context) -> None:
+    """Check ``train.distill``."""
     if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
-        return None
+        return
     if not ITERATIONS.fits(ctx.section('train').get('total_iter')):
         ctx.add(PLACE, 'needs train.total_iter, the length of the training', 'write total_iter: …')
-        return None
+        return
     try:
-        schedule = read_schedule(ctx.opt)
+        read_schedule(ctx.opt)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
-            ctx.add(f'{PLACE}.{name}', what.replace('of this class', 'of distill'), _REMEDIES.get(name, f'valid here: {", ".join(_REMEDIES)}'))
-        return None
-    return schedule
+            what = what.replace('of this class', 'of distill')
+            ctx.add(f'{PLACE}.{name}', what, _REMEDIES.get(name, f'valid here: {", ".join(_REMEDIES)}'))
 
 
 _REMEDIES = {'until': 'write until: 0.5 for the first half', 'every': 'write a smaller number',

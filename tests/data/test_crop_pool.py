@@ -56,7 +56,11 @@ def test_crops_are_drawn_once_and_differ(train_options: Make) -> None:
         assert first['gt'].shape == (3, 16, 16)
         assert first['lq'].shape == (3, 8, 8)
     assert not torch.equal(one[0]['gt'], one[4]['gt']), 'four images: crops 0 and 4 are of the same one'
-    assert [Path(one[i]['gt_path']).stem for i in range(4)] != ['0', '1', '2', '3'], 'a small pool takes any images'
+    images = build_dataset({**train_options()['datasets']['train'], 'phase': 'train', 'scale': 2})
+    order = [paths['gt_path'] for paths in images.paths]
+    found = [one[index]['gt_path'] for index in range(4)]
+    assert sorted(found) == sorted(order), 'each image once, before one comes again'
+    assert found != order, 'a pool smaller than the data takes any of the images, not the first ones'
     seeded = dataset(pool_options(train_options, crop_seed=1))
     assert not all(torch.equal(one[i]['gt'], seeded[i]['gt']) for i in range(6))
 
@@ -124,6 +128,16 @@ def test_an_lmdb_of_something_else_is_refused(tmp_path: Path, dtype: Any, finger
         TeacherCache(nets.teacher, lq[:1], 4, dtype, tmp_path / 'c.lmdb', fingerprint)
 
 
+def test_changed_crops_are_run_again_in_memory_too() -> None:
+    nets, (lq, _) = tapped(), batch('EDSR')
+    cache = TeacherCache(nets.teacher, lq[:1], 4)
+    before = cache(lq, torch.arange(2)).output
+    changed = torch.stack([lq[0], 1 - lq[1]])
+    after = cache(changed, torch.arange(2)).output
+    assert torch.equal(before[0], after[0])
+    torch.testing.assert_close(after, nets.teacher(changed).output)
+
+
 def test_other_peoples_lmdbs_and_damaged_ones_are_left_alone(tmp_path: Path) -> None:
     nets, (lq, _) = tapped(), batch('EDSR')
 
@@ -150,7 +164,7 @@ def test_a_torn_row_is_made_again(tmp_path: Path) -> None:
     before = cache(lq, torch.arange(2)).output
     with cache.store.environment.begin(write=True) as transaction:
         row = transaction.get(b'crop 1')
-        transaction.put(b'crop 1', row[:-8] + bytes(8))
+        transaction.put(b'crop 1', row[:8] + bytes(8) + row[16:])
     assert torch.equal(cache(lq, torch.arange(2)).output, before)
 
 

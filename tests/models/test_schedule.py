@@ -101,16 +101,22 @@ def step(model: DistillModel, iteration: int, samples: int = 4, **more: Any) -> 
     model.optimize_parameters(iteration)
 
 
+def hooks(net: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in net.modules())
+
+
 def test_the_teacher_runs_where_it_should_and_nowhere_else(train_options: Make, tmp_path: Path) -> None:
-    model, sizes = model_of(options(train_options, LOGITS, until=0.6, every=2, share=0.5), tmp_path)
+    losses = [LOGITS, {'type': 'FitNetLoss', 'taps': 2}]
+    model, sizes = model_of(options(train_options, losses, until=0.6, every=2, share=0.5), tmp_path)
+    assert hooks(model.net_g)
     ran = []
     for iteration in range(1, 11):
         sizes.clear()
         step(model, iteration)
         ran.append(list(sizes))
-        assert list(model.get_current_log()) == ['l_pix', *(['l_logits'] if sizes else [])]
+        assert list(model.get_current_log()) == ['l_pix', *(['l_logits', 'l_fitnet'] if sizes else [])]
     assert ran == [[], [2], [], [2], [], [2], [], [], [], []]
-    assert not any(module._forward_hooks for module in model.net_g.modules()), 'the student keeps hooks to the end'
+    assert not hooks(model.net_g), 'the student keeps hooks to the end'
 
 
 def test_share_takes_the_first_images_and_the_pixel_loss_takes_all(train_options: Make, tmp_path: Path) -> None:
