@@ -8,6 +8,7 @@ import pkgutil
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from mipkd_plugin.losses import DistillationLoss, KRNetLoss, MiPKDLoss, bind
 PAGES = {str(path.relative_to(REPO)): path.read_text(encoding='utf-8') for path in (
     REPO / 'README.md', REPO / 'CONTRIBUTING.md', REPO / 'CHANGELOG.md', *sorted((REPO / 'docs').glob('*.md')),
     *sorted((REPO / 'experiments').glob('**/README.md')))}
+TRACKED = {path for name in subprocess.run(['git', '-C', str(REPO), 'ls-files'], capture_output=True, text=True,
+                                          check=False).stdout.splitlines()
+           for path in (REPO / name, *(REPO / name).parents)}
+"""Files of the repository and their folders; empty without git."""
 TESTED_ELSEWHERE = {'docs/new_method.md'}
 PROGRAMS = {'basicsr': cli.basicsr_parser, 'mipkd': cli.mipkd_parser}
 
@@ -79,6 +84,7 @@ def test_links_lead_somewhere(page: str) -> None:
         name, _, anchor = link.partition('#')
         target = (REPO / page).parent / name if name else REPO / page
         assert target.exists(), link
+        assert not TRACKED or target.resolve() in TRACKED, f'{link} is not in the repository: see .gitignore'
         assert not anchor or anchor in anchors(target.read_text(encoding='utf-8')), link
 
 
