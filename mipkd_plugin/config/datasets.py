@@ -72,7 +72,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     if where == 'datasets.train' and ctx.clean(f'{where}.gt_size'):
         problem = patch_problem(options.get('gt_size'), ctx.scale, None, '')
         if problem:
-            ctx.add(f'{where}.gt_size', *problem)
+            ctx.add(f'{where}.gt_size', problem[0], fix={f'{where}.gt_size': problem[1]})
     if table is CROP_POOL:
         _check_pool(ctx, where, options)
     template = options.get('filename_tmpl', '{}')

@@ -16,7 +16,7 @@ from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 _DEFAULT_PATCH = 48
 
 
-def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[str, str] | None:
+def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[str, int] | None:
     """Check that a training patch fits the scale and the window size.
 
     Args:
@@ -26,16 +26,16 @@ def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[
         network: YAML path of the network, for the message.
 
     Returns:
-        (what is wrong, remedy), or None if the patch fits.
+        (what is wrong, gt_size to write), or None if the patch fits.
     """
     if not all(isinstance(number, int) and number > 0 for number in (gt_size, scale)):
         return None
     if gt_size % scale:
         return (f'{gt_size} is not a multiple of the scale, {scale}',
-                f'write gt_size: {max(gt_size // scale, 1) * scale}')
+                max(gt_size // scale, 1) * scale)
     if isinstance(window, int) and window > 0 and gt_size // scale % window:
         return (f'gt_size / scale = {gt_size // scale} is not a multiple of the window size {window} of '
-                f'{network}', f'write gt_size: {max(gt_size // scale // window, 1) * window * scale}')
+                f'{network}', max(gt_size // scale // window, 1) * window * scale)
     return None
 
 
@@ -77,7 +77,7 @@ def check_windows(ctx: Context) -> None:
     for where, window in _windows(ctx.opt).items():
         problem = patch_problem(gt_size, ctx.scale, window, where)
         if problem and ctx.clean('datasets.train.gt_size'):
-            ctx.add('datasets.train.gt_size', *problem)
+            ctx.add('datasets.train.gt_size', problem[0], fix={'datasets.train.gt_size': problem[1]})
 
 
 def check_output(ctx: Context, net: nn.Module, where: str) -> bool:

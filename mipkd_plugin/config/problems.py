@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.utils.errors import MipkdError
 
 
@@ -20,12 +21,14 @@ class Problem:
         what: What is wrong, with the offending value.
         remedy: What to write or run instead.
         place: ``line 12`` of the option file, or ``--force_yml``; '' if unknown.
+        fix: The remedy as data, where it consists of entries to write or remove: value by YAML path.
     """
 
     where: str
     what: str
     remedy: str = ''
     place: str = ''
+    fix: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         place = f' ({self.place})' if self.place else ''
@@ -107,9 +110,9 @@ class Context:
     always_distills: bool = False
     own_script: bool = False
 
-    def add(self, where: str, what: str, remedy: str = '') -> None:
-        """Record a problem."""
-        self.problems.append(Problem(where, what, remedy))
+    def add(self, where: str, what: str, remedy: str = '', fix: Mapping[str, Any] | None = None) -> None:
+        """Record a problem; the text of a remedy is made from ``fix`` if there is none."""
+        self.problems.append(Problem(where, what, remedy or in_words(fix or {}), fix=fix or {}))
 
     def section(self, *keys: str) -> dict[str, Any]:
         """The block at a path of keys; empty if there is none."""
