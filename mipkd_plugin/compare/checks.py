@@ -139,7 +139,7 @@ def check_equal_time(ctx: Context, known: Mapping[str, Any], methods: Sequence[s
 
 
 def check_measuring(ctx: Context) -> None:
-    """Check that each run has a validation, on sets with different names, at iterations that the log shows."""
+    """Check that each run has a validation, at iterations that the log shows."""
     if not isinstance(ctx.opt.get('val'), Mapping):
         ctx.add('val', 'is missing: without validation there is nothing to compare',
                 'write val: {val_freq: …, save_img: false, metrics: {psnr: …, ssim: …}}')
@@ -151,9 +151,6 @@ def check_measuring(ctx: Context) -> None:
     names = testsets_of(ctx.opt)
     if not names:
         ctx.add('datasets', 'has no val set: there is nothing to measure on', 'write val: {name: …, type: …}')
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        ctx.add('datasets', f'has two val sets with the name {", ".join(twice)}', 'give each set its own name')
     val: Any = ctx.section('val').get('val_freq')
     every: Any = ctx.section('logger').get('print_freq')
     if is_whole(val) and is_whole(every) and every > 0 and val % every:

@@ -12,7 +12,7 @@ from torch import nn
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.keys import ITERATIONS
-from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
+from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
 from mipkd_plugin.config.teacher_cache import check_cache
@@ -75,8 +75,8 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     built = Built(student)
     if student is None and ctx.clean('network_g') and isinstance(ctx.opt.get('network_g'), Mapping):
         built.student = construct(ctx, 'network_g', ctx.opt['network_g'], ARCH_REGISTRY)
-    if ctx.is_train:
-        check_windows(ctx)
+    if ctx.is_train and window_size(ctx.opt) > 1:
+        check_patch(ctx)
     if ctx.distills and ctx.is_train:
         _build_teacher_and_losses(ctx, built)
     if probe == 'none':

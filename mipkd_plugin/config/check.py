@@ -19,6 +19,7 @@ from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Distillation, take_prepared
 from mipkd_plugin.config.keys import SECTIONS, written_by_user
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
+from mipkd_plugin.config.rehearsal import check_tested_weights, rehearse
 from mipkd_plugin.config.resume import check_exact_resume, check_resume, find_resume_state
 from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
@@ -70,6 +71,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     find_model(ctx)
     check_numbers(ctx)
     check_sections(ctx)
+    _check_name(ctx)
     check_gpus(ctx)
     check_components(ctx)
     if ctx.is_train:
@@ -83,7 +85,17 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
             check_resume(ctx, state_path, built)
         else:
             check_pretrained(ctx, built.student)
+            check_tested_weights(ctx, built.student)
+    rehearse(ctx, None if probe == 'none' else built.student, images)
     return images, built
+
+
+def _check_name(ctx: Context) -> None:
+    """Refuse a name with a slash: the name of the log file would then have a folder that BasicSR does not make."""
+    name = ctx.opt.get('name')
+    if isinstance(name, str) and '/' in name:
+        ctx.add('name', 'has a slash, and BasicSR also names log files after it: they would be in a folder that does '
+                'not exist', 'write _ in its place', {'name': name.strip('/').replace('/', '_')})
 
 
 @contextmanager

@@ -15,13 +15,14 @@ from basicsr.utils.registry import (
     Registry,
 )
 
-from mipkd_plugin.config.keys import ARGUMENTS
+from mipkd_plugin.config.keys import ARGUMENTS, PARTS
 from mipkd_plugin.config.problems import Context, nearest, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 from mipkd_plugin.utils.ranges import ArgumentError
 
+_HWC_METRICS = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
 
 
@@ -29,6 +30,22 @@ def lookup(registry: Registry, name: Any) -> Any:
     """The class or function registered as ``name``, or by BasicSR as ``name_basicsr``; None if there is none."""
     entries = dict(iter(registry))
     return entries.get(name, entries.get(f'{name}_basicsr')) if isinstance(name, str) else None
+
+
+def owner(cls: type | None, method: str) -> str:
+    """Name of the class that gives ``cls`` a method, if that class is BasicSR's ``SRModel`` or one of its parts; or ''.
+
+    Args:
+        cls: A model class.
+        method: Name of the method.
+
+    Returns:
+        The name; '' for a method of somebody else's class.
+    """
+    # a mixin of ours calls the next class
+    classes = [c for c in (cls.__mro__ if cls is not None else ()) if method in vars(c)]
+    own = all(c.__name__ in PARTS for c in classes)
+    return next((c.__name__ for c in classes if c.__name__ != 'DistillMixin'), '') if own else ''
 
 
 def find_model(ctx: Context) -> None:
@@ -46,13 +63,28 @@ def check_components(ctx: Context) -> None:
     for key, options in ctx.opt.items():
         if str(key).startswith('network_') and isinstance(options, Mapping) and ctx.clean(str(key)):
             check_component(ctx, key, options, ARCH_REGISTRY)
+            _check_checkpointing(ctx, str(key), options)
     _check_window_is_named(ctx)
     for name, options in ctx.section('val', 'metrics').items():
         check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), ('better', ))
         check_values(ctx, f'val.metrics.{name}', options)
+        _check_metric(ctx, f'val.metrics.{name}', options)
     if ctx.is_train and ctx.distills:
         check_teacher_network(ctx)
         check_distillation_losses(ctx)
+
+
+def _check_metric(ctx: Context, where: str, options: Any) -> None:
+    """Check ``better``, and the order of axes of BasicSR's own metrics: its models hand them images as HWC."""
+    if not isinstance(options, Mapping):
+        return
+    better, order = options.get('better', 'higher'), options.get('input_order', 'HWC')
+    if better not in ('higher', 'lower') and ctx.clean(f'{where}.better'):
+        right = 'lower' if options.get('type') == 'calculate_niqe' else 'higher'
+        ctx.add(f'{where}.better', f'must be higher or lower, not {better!r}', fix={f'{where}.better': right})
+    if options.get('type') in _HWC_METRICS and order != 'HWC' and ctx.clean(f'{where}.input_order'):
+        ctx.add(f'{where}.input_order', f'must be HWC, not {order!r}: in this order BasicSR hands images to a metric',
+                fix={f'{where}.input_order': 'HWC'})
 
 
 def check_teacher_network(ctx: Context) -> None:
@@ -60,6 +92,16 @@ def check_teacher_network(ctx: Context) -> None:
     network = ctx.section('teacher').get('network')
     if isinstance(network, Mapping):
         check_component(ctx, 'teacher.network', network, ARCH_REGISTRY)
+        _check_checkpointing(ctx, 'teacher.network', network)
+
+
+def _check_checkpointing(ctx: Context, where: str, network: Mapping[str, Any]) -> None:
+    """Refuse gradient checkpointing in BasicSR's SwinIR, which does not work there (no BasicSR issue known)."""
+    module = getattr(lookup(ARCH_REGISTRY, network.get('type')), '__module__', '')
+    if module == 'basicsr.archs.swinir_arch' and network.get('use_checkpoint'):
+        ctx.add(f'{where}.use_checkpoint', 'does not work in BasicSR 1.4.2: BasicLayer.forward() of its '
+                'swinir_arch.py does not hand on x_size; this is a bug of BasicSR, not of your file',
+                fix={f'{where}.use_checkpoint': False})
 
 
 def check_distillation_losses(ctx: Context) -> None:

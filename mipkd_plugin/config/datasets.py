@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import psutil
+import torch
 
 from mipkd_plugin.config.components import check_dataset_type
+from mipkd_plugin.config.dataset_rules import check_names, check_paths, check_range
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.keys import (
     ANYTHING,
@@ -22,7 +24,7 @@ from mipkd_plugin.config.keys import (
     PAIRED_IMAGES,
     Key,
 )
-from mipkd_plugin.config.patches import patch_problem
+from mipkd_plugin.config.patches import check_patch
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
 from mipkd_plugin.utils.words import gigabytes
@@ -49,11 +51,14 @@ def check_datasets(ctx: Context) -> dict[str, int]:
         elif not isinstance(options, Mapping):
             ctx.add(where, f'must be a block of keys, not {options!r}')
         else:
+            check_paths(ctx, where, options)
+            check_range(ctx, where, options)
             count = _check_dataset(ctx, where, options)
             if count is not None:
                 counts[where] = count
                 if kind == 'train' and ctx.clean(where):
                     _check_reaches_end(ctx, where, options, options.get('crops', count))
+    check_names(ctx, phases)
     return counts
 
 
@@ -69,10 +74,8 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     check_keys(ctx, where, options, table, strict=True)
     _check_backend(ctx, where, options.get('io_backend'))
     _check_loader(ctx, where, options)
-    if where == 'datasets.train' and ctx.clean(f'{where}.gt_size'):
-        problem = patch_problem(options.get('gt_size'), ctx.scale, None, '')
-        if problem:
-            ctx.add(f'{where}.gt_size', problem[0], fix={f'{where}.gt_size': problem[1]})
+    if where == 'datasets.train':
+        check_patch(ctx)
     if table is CROP_POOL:
         _check_pool(ctx, where, options)
     template = options.get('filename_tmpl', '{}')
@@ -84,7 +87,8 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
         ctx.add(f'{where}.filename_tmpl', f'{template!r} has no usable {{}} for the name of the HR image',
                 "write '{}', or '{}x4' for 0001x4.png")
     needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
-    readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
+    readable = (all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
+                and ctx.clean(f'{where}.meta_info_file'))
     if ctx.files and ctx.scale and usable and readable:
         return check_image_pairs(ctx, where, options)
     return None
@@ -131,8 +135,9 @@ def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
         return
     if options.get('pin_memory') is not True:
         ctx.add(f'{where}.pin_memory', 'must be true for prefetch_mode: cuda', 'write pin_memory: true')
-    if ctx.opt.get('num_gpu') == 0:
-        ctx.add(f'{where}.prefetch_mode', 'cuda needs a GPU, and num_gpu is 0', 'write prefetch_mode: ~')
+    if ctx.opt.get('num_gpu') == 0 or torch.cuda.device_count() == 0:
+        reason = 'num_gpu is 0' if ctx.opt.get('num_gpu') == 0 else 'PyTorch finds no CUDA device here'
+        ctx.add(f'{where}.prefetch_mode', f'cuda needs a GPU, and {reason}', fix={f'{where}.prefetch_mode': None})
 
 
 def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> None:

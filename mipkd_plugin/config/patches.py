@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.trunk import evaluating
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 _DEFAULT_PATCH = 48
 
 
-def patch_problem(gt_size: Any, scale: Any, window: Any, network: str) -> tuple[str, int] | None:
-    """Check that a training patch fits the scale and the window size.
+def patch_problem(gt_size: Any, scale: Any, windows: Mapping[str, int]) -> tuple[str, int] | None:
+    """Check that a training patch fits the scale and all window sizes.
 
     Args:
         gt_size: Side of the HR patch.
         scale: Scale factor.
-        window: Window size of the network, or None.
-        network: YAML path of the network, for the message.
+        windows: Window size by YAML path of the network.
 
     Returns:
-        (what is wrong, gt_size to write), or None if the patch fits.
+        (what is wrong, gt_size to write), or None if the patch fits. The size to write fits everything at once.
     """
     if not all(isinstance(number, int) and number > 0 for number in (gt_size, scale)):
         return None
+    unit = math.lcm(*windows.values())
+    fitting = max(gt_size // scale // unit, 1) * unit * scale
     if gt_size % scale:
-        return (f'{gt_size} is not a multiple of the scale, {scale}',
-                max(gt_size // scale, 1) * scale)
-    if isinstance(window, int) and window > 0 and gt_size // scale % window:
-        return (f'gt_size / scale = {gt_size // scale} is not a multiple of the window size {window} of '
-                f'{network}', max(gt_size // scale // window, 1) * window * scale)
-    return None
+        return f'{gt_size} is not a multiple of the scale, {scale}', fitting
+    if gt_size // scale % unit == 0:
+        return None
+    owner = next((where for where, window in windows.items() if window == unit), None)
+    listed = ' and '.join(f'{window} of {where}' for where, window in windows.items())
+    what = (f'the window size {unit} of {owner}' if owner else
+            f'{unit}, the least common multiple of the window sizes {listed}')
+    return f'gt_size / scale = {gt_size // scale} is not a multiple of {what}', fitting
 
 
 def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -67,34 +74,39 @@ def window_size(opt: Mapping[str, Any]) -> int:
 def _windows(opt: Mapping[str, Any]) -> dict[str, int]:
     """Window size by YAML path, for the networks that use windows."""
     networks = {'network_g': block(opt, 'network_g'), 'teacher.network': block(opt, 'teacher', 'network')}
-    found = {where: options.get('window_size') for where, options in networks.items()}
-    return {where: size for where, size in found.items() if isinstance(size, int) and size > 0}
+    found = {where: window_of(options) for where, options in networks.items()}
+    return {where: size for where, size in found.items() if size is not None}
 
 
-def check_windows(ctx: Context) -> None:
-    """Check that the training patch is a multiple of each window size."""
-    gt_size = ctx.section('datasets', 'train').get('gt_size')
-    for where, window in _windows(ctx.opt).items():
-        problem = patch_problem(gt_size, ctx.scale, window, where)
-        if problem and ctx.clean('datasets.train.gt_size'):
-            ctx.add('datasets.train.gt_size', problem[0], fix={'datasets.train.gt_size': problem[1]})
+def window_of(network: Mapping[str, Any]) -> int | None:
+    """Window size of a network, as its options or the defaults of its class give it; None without windows."""
+    size = network.get('window_size')
+    if 'window_size' not in network:
+        found = lookup(ARCH_REGISTRY, network.get('type'))
+        parameters = inspect.signature(found).parameters if found is not None else {}
+        size = parameters['window_size'].default if 'window_size' in parameters else None
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
+def check_patch(ctx: Context) -> None:
+    """Check that the training patch is a multiple of the scale and of each window size."""
+    where = 'datasets.train.gt_size'
+    problem = patch_problem(ctx.section('datasets', 'train').get('gt_size'), ctx.scale, _windows(ctx.opt))
+    if problem and ctx.clean(where):
+        ctx.add(where, problem[0], fix={where: problem[1]})
 
 
 def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
     """Check that a network runs and enlarges images by ``scale``. Tries a small patch first."""
     channels, patch, _ = probe_shape(ctx.opt)
     failure = ''
-    device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
     for side in dict.fromkeys((small_shape(ctx.opt)[1], patch)):
-        try:
-            with evaluating(net), torch.random.fork_rng(devices=[]):
-                shape = tuple(net(torch.zeros(1, channels, side, side, device=device)).shape[1:])
-        except FOREIGN_ERRORS as error:
-            failure = f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'
+        shape, failure = _output_shape(net, channels, side)
+        if shape is None:
             continue
         scale = ctx.scale or 1
         if ctx.scale is None or shape == (channels, side * scale, side * scale):
-            return True
+            return _check_training_patch(ctx, net, where, channels, patch)
         options = ctx.section(*where.split('.'))
         key = next((k for k in ('upscale', 'scale', 'upsampler') if k in options), 'type')
         wanted = (channels, side * scale, side * scale)
@@ -105,6 +117,58 @@ def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
                 remedy if where == 'network_g' else 'use a teacher for this scale')
         return False
     if ctx.is_train:
-        ctx.add(where, f'cannot run on patches of {channels}×{patch}×{patch}: {failure}',
-                'fix the arguments of this network')
+        _add_cannot_run(ctx, net, where, (channels, patch), failure)
+    return False
+
+
+def _output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:
+    """(C, H, W) of the output for a square patch, and ''; or None, and why the network cannot run."""
+    device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
+    try:
+        with evaluating(net), torch.random.fork_rng(devices=[]):
+            return tuple(net(torch.zeros(1, channels, side, side, device=device)).shape[1:]), ''
+    except FOREIGN_ERRORS as error:
+        return None, failure_of(error)
+
+
+def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, int], failure: str) -> None:
+    """Note that a network cannot run on patches; say whether their number of channels is the reason."""
+    channels, side = patch
+    other, place = 4 - channels, 'datasets.train.color'
+    size = f'cannot run on patches of {channels}×{side}×{side}: {failure}'
+    if where == 'network_g' and _output_shape(net, other, small_shape(ctx.opt)[1])[0] is not None:
+        fix: dict[str, Any] = {place: 'y'} if other == 1 else {place: REMOVE}
+        ctx.add(where, size, f'{in_words(fix)} in datasets.train: this network wants {channel_word(other)}', fix)
+    else:
+        ctx.add(where, size, 'fix the arguments of this network')
+
+
+def channel_word(channels: int) -> str:
+    """A number of channels in words."""
+    return f'{channels} channel' if channels == 1 else f'{channels} channels'
+
+
+def _check_training_patch(ctx: Context, net: nn.Module, where: str, channels: int, patch: int) -> bool:
+    """Check that a network which runs on a small patch runs on a training patch too.
+
+    Some networks need sides that are multiples of a number which no option names. Tried is the smallest patch with
+    the same remainder; where that fails, the training patch itself.
+
+    Returns:
+        Whether it does.
+    """
+    small = small_shape(ctx.opt)[1]
+    if not ctx.is_train or patch % small == 0 or _output_shape(net, channels, small + patch % small)[0] is not None:
+        return True
+    shape, failure = _output_shape(net, channels, patch)
+    if shape is not None:
+        return True
+    place, unit = 'datasets.train.gt_size', window_size(ctx.opt)
+    sides = (max(patch // m, 1) * m for m in (math.lcm(unit, factor) for factor in (2, 4, 8, 16)))
+    side = next((side for side in sides if _output_shape(net, channels, side)[0] is not None), None)
+    what = f'{type(net).__name__} of {where} cannot run on LR patches of {channels}×{patch}×{patch}: {failure}'
+    if side is not None and ctx.clean(place):
+        ctx.add(place, what, fix={place: side * (ctx.scale or 1)})
+    elif side is None:
+        ctx.add(where, what, 'fix the arguments of this network')
     return False

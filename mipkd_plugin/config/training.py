@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
 from mipkd_plugin.config.keys import is_number
 from mipkd_plugin.config.problems import Context, suggestion
+from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 
@@ -18,14 +22,52 @@ def check_training(ctx: Context) -> None:
     """Check pixel loss, perceptual loss, optimizers and scheduler."""
     train = ctx.section('train')
     for key in ('pixel_opt', 'perceptual_opt'):
+        where = f'train.{key}'
         if isinstance(train.get(key), Mapping):
-            check_component(ctx, f'train.{key}', train[key], LOSS_REGISTRY)
-            check_values(ctx, f'train.{key}', train[key])
+            fits = check_component(ctx, where, train[key], LOSS_REGISTRY)
+            check_values(ctx, where, train[key])
+            if fits and ctx.clean(where):
+                check_pixel_loss(ctx, where) if key == 'pixel_opt' else check_perceptual_loss(ctx, where)
     if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
+    _check_adversary(ctx)
+    _check_loggers(ctx)
+
+
+def _check_adversary(ctx: Context) -> None:
+    """Check that BasicSR's GAN models have a discriminator, its optimizer and its loss."""
+    if not ctx.inherits('SRGANModel'):
+        return
+    needed = {'network_d': 'network_d: {type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 64}',
+              'train.optim_d': 'optim_d: {type: Adam, lr: !!float 1e-4}',
+              'train.gan_opt': 'gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: !!float 5e-3}'}
+    for where, example in needed.items():
+        section, key = (ctx.section('train') if '.' in where else ctx.opt), where.rpartition('.')[2]
+        if not isinstance(section.get(key), Mapping) and ctx.clean(where):
+            ctx.add(where, f'is missing, and {ctx.opt["model_type"]} trains a discriminator',
+                    f'write {example}, or write model_type: SRModel',
+                    {where: yaml.safe_load(example)[key]})
+
+
+def _check_loggers(ctx: Context) -> None:
+    """Check that the loggers which BasicSR starts are installed; it starts none for a run that is named debug."""
+    logger = ctx.section('logger')
+    if 'debug' in str(ctx.opt.get('name')):
+        return
+    if logger.get('use_tb_logger') and find_spec('tensorboard') is None:
+        ctx.add('logger.use_tb_logger', 'needs the package tensorboard, which is not installed',
+                'run: pip install tensorboard; or write use_tb_logger: false', {'logger.use_tb_logger': False})
+    if ctx.section('logger', 'wandb').get('project') is None:
+        return
+    if find_spec('wandb') is None:
+        ctx.add('logger.wandb', 'needs the package wandb, which is not installed',
+                'run: pip install wandb; or remove this block', {'logger.wandb': REMOVE})
+    elif logger.get('use_tb_logger') is not True and ctx.clean('logger'):
+        ctx.add('logger.use_tb_logger', 'must be true for wandb: BasicSR hands it what TensorBoard gets',
+                fix={'logger.use_tb_logger': True})
 
 
 def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:

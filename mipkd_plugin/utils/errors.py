@@ -32,6 +32,15 @@ def line_of(error: BaseException, path: str | Path | None) -> str:
     return f' (line {lines[-1]} of {file.name})' if lines else ''
 
 
+def failure_of(error: BaseException) -> str:
+    """Describe an error of foreign code in one line; one without a text by the place where it was raised."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    if not text:
+        frame = (traceback.extract_tb(error.__traceback__) or [None])[-1]
+        text = f'in {frame.name}(), line {frame.lineno} of {Path(frame.filename).name}' if frame else 'no reason given'
+    return f'{type(error).__name__}: {text[:300]}'
+
+
 def crash(error: BaseException, cls: type) -> str:
     """Describe an error of a foreign class: its kind, text and line."""
     module = sys.modules.get(cls.__module__)

@@ -543,11 +543,13 @@ def test_resume(train_options: Make, tmp_path: Path) -> None:
     assert 'path.resume_state: does not exist' in problems_of(opt, root=tmp_path)[0]
 
 
-def test_options_for_testing(train_options: Make) -> None:
+def test_options_for_testing(train_options: Make, tmp_path: Path) -> None:
     opt = train_options(model_type='SRModel')
     for key in ('train', 'teacher', 'logger'):
         del opt[key]
     opt['datasets'] = {'test_1': opt['datasets']['val']}
+    torch.save({'params': build_network(STUDENTS['EDSR']).state_dict()}, weights := f'{tmp_path}/student.pth')
+    opt['path']['pretrain_network_g'] = weights
     opt['val'] = {'save_img': True, 'metrics': opt['val']['metrics']}
     found = problems_of(opt, is_train=False)
     assert found == ['val.suffix: is missing, and BasicSR needs it to save images\n   -> write suffix: ~']

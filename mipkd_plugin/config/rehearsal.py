@@ -1,0 +1,180 @@
+"""Try before a run what BasicSR builds after the check: data sets, samples, one validation of each image size.
+
+A rehearsal uses BasicSR's own classes: each data set gives a sample, ``test()`` of the model runs on small patches with
+the sizes that the validation images have, and each metric measures the smallest image. What cannot be rehearsed, such
+as ``test()`` of somebody else's model class, is left alone: a rehearsal refuses nothing that might work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from mipkd_plugin.config.components import owner
+from mipkd_plugin.config.dataset_rules import measures_as_basicsr
+from mipkd_plugin.config.dataset_samples import Samples, build_samples
+from mipkd_plugin.config.metrics import check_metrics, metrics_with_gt
+from mipkd_plugin.config.problems import Context, Problem
+from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.validation import check_test
+from mipkd_plugin.utils.random_numbers import random_numbers_restored
+
+_FOLDERS_LISTED = ('PairedImageDataset', 'CropPoolDataset')
+_MOST_BUILT = 5000
+"""Number of pairs up to which a data set of two folders is built: BasicSR compares each name with all others."""
+
+_done: dict[str, list[Problem]] | None = None
+
+
+@contextmanager
+def rehearsed_once() -> Iterator[None]:
+    """Inside the block, equal data sets with equal networks and metrics are rehearsed once, however many the checks."""
+    global _done
+    before = _done
+    _done = {} if before is None else before
+    try:
+        yield
+    finally:
+        _done = before
+
+
+def rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int]) -> None:
+    """Rehearse all data sets, and validation or test.
+
+    Args:
+        ctx: Options, and where problems go.
+        student: The network that is validated; None leaves its part out.
+        images: Number of image pairs by YAML path, of the data sets whose pairs have been checked.
+    """
+    if not ctx.files or ctx.scale is None or not ctx.clean('scale'):
+        return
+    student = student if ctx.clean('network_g') and ctx.clean('model_type') else None
+    if _done is None:
+        _rehearse(ctx, student, images)
+        return
+    asked = [ctx.opt.get(key) for key in ('model_type', 'scale', 'datasets', 'network_g', 'val')]
+    key = json.dumps([*asked, student is None, ctx.is_train, str(ctx.root)], sort_keys=True, default=str)
+    if key not in _done:
+        count = len(ctx.problems)
+        _rehearse(ctx, student, images)
+        _done[key] = ctx.problems[count:]
+    else:
+        ctx.problems += _done[key]
+
+
+def _rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int]) -> None:
+    with random_numbers_restored():
+        for phase, options in ctx.section('datasets').items():
+            where = f'datasets.{phase}'
+            if not isinstance(options, Mapping) or not ctx.clean(where):
+                continue
+            if phase == 'train' and ctx.is_train:
+                _rehearse_training_set(ctx, where, options, images.get(where))
+            elif phase != 'train' and ctx.model_class is not None:
+                _rehearse_validation_set(ctx, where, options, student)
+
+
+def _rehearse_training_set(ctx: Context, where: str, options: Mapping[str, Any], pairs: int | None) -> None:
+    kind = options.get('type')
+    reads_lq = bool(owner(ctx.model_class, 'feed_data'))
+    if kind == 'RealESRGANDataset' and reads_lq:
+        ctx.add(f'{where}.type', f'{kind} gives HR images and blur kernels, but no LR images: only RealESRGANModel and '
+                f'RealESRNetModel make them, and {ctx.opt["model_type"]} does not',
+                'write type: PairedImageDataset with images from mipkd prepare, or type: RealESRGANPairedDataset; or '
+                'write your own class MyModel(DistillMixin, RealESRNetModel) and import it')
+        return
+    if kind in _FOLDERS_LISTED and (pairs is None or pairs > _MOST_BUILT):
+        return  # not checked as pairs; or checked, and slow to build
+    samples = build_samples(ctx, where, options)
+    sample = None if samples is None else samples.take(ctx, 0)
+    if samples is None or sample is None or not reads_lq or not _check_tensors(ctx, samples, sample, ('lq', 'gt')):
+        return
+    if kind not in _FOLDERS_LISTED:
+        _check_shapes(ctx, samples, sample)
+
+
+def _check_tensors(ctx: Context, samples: Samples, sample: Mapping[str, Any], needed: tuple[str, ...]) -> bool:
+    """Check that a sample holds what the model reads."""
+    kind = samples.options.get('type')
+    lacking = [key for key in needed if not isinstance(sample.get(key), Tensor)]
+    if lacking:
+        holds = ', '.join(map(str, sample))
+        ctx.add(f'{samples.where}.type', f'{kind} gives no {" and no ".join(lacking)} (it gives {holds}), and '
+                f'{ctx.opt["model_type"]} needs {"them" if len(lacking) > 1 else "it"}',
+                'write type: PairedImageDataset, with dataroot_gt and dataroot_lq')
+    elif samples.where != 'datasets.train' and 'lq_path' not in sample:
+        ctx.add(f'{samples.where}.type', f'{kind} gives no lq_path, and BasicSR names results after it',
+                "add 'lq_path' to what __getitem__() returns")
+    else:
+        return True
+    return False
+
+
+def _check_shapes(ctx: Context, samples: Samples, sample: Mapping[str, Any]) -> None:
+    """Check sizes of training samples: HR fits LR, and those of one batch are equal."""
+    lq, gt, scale = sample['lq'].shape, sample['gt'].shape, ctx.scale or 1
+    if len(lq) != 3 or len(gt) != 3:
+        return
+    if tuple(gt[1:]) != (scale * lq[1], scale * lq[2]):
+        ctx.add(samples.where, f'{samples.options.get("type")} gives LR images of {lq[1]}×{lq[2]} and HR images of '
+                f'{gt[1]}×{gt[2]}; scale {scale} needs {scale * lq[1]}×{scale * lq[2]}',
+                'fix scale, or the options of the data set')
+        return
+    last = samples.take(ctx, len(samples) - 1)
+    size = samples.options.get('batch_size_per_gpu')
+    if last is not None and size != 1 and isinstance(last.get('lq'), Tensor) and last['lq'].shape != lq:
+        ctx.add(samples.where, f'{samples.options.get("type")} gives images of different sizes, and a batch needs '
+                'equal ones', 'crop them, or write batch_size_per_gpu: 1')
+
+
+def _rehearse_validation_set(ctx: Context, where: str, options: Mapping[str, Any], student: nn.Module | None) -> None:
+    validates = ctx.opt.get('val') is not None and measures_as_basicsr(ctx)
+    samples = build_samples(ctx, where, options)
+    if samples is None:
+        return
+    sizes = samples.sizes()
+    if options.get('type') == 'SingleImageDataset' and len(sizes) < len(samples):
+        broken = [samples.name(index) for index in range(len(samples)) if index not in sizes]
+        ctx.add(where, f'cannot be read as images: {", ".join(broken[:3])}'
+                + (f' and {len(broken) - 3} more' if len(broken) > 3 else ''), 'fix or remove them')
+        return
+    smallest = min(sizes, key=lambda index: (min(sizes[index]), sizes[index]), default=0)
+    sample = samples.take(ctx, smallest)
+    if sample is None or not validates or not _check_tensors(ctx, samples, sample, ('lq', )):
+        return
+    lq, gt = sample['lq'], sample.get('gt')
+    if lq.dim() != 3:
+        return
+    if not isinstance(gt, Tensor):
+        _check_metrics_without_gt(ctx, samples)
+    sizes[smallest] = (lq.shape[1], lq.shape[2])
+    if student is None or check_test(ctx, student, samples, sizes, smallest, lq.shape[0]):
+        check_metrics(ctx, samples, smallest, lq, gt if isinstance(gt, Tensor) else None)
+
+
+def _check_metrics_without_gt(ctx: Context, samples: Samples) -> None:
+    names = [name for name in metrics_with_gt(ctx) if ctx.clean(f'val.metrics.{name}')]
+    if names:
+        ctx.add(f'{samples.where}.type', f'{samples.options.get("type")} gives no HR image, and the metric'
+                f'{"s" if len(names) > 1 else ""} {", ".join(names)} compare{"s" if len(names) == 1 else ""} with one',
+                f'write type: PairedImageDataset, with dataroot_gt; or remove {" and ".join(names)} from val.metrics',
+                {f'val.metrics.{name}': REMOVE for name in names})
+
+
+def check_tested_weights(ctx: Context, net: nn.Module | None) -> None:
+    """Refuse a test without weights: random ones would be measured without a word.
+
+    Args:
+        ctx: Options, and where problems go.
+        net: The network to test, if it could be built.
+    """
+    if ctx.is_train or net is None or not ctx.inherits('SRModel') or not any(True for _ in net.parameters()):
+        return
+    if not ctx.section('path').get('pretrain_network_g') and ctx.clean('path'):
+        ctx.add('path.pretrain_network_g', 'is missing: the test would measure random weights',
+                'write pretrain_network_g: with the file of the trained network, such as '
+                f'experiments/{ctx.opt.get("name", "RUN")}/models/net_g_latest.pth')
