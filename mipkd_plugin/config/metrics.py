@@ -76,7 +76,8 @@ def _explain(ctx: Context, where: str, metric: tuple[Callable[..., Any], Mapping
     side = [2 * border + _ENOUGH] * 2
     large = _noisy(_resized(full[0], side)), None if full[1] is None else _resized(full[1], side)
     if _failure(function, options, [large]):
-        ctx.add(where, f'{said} for {image}', 'fix the option that the message is about, or remove this metric')
+        ctx.add(where, f'{said} for {image}', 'fix the option that the message is about, or remove this metric',
+                {where: REMOVE})
         return
     smaller = next((b for b in range(min(border - 1, (min(height, width) - 1) // 2), -1, -1)
                     if not _failure(function, {**options, 'crop_border': b}, [full])), None)

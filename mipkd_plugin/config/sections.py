@@ -33,7 +33,8 @@ def check_sections(ctx: Context) -> None:
                 f'run: mipkd compare -opt {source}; or remove it, and write one method as train.distill_opt')
         misplaced.add('compare')
     check_keys(ctx, '', {k: v for k, v in ctx.opt.items() if k not in misplaced}, top, strict)
-    for path, keys in _with_networks(networks).items():
+    adversary = {'network_d'} if ctx.inherits('SRGANModel') else set()
+    for path, keys in _with_networks(sorted({*networks, *adversary})).items():
         section = ctx.section(*path.split('.'))
         if not section and path not in ('train', 'path', 'val', 'logger'):
             continue

@@ -41,15 +41,17 @@ def _check_adversary(ctx: Context) -> None:
     """Check that BasicSR's GAN models have a discriminator, its optimizer and its loss."""
     if not ctx.inherits('SRGANModel'):
         return
-    needed = {'network_d': 'network_d: {type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 64}',
+    needed = {'network_d': 'network_d: {type: UNetDiscriminatorSN, num_in_ch: 3}',
               'train.optim_d': 'optim_d: {type: Adam, lr: !!float 1e-4}',
               'train.gan_opt': 'gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: !!float 5e-3}'}
-    for where, example in needed.items():
-        section, key = (ctx.section('train') if '.' in where else ctx.opt), where.rpartition('.')[2]
-        if not isinstance(section.get(key), Mapping) and ctx.clean(where):
-            ctx.add(where, f'is missing, and {ctx.opt["model_type"]} trains a discriminator',
-                    f'write {example}, or write model_type: SRModel',
-                    {where: yaml.safe_load(example)[key]})
+    opt = {**ctx.opt, **{f'train.{key}': value for key, value in ctx.section('train').items()}}
+    missing = [where for where in needed if not isinstance(opt.get(where), Mapping) and ctx.clean(where)]
+    if missing:
+        others = ' and '.join(missing[1:])
+        what = f'and so {"are" if len(missing) > 2 else "is"} {others}: ' if others else 'and '
+        ctx.add(missing[0], f'is missing, {what}{ctx.opt["model_type"]} trains a discriminator',
+                f'write {"; ".join(needed[where] for where in missing)}; or write model_type: SRModel',
+                {where: yaml.safe_load(needed[where])[where.rpartition('.')[2]] for where in missing})
 
 
 def _check_loggers(ctx: Context) -> None:
