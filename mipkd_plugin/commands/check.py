@@ -60,11 +60,13 @@ def _check_comparison(opt: Options) -> int:
     from mipkd_plugin import config
     from mipkd_plugin.compare import ablated_method, read_comparison
 
-    comparison = read_comparison(opt, probe='full')
-    variants = []
-    if ablated_method(opt) is not None:
-        variants = read_comparison(opt, ablate=(None, {}), probe='full').methods[2:]
-    report = config.check_options(comparison.trials[len(comparison.methods) - 1].options, is_train=True, probe='full')
+    with config.rehearsed_once():
+        comparison = read_comparison(opt, probe='full')
+        variants = []
+        if ablated_method(opt) is not None:
+            variants = read_comparison(opt, ablate=(None, {}), probe='full').methods[2:]
+        last = comparison.trials[len(comparison.methods) - 1]
+        report = config.check_options(last.options, is_train=True, probe='full')
     print(f'ok: {opt.source} can be used by mipkd {"compare and mipkd ablate" if variants else "compare"}')
     _show_networks(report)
     print(f'  methods  {", ".join(comparison.methods)}')

@@ -29,6 +29,7 @@ from mipkd_plugin.config.components import check_teacher_network, find_model
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, require_clean
+from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.sections import distilling_model
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 
@@ -85,7 +86,8 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         trials = [make(name, seed) for seed in seeds for name in chosen]
         one_each = [make(name, seeds[0]) for name in known]
         _check_names(ctx, trials)
-        protocol_hash = _check_trials(ctx, trials[:len(chosen)], known, homes, probe)
+        with rehearsed_once():
+            protocol_hash = _check_trials(ctx, trials[:len(chosen)], known, homes, probe)
     require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
@@ -137,6 +139,8 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any
         report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
         home, said = homes.get(trial.method, ''), {problem.what for problem in ctx.problems}
         for problem in report.problems:
+            if problem.where == 'model_type' and trial.method == CONTROL and len(trials) > 1:
+                continue  # its model follows from that of the methods, which have the same problem
             where = place(problem.where, known[trial.method], home)
             if where is None:
                 ctx.problems.append(problem)

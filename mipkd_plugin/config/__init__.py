@@ -9,6 +9,7 @@ from mipkd_plugin.config.distillation import Distillation, prepared
 from mipkd_plugin.config.patches import probe_shape, window_size
 from mipkd_plugin.config.plugins import absolute_imports, load_plugins
 from mipkd_plugin.config.problems import OptionError, Options, Problem, require_clean
+from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
 from mipkd_plugin.config.sections import launcher_problem
@@ -19,4 +20,5 @@ from mipkd_plugin.config.yaml_io import read_options
 __all__ = ['Built', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
            'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries',
            'is_training', 'launcher_problem', 'load_plugins', 'load_run', 'make_cache', 'models_folder', 'prepared',
-           'probe_shape', 'read_options', 'read_schedule', 'require_clean', 'teacher_fingerprint', 'window_size']
+           'probe_shape', 'read_options', 'read_schedule', 'rehearsed_once', 'require_clean', 'teacher_fingerprint',
+           'window_size']

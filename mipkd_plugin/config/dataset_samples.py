@@ -56,14 +56,14 @@ class Samples:
         return Path(self._path(index)).name
 
     def sizes(self) -> dict[int, Size]:
-        """(height, width) of the low-resolution image by number of the sample, as far as they are known."""
+        """(height, width) of each LR image by number of the sample, sorted by name, as far as they are known."""
         paths = {index: self._path(index) for index in range(len(self)) if self._path(index)}
         if (self.options.get('io_backend') or {}).get('type') == 'lmdb':
             listed = _sizes_of_lmdb(Path(os.path.expanduser(str(self.options.get('dataroot_lq')))))
             found = {index: listed.get(path) for index, path in paths.items()}
         else:
             found = {index: _size_of_file(Path(path)) for index, path in paths.items()}
-        return {index: size for index, size in found.items() if size is not None}
+        return {index: size for index in sorted(found, key=self.name) if (size := found[index]) is not None}
 
     def _path(self, index: int) -> str:
         paths = getattr(self.dataset, 'paths', None)

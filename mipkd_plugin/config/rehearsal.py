@@ -53,29 +53,29 @@ def rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int])
     if not ctx.files or ctx.scale is None or not ctx.clean('scale'):
         return
     student = student if ctx.clean('network_g') and ctx.clean('model_type') else None
-    if _done is None:
-        _rehearse(ctx, student, images)
-        return
-    asked = [ctx.opt.get(key) for key in ('model_type', 'scale', 'datasets', 'network_g', 'val')]
-    key = json.dumps([*asked, student is None, ctx.is_train, str(ctx.root)], sort_keys=True, default=str)
-    if key not in _done:
-        count = len(ctx.problems)
-        _rehearse(ctx, student, images)
-        _done[key] = ctx.problems[count:]
-    else:
-        ctx.problems += _done[key]
-
-
-def _rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int]) -> None:
     with random_numbers_restored():
         for phase, options in ctx.section('datasets').items():
             where = f'datasets.{phase}'
             if not isinstance(options, Mapping) or not ctx.clean(where):
                 continue
+            key = _key(ctx, where, student is None)
+            if _done is not None and key in _done:
+                ctx.problems += _done[key]
+                continue
+            count = len(ctx.problems)
             if phase == 'train' and ctx.is_train:
                 _rehearse_training_set(ctx, where, options, images.get(where))
             elif phase != 'train' and ctx.model_class is not None:
                 _rehearse_validation_set(ctx, where, options, student)
+            if _done is not None:
+                _done[key] = ctx.problems[count:]
+
+
+def _key(ctx: Context, where: str, without_network: bool) -> str:
+    """What the rehearsal of a data set depends on."""
+    asked = [ctx.opt.get(key) for key in ('model_type', 'scale', 'network_g', 'val')]
+    own = ctx.section(*where.split('.'))
+    return json.dumps([where, own, asked, without_network, ctx.is_train, str(ctx.root)], default=str)
 
 
 def _rehearse_training_set(ctx: Context, where: str, options: Mapping[str, Any], pairs: int | None) -> None:
