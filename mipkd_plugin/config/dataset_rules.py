@@ -25,9 +25,8 @@ def check_paths(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
         where: YAML path of the data set.
         options: Its options.
     """
-    found = lookup(DATASET_REGISTRY, options.get('type'))
-    if not str(getattr(found, '__module__', '')).startswith(('basicsr.', 'mipkd_plugin.')):
-        return  # somebody else's class may read its paths in its own way
+    if not _is_known(options):
+        return
     backend = options.get('io_backend')
     as_lmdb = isinstance(backend, Mapping) and backend.get('type') == 'lmdb'
     for key, value in options.items():
@@ -42,6 +41,12 @@ def check_paths(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
                     fix={place: value.rstrip('/')})
 
 
+def _is_known(options: Mapping[str, Any]) -> bool:
+    """Whether the class is BasicSR's or ours; somebody else's may read its options in its own way."""
+    found = lookup(DATASET_REGISTRY, options.get('type'))
+    return str(getattr(found, '__module__', '')).startswith(('basicsr.', 'mipkd_plugin.'))
+
+
 def check_range(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     """Refuse ``mean`` and ``std`` where they change the images that the networks see.
 
@@ -54,7 +59,7 @@ def check_range(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
         options: Its options.
     """
     given = {key: options[key] for key in _NEUTRAL if options.get(key) is not None}
-    if not given or not measures_as_basicsr(ctx):
+    if not given or not _is_known(options) or not measures_as_basicsr(ctx):
         return
     if len(given) == 2 and all(_is_neutral(value, _NEUTRAL[key]) for key, value in given.items()):
         return

@@ -59,11 +59,17 @@ class Samples:
         """(height, width) of each LR image by number of the sample, sorted by name, as far as they are known."""
         paths = {index: self._path(index) for index in range(len(self)) if self._path(index)}
         if (self.options.get('io_backend') or {}).get('type') == 'lmdb':
-            listed = _sizes_of_lmdb(Path(os.path.expanduser(str(self.options.get('dataroot_lq')))))
+            listed = _sizes_of_lmdb(Path(str(getattr(self.dataset, 'lq_folder', ''))))
             found = {index: listed.get(path) for index, path in paths.items()}
         else:
             found = {index: _size_of_file(Path(path)) for index, path in paths.items()}
         return {index: size for index in sorted(found, key=self.name) if (size := found[index]) is not None}
+
+    def close(self) -> None:
+        """Close LMDBs: no process may open one twice, and the training opens them again."""
+        client = getattr(getattr(self.dataset, 'file_client', None), 'client', None)
+        for environment in dict(getattr(client, '_client', None) or {}).values():
+            environment.close()
 
     def _path(self, index: int) -> str:
         paths = getattr(self.dataset, 'paths', None)
@@ -144,8 +150,8 @@ def _size_of_file(path: Path) -> Size | None:
 
 def _sizes_of_lmdb(root: Path) -> dict[str, Size]:
     """(height, width) by key, from ``meta_info.txt``: lines as ``0001.png (480,480,3) 1``."""
-    sizes = {}
-    for line in (root / 'meta_info.txt').read_text(encoding='utf-8').splitlines():
+    listing, sizes = root / 'meta_info.txt', {}
+    for line in listing.read_text(encoding='utf-8').splitlines() if listing.is_file() else ():
         numbers = line.partition('(')[2].partition(')')[0].split(',')
         if len(numbers) == 3 and all(number.strip().isdigit() for number in numbers):
             sizes[line.split('.')[0]] = int(numbers[0]), int(numbers[1])

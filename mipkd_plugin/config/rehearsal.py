@@ -89,12 +89,23 @@ def _rehearse_training_set(ctx: Context, where: str, options: Mapping[str, Any],
         return
     if kind in _FOLDERS_LISTED and (pairs is None or pairs > _MOST_BUILT):
         return  # not checked as pairs; or checked, and slow to build
+    with _samples(ctx, where, options) as samples:
+        sample = None if samples is None else samples.take(ctx, 0)
+        if samples is None or sample is None or not reads_lq:
+            return
+        if _check_tensors(ctx, samples, sample, ('lq', 'gt')) and kind not in _FOLDERS_LISTED:
+            _check_shapes(ctx, samples, sample)
+
+
+@contextmanager
+def _samples(ctx: Context, where: str, options: Mapping[str, Any]) -> Iterator[Samples | None]:
+    """A data set inside the block; afterwards its files are closed. None with a problem noted."""
     samples = build_samples(ctx, where, options)
-    sample = None if samples is None else samples.take(ctx, 0)
-    if samples is None or sample is None or not reads_lq or not _check_tensors(ctx, samples, sample, ('lq', 'gt')):
-        return
-    if kind not in _FOLDERS_LISTED:
-        _check_shapes(ctx, samples, sample)
+    try:
+        yield samples
+    finally:
+        if samples is not None:
+            samples.close()
 
 
 def _check_tensors(ctx: Context, samples: Samples, sample: Mapping[str, Any], needed: tuple[str, ...]) -> bool:
@@ -132,10 +143,15 @@ def _check_shapes(ctx: Context, samples: Samples, sample: Mapping[str, Any]) -> 
 
 
 def _rehearse_validation_set(ctx: Context, where: str, options: Mapping[str, Any], student: nn.Module | None) -> None:
+    with _samples(ctx, where, options) as samples:
+        if samples is not None:
+            _validate(ctx, where, options, samples, student)
+
+
+def _validate(ctx: Context, where: str, options: Mapping[str, Any], samples: Samples,
+              student: nn.Module | None) -> None:
+    """Validate on the sizes of a data set, and measure its smallest image."""
     validates = ctx.opt.get('val') is not None and measures_as_basicsr(ctx)
-    samples = build_samples(ctx, where, options)
-    if samples is None:
-        return
     sizes = samples.sizes()
     if options.get('type') == 'SingleImageDataset' and len(sizes) < len(samples):
         broken = [samples.name(index) for index in range(len(samples)) if index not in sizes]

@@ -15,7 +15,7 @@ from mipkd_plugin.config.keys import is_number
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
 from mipkd_plugin.config.remedies import REMOVE
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 
 def check_training(ctx: Context) -> None:
@@ -90,11 +90,29 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
             ctx.add(f'train.{key}.lr', 'is missing', 'write lr: !!float 1e-4')
         check_values(ctx, f'train.{key}', arguments)
         if 'lr' in arguments and ctx.clean(f'train.{key}'):
-            weight = torch.nn.Parameter(torch.zeros(1))
-            try:
-                torch.optim.Adam([weight], **arguments)
-            except FOREIGN_ERRORS as error:
-                ctx.add(f'train.{key}', f'Adam refuses it: {error}', 'fix the argument named in the message')
+            _try_adam(ctx, f'train.{key}', arguments)
+
+
+def _try_adam(ctx: Context, where: str, arguments: Mapping[str, Any]) -> None:
+    """Try two steps of Adam on a parameter with a gradient and one without, where the training will run."""
+    if arguments.get('maximize'):
+        ctx.add(f'{where}.maximize', 'would make the loss larger', fix={f'{where}.maximize': False})
+        return
+    on_gpu = ctx.opt.get('num_gpu') != 0 and torch.cuda.is_available()
+    weight = torch.nn.Parameter(torch.zeros(2, device='cuda' if on_gpu else 'cpu'))
+    try:
+        optimizer = torch.optim.Adam([weight], **arguments)
+        for _ in range(2):
+            weight.grad = torch.arange(2.0, device=weight.device)
+            optimizer.step()
+    except FOREIGN_ERRORS as error:
+        named = next((f'{where}.{key}' for key in arguments if f'{key}=' in str(error)), where)
+        ctx.add(named, f'Adam refuses it: {failure_of(error).partition(": ")[2]}', 'fix the argument named in the '
+                'message' if named == where else '', None if named == where else {named: REMOVE})
+        return
+    if not bool(torch.isfinite(weight).all()):
+        ctx.add(where, 'Adam makes weights that are not finite, for instance of a gradient that is 0',
+                'write a smaller lr; and an eps above 0, as 1e-8, or none', {f'{where}.eps': 1e-8})
 
 
 def _check_scheduler(ctx: Context, options: Any) -> None:

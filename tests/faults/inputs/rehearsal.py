@@ -221,6 +221,18 @@ TRAINING = [
     BadInput('ESRGANModel without anything of a GAN', 'network_d', (
         'is missing, and so are train.optim_d and train.gan_opt: ESRGANModel trains a discriminator', ),
         {**PLAIN, 'model_type': 'ESRGANModel'}),
+    BadInput('capturable Adam on a CPU', 'train.optim_g.capturable', ('Adam refuses it: ', 'remove capturable'),
+             {'train.optim_g.capturable': True}),
+    BadInput('Adam without eps', 'train.optim_g', ('weights that are not finite', 'an eps above 0'),
+             {'train.optim_g.eps': 0}),
+    BadInput('Adam uphill', 'train.optim_g.maximize', ('would make the loss larger', 'write maximize: false'),
+             {'train.optim_g.maximize': True}),
+    BadInput('workers with a point', 'datasets.train.num_worker_per_gpu', (
+        'must be written without a point, not 2.0', 'write num_worker_per_gpu: 2'),
+        {'datasets.train.num_worker_per_gpu': 2.0}),
+    BadInput('a million workers', 'datasets.train.num_worker_per_gpu', (
+        '1,000,000 processes would bring this machine to a halt', 'write num_worker_per_gpu: 4'),
+        {'datasets.train.num_worker_per_gpu': 1_000_000}),
     BadInput('wandb that is not installed', 'logger.wandb', (
         'needs the package wandb, which is not installed', 'run: pip install wandb; or remove this block'),
         {'logger.wandb': {'project': 'p'}}),
