@@ -19,7 +19,7 @@ from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Distillation, take_prepared
 from mipkd_plugin.config.keys import SECTIONS, written_by_user
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
-from mipkd_plugin.config.rehearsal import check_tested_weights, rehearse
+from mipkd_plugin.config.rehearsal import check_test_settings, rehearse
 from mipkd_plugin.config.resume import check_exact_resume, check_resume, find_resume_state
 from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
@@ -85,7 +85,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
             check_resume(ctx, state_path, built)
         else:
             check_pretrained(ctx, built.student)
-            check_tested_weights(ctx, built.student)
+            check_test_settings(ctx, built.student)
     rehearse(ctx, None if probe == 'none' else built.student, images)
     return images, built
 

@@ -29,8 +29,8 @@ from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
 from mipkd_plugin.utils.words import gigabytes
 
-
 _MOST_WORKERS = 256
+_BYTES_PER_INDEX = 48  # of BasicSR's list of all indices of an epoch
 
 
 def check_datasets(ctx: Context) -> dict[str, int]:
@@ -43,6 +43,8 @@ def check_datasets(ctx: Context) -> dict[str, int]:
     phases = ctx.section('datasets')
     if ctx.is_train and 'datasets' in ctx.opt and 'train' not in phases:
         ctx.add('datasets.train', 'is missing', 'name the training images: see options/train_*.yml')
+    if not ctx.is_train and MAPPING.fits(ctx.opt.get('datasets')) and not phases:
+        ctx.add('datasets', 'holds no test set', 'write test: {name: …, type: PairedImageDataset, …}')
     for name, options in phases.items():
         where = f'datasets.{name}'
         kind = str(name).split('_')[0]
@@ -172,6 +174,12 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
         epochs: int = math.ceil(int(total) / math.ceil(images * ratio / (batch * world))) + 1
         return epochs * per_epoch
 
+    size, free = images * ratio * _BYTES_PER_INDEX, psutil.virtual_memory().available
+    if size > free:
+        ctx.add(f'{where}.dataset_enlarge_ratio', f'{ratio:g} makes a list of {images * ratio:.2g} images an epoch, '
+                f'which takes {gigabytes(size)}, and {gigabytes(free)} of memory are free',
+                fix={f'{where}.dataset_enlarge_ratio': 1})
+        return
     if reached(ratio) >= total:
         return
     things = 'crops' if 'crops' in options else 'images'

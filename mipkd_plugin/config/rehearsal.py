@@ -181,13 +181,15 @@ def _check_metrics_without_gt(ctx: Context, samples: Samples) -> None:
                 {f'val.metrics.{name}': REMOVE for name in names})
 
 
-def check_tested_weights(ctx: Context, net: nn.Module | None) -> None:
-    """Refuse a test without weights: random ones would be measured without a word.
+def check_test_settings(ctx: Context, net: nn.Module | None) -> None:
+    """Refuse a test without a block ``val``, and one without weights: random ones would be measured without a word.
 
     Args:
         ctx: Options, and where problems go.
         net: The network to test, if it could be built.
     """
+    if not ctx.is_train and 'val' in ctx.opt and ctx.opt['val'] is None and ctx.clean('val'):
+        ctx.add('val', 'is empty, and basicsr test needs it', fix={'val': {'save_img': True, 'suffix': None}})
     if ctx.is_train or net is None or not ctx.inherits('SRModel') or not any(True for _ in net.parameters()):
         return
     if not ctx.section('path').get('pretrain_network_g') and ctx.clean('path'):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -11,11 +12,13 @@ import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
-from mipkd_plugin.config.keys import is_number
+from mipkd_plugin.config.keys import is_number, is_whole
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
+
+_LONGEST = 10**10  # iterations; BasicSR cannot print how long many more would take
 
 
 def check_training(ctx: Context) -> None:
@@ -31,6 +34,10 @@ def check_training(ctx: Context) -> None:
     if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
+    total: Any = train.get('total_iter')
+    if is_number(total) and total > _LONGEST:
+        ctx.add('train.total_iter', f'{total:g} iterations never end', 'write the number of iterations, such as 500000',
+                {'train.total_iter': 500_000})
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
     _check_adversary(ctx)
@@ -95,6 +102,10 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
 
 def _try_adam(ctx: Context, where: str, arguments: Mapping[str, Any]) -> None:
     """Try two steps of Adam on a parameter with a gradient and one without, where the training will run."""
+    betas = arguments.get('betas', [0.9, 0.999])
+    if not isinstance(betas, (list, tuple)) or len(betas) != 2:
+        ctx.add(f'{where}.betas', f'must be two numbers, not {betas!r}', fix={f'{where}.betas': [0.9, 0.99]})
+        return
     if arguments.get('maximize'):
         ctx.add(f'{where}.maximize', 'would make the loss larger', fix={f'{where}.maximize': False})
         return
@@ -133,6 +144,13 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
         return
     check_values(ctx, 'train.scheduler', arguments)
     if not ctx.clean('train.scheduler'):
+        return
+    whole = {key: options[key] for key in ('milestones', 'periods', 'restarts')
+             if isinstance(options.get(key), list) and not all(map(is_whole, options[key]))}
+    for key, values in whole.items():
+        ctx.add(f'train.scheduler.{key}', f'must be whole numbers, not {values!r}: nothing happens between '
+                'two iterations', fix={f'train.scheduler.{key}': [math.ceil(value) for value in values]})
+    if whole:
         return
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     try:

@@ -233,6 +233,18 @@ TRAINING = [
     BadInput('a million workers', 'datasets.train.num_worker_per_gpu', (
         '1,000,000 processes would bring this machine to a halt', 'write num_worker_per_gpu: 4'),
         {'datasets.train.num_worker_per_gpu': 1_000_000}),
+    BadInput('an epoch that memory cannot hold', 'datasets.train.dataset_enlarge_ratio', (
+        '1e+30 makes a list of', 'of memory are free', 'write dataset_enlarge_ratio: 1'),
+        {'datasets.train.dataset_enlarge_ratio': 1e30}),
+    BadInput('a training without end', 'train.total_iter', ('iterations never end', 'such as 500000'),
+             {'train.total_iter': 10**12, 'datasets.train.dataset_enlarge_ratio': 10**6}),
+    BadInput('a test without settings', 'val', ('is empty, and basicsr test needs it', 'write val: {save_img: true'),
+             {'val': None}, command='test'),
+    BadInput('three betas', 'train.optim_g.betas', ('must be two numbers, not [0.5, 0.5, 0.5]', ),
+             {'train.optim_g.betas': [0.5, 0.5, 0.5]}),
+    BadInput('a milestone between two iterations', 'train.scheduler.milestones', (
+        'must be whole numbers, not [2.5]', 'write milestones: [3]'), {'train.scheduler.milestones': [2.5]}),
+    BadInput('a test of nothing', 'datasets', ('holds no test set', ), {'datasets': {}}, command='test', remedy=False),
     BadInput('wandb that is not installed', 'logger.wandb', (
         'needs the package wandb, which is not installed', 'run: pip install wandb; or remove this block'),
         {'logger.wandb': {'project': 'p'}}),
