@@ -71,7 +71,6 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     find_model(ctx)
     check_numbers(ctx)
     check_sections(ctx)
-    _check_name(ctx)
     check_gpus(ctx)
     check_components(ctx)
     if ctx.is_train:
@@ -88,14 +87,6 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
             check_test_settings(ctx, built.student)
     rehearse(ctx, None if probe == 'none' else built.student, images)
     return images, built
-
-
-def _check_name(ctx: Context) -> None:
-    """Refuse a name with a slash: the name of the log file would then have a folder that BasicSR does not make."""
-    name = ctx.opt.get('name')
-    if isinstance(name, str) and '/' in name:
-        ctx.add('name', 'has a slash, and BasicSR also names log files after it: they would be in a folder that does '
-                'not exist', 'write _ in its place', {'name': name.strip('/').replace('/', '_')})
 
 
 @contextmanager

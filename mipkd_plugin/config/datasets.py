@@ -29,7 +29,6 @@ from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_keys
 from mipkd_plugin.utils.words import gigabytes
 
-_MOST_WORKERS = 256
 _BYTES_PER_INDEX = 48  # of BasicSR's list of all indices of an epoch
 
 
@@ -136,12 +135,6 @@ def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     if options.get('persistent_workers') is True and workers == 0:
         ctx.add(f'{where}.persistent_workers', 'needs workers, and this data set has none',
                 'write persistent_workers: false')
-    if isinstance(workers, float) and ctx.clean(f'{where}.num_worker_per_gpu'):
-        ctx.add(f'{where}.num_worker_per_gpu', f'must be written without a point, not {workers}',
-                fix={f'{where}.num_worker_per_gpu': int(workers)})
-    elif isinstance(workers, int) and workers > max(_MOST_WORKERS, 16 * (os.cpu_count() or 1)):
-        ctx.add(f'{where}.num_worker_per_gpu', f'{workers:,d} processes would bring this machine to a halt',
-                fix={f'{where}.num_worker_per_gpu': 4})
     if where != 'datasets.train' or options.get('prefetch_mode') != 'cuda':
         return
     if options.get('pin_memory') is not True:

@@ -18,9 +18,6 @@ from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixe
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
-_LONGEST = 10**10  # iterations; BasicSR cannot print how long many more would take
-
-
 def check_training(ctx: Context) -> None:
     """Check pixel loss, perceptual loss, optimizers and scheduler."""
     train = ctx.section('train')
@@ -34,10 +31,6 @@ def check_training(ctx: Context) -> None:
     if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
-    total: Any = train.get('total_iter')
-    if is_number(total) and total > _LONGEST:
-        ctx.add('train.total_iter', f'{total:g} iterations never end', 'write the number of iterations, such as 500000',
-                {'train.total_iter': 500_000})
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
     _check_adversary(ctx)
