@@ -62,6 +62,7 @@ class Options(dict[str, Any]):
 
     Attributes:
         source: The file.
+        text: Its text.
         lines: Line number by YAML path.
         forced: Text given with ``--force_yml``, by YAML path.
         problems: Problems found while reading the file.
@@ -70,6 +71,7 @@ class Options(dict[str, Any]):
     def __init__(self, content: Mapping[str, Any], source: Path | None = None) -> None:
         super().__init__(content)
         self.source = source
+        self.text = ''
         self.lines: dict[str, int] = {}
         self.forced: dict[str, str] = {}
         self.problems: list[Problem] = []

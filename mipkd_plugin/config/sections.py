@@ -18,7 +18,6 @@ _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 def check_sections(ctx: Context) -> None:
     """Check the top level and the sections that every option file has."""
     strict = knows_all_keys(ctx)
-    _check_forced_seed(ctx)
     top = dict(TOP)
     networks = [key for key in ctx.opt if str(key).startswith('network_')]
     if not strict:
@@ -167,12 +166,6 @@ def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[s
                 'paths of this section', 'write them as teacher: {weights: ….pth, param_key: params}')
         del section[key]
     return section
-
-
-def _check_forced_seed(ctx: Context) -> None:
-    if isinstance(ctx.opt, Options) and 'manual_seed' in ctx.opt.forced and ctx.is_train:
-        ctx.add('manual_seed', 'would not be used: BasicSR seeds its random numbers before it reads --force_yml',
-                'write manual_seed into the option file')
 
 
 def _check_which_model_distills(ctx: Context, strict: bool) -> None:
