@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,8 +127,10 @@ class Context:
                        for problem in self.problems)
 
     def path(self, text: str) -> Path:
-        """A path of the option file, as BasicSR resolves it."""
-        return self.root / Path(text).expanduser()
+        """A path of the option file, as BasicSR resolves it; names that no system can have are cut."""
+        parts = os.path.expanduser(text).replace('\0', '?').split('/')
+        return self.root / '/'.join(part if len(part.encode()) <= 255 else f'{part[:40]}… ({len(part)} characters)'
+                                    for part in parts[-200:])
 
     @property
     def distills(self) -> bool:
@@ -182,7 +185,8 @@ def require_clean(problems: Sequence[Problem], opt: Mapping[str, Any]) -> None:
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The valid name closest to ``name``, whatever its case, or None."""
     lowered, wanted = {v.lower(): v for v in valid}, str(name).lower()
-    matches = difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
+    matches = [match for match in difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
+               if len(wanted) < len(match) + 3 or match not in wanted]  # HATDistillModel is not DistillModel
     swapped = [match for match in matches if sorted(match) == sorted(wanted)]  # EDRS is EDSR rather than EDVR
     longer = [v for v in lowered if len(wanted) > 3 and v.startswith(wanted)]  # latent is latent_channels
     return next((lowered[match] for match in swapped + matches + longer), None)

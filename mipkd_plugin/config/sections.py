@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from mipkd_plugin.config.keys import PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
-from mipkd_plugin.config.problems import Context, Options, Problem, nearest, suggestion
+from mipkd_plugin.config.keys import LARGEST_SCALE, PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
+from mipkd_plugin.config.problems import Context, Options, Problem, block, nearest, suggestion
+from mipkd_plugin.config.remedies import REMOVE
 
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
@@ -39,6 +40,8 @@ def check_sections(ctx: Context) -> None:
         if path in ('train', 'val', 'logger') and not isinstance(ctx.opt.get(path), Mapping):
             continue
         check_keys(ctx, path, _without_teacher(ctx, path, section), keys, strict)
+    _check_backends(ctx)
+    _check_sizes_of_networks(ctx)
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
         ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images',
@@ -66,7 +69,10 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
             if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
                 ctx.add(where, 'unknown key: nothing reads it', suggestion(key, keys))
         elif not keys[key].kind.fits(value) and not looks_like_number(value):
-            ctx.add(where, f'must be {keys[key].kind.name}, not {value!r}')
+            kind = keys[key].kind
+            removable = kind.example is not REMOVE or not keys[key].needed
+            ctx.add(where, f'must be {kind.name}, not {value!r}', '' if removable else f'write {key}: {kind.name}',
+                    fix={where: kind.example} if removable else {})
     when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
     if path.startswith('datasets.') and not path.startswith('datasets.train'):
         when = ('always', )
@@ -75,6 +81,26 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     for key, entry in keys.items():
         if entry.needed in when and key not in section:
             ctx.add(f'{prefix}{key}', 'is missing', f'write {key}: {entry.kind.name}')
+
+
+def _check_backends(ctx: Context) -> None:
+    """Refuse the backend that imports Python code from a folder that the option file names."""
+    for phase, options in ctx.section('datasets').items():
+        where = f'datasets.{phase}.io_backend'
+        if block(options, 'io_backend').get('type') == 'memcached':
+            ctx.add(f'{where}.type', "'memcached' is not supported: BasicSR runs the file mc.py of the folder sys_path "
+                    'for it', fix={where: {'type': 'disk'}})
+
+
+def _check_sizes_of_networks(ctx: Context) -> None:
+    """Refuse scale factors at which a network cannot even be tried."""
+    networks = {str(key): block(ctx.opt, key) for key in ctx.opt if str(key).startswith('network_')}
+    for where, options in {**networks, 'teacher.network': ctx.section('teacher', 'network')}.items():
+        for key in ('upscale', 'scale'):
+            value = options.get(key)
+            if isinstance(value, (int, float)) and abs(value) > LARGEST_SCALE:
+                ctx.add(f'{where}.{key}', f'{value} is more than {LARGEST_SCALE}, the largest scale factor',
+                        fix={f'{where}.{key}': ctx.scale or 2})
 
 
 def _extends(key: str, keys: Mapping[str, Key]) -> bool:

@@ -98,7 +98,7 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
     if isinstance(content, Mapping):
         holds = 'a bare state dict' if bare else f'the keys {some(map(str, content), 8)}' if content else 'nothing'
     state = content if param_key is None or not isinstance(content, Mapping) else content.get(param_key)
-    if _is_state(state):
+    if isinstance(state, Mapping) and _is_state(state):
         return {name.removeprefix('module.'): tensor for name, tensor in state.items()}
     under = f' under {param_key!r}' if param_key is not None else ''
     better = _better_key(content, param_key)
@@ -160,6 +160,25 @@ def spoiled(net: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, str] | No
     return (f'has values that no {type(net).__name__} can use: {some(wrong)}',
             'give another file: the training that made this one has diverged' if diverged else
             'give a file with plain float tensors')
+
+
+def check_all_pretrained(ctx: Context, student: nn.Module | None, resumes: bool) -> None:
+    """Check the weights of all networks that BasicSR loads at the start.
+
+    Args:
+        ctx: Options, and where problems go.
+        student: The network of ``network_g``, if it could be built.
+        resumes: Whether the run resumes: then only those of ``path.ignore_resume_networks`` are loaded.
+    """
+    kept = ctx.section('path').get('ignore_resume_networks')
+    for name in (key for key in ctx.opt if str(key).startswith('network_')):
+        if resumes and not (isinstance(kept, list) and name in kept):
+            continue
+        label, net = name.removeprefix('network_'), student
+        if label != 'g':
+            wanted = isinstance(ctx.section('path').get(f'pretrain_{name}'), str) and ctx.clean(name)
+            net = construct(ctx, name, ctx.section(name), ARCH_REGISTRY) if wanted else None
+        check_pretrained(ctx, net, label)
 
 
 def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> None:

@@ -189,28 +189,27 @@ def unusable(tensor: Tensor, wanted: Tensor | None = None) -> str:
     return ''
 
 
-_commands = 0  # that are running; threads of one process share the guard
-last_read: list[str] = []
-"""The files that were read under :func:`only_tensors`, in turn."""
+_blocks: list[list[str]] = []  # the files that were read in each running block; threads share the guard
 
 
 @contextmanager
-def only_tensors() -> Iterator[None]:
+def only_tensors() -> Iterator[list[str]]:
     """Inside the block, ``torch.load`` runs no code from a file, whatever its caller asks for, and explains itself.
 
     BasicSR calls ``torch.load`` without ``weights_only`` (before PyTorch 2.6 this runs code from the file), and
     torchvision with ``weights_only=False``. Objects in memory are left alone: PyTorch itself sends them so between
     processes.
+
+    Yields:
+        The files that the block has read so, in turn.
     """
-    global _commands
     wrapt.register_post_import_hook(_guard, 'torch')
-    _commands += 1
+    files: list[str] = []
+    _blocks.append(files)
     try:
-        yield
+        yield files
     finally:
-        _commands -= 1
-        if not _commands:
-            last_read.clear()
+        _blocks[:] = [block for block in _blocks if block is not files]
 
 
 def _guard(torch: Any) -> None:
@@ -222,9 +221,10 @@ def _guard(torch: Any) -> None:
     @functools.wraps(original)
     def load(f: Any, *args: Any, **options: Any) -> Any:
         file = f if isinstance(f, (str, bytes, PathLike)) else getattr(f, 'name', None)
-        if not _commands or not isinstance(file, (str, bytes, PathLike)) or options.get('weights_only') is True:
+        if not _blocks or not isinstance(file, (str, bytes, PathLike)) or options.get('weights_only') is True:
             return original(f, *args, **options)
-        last_read.append(fsdecode(file))
+        for block in _blocks:
+            block.append(fsdecode(file))
         options.update(zip(('map_location', 'pickle_module'), args))
         return read_tensors(fsdecode(file), original, **options)
 
