@@ -11,7 +11,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
-from mipkd_plugin.config.keys import ITERATIONS
+from mipkd_plugin.config.keys import ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
@@ -81,7 +81,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         _build_teacher_and_losses(ctx, built)
     if probe == 'none':
         return built
-    full = probe == 'full' and ctx.clean('datasets.train')  # a patch too large for the images may be huge
+    full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
     shape = probe_shape(ctx.opt) if full else small_shape(ctx.opt)
     sizes_fit = [check_output(ctx, net, where) for net, where in (
         (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]

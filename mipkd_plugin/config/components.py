@@ -17,7 +17,7 @@ from basicsr.utils.registry import (
 
 from mipkd_plugin.config.failures import failed_build
 from mipkd_plugin.config.keys import ARGUMENTS
-from mipkd_plugin.config.problems import Context, nearest, suggestion
+from mipkd_plugin.config.problems import Context, nearest, shortened, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -141,7 +141,8 @@ def check_values(ctx: Context, where: str, arguments: Any) -> None:
         if not isinstance(arguments, Mapping) or key not in arguments or kind.fits(arguments[key]):
             continue
         if ctx.clean(f'{where}.{key}'):
-            ctx.add(f'{where}.{key}', f'must be {kind.name}, not {arguments[key]!r}', fix={f'{where}.{key}': kind.example})
+            ctx.add(f'{where}.{key}', f'must be {kind.name}, not {shortened(arguments[key])}',
+                    fix={f'{where}.{key}': kind.example})
 
 
 def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:

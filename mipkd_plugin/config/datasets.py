@@ -24,7 +24,7 @@ from mipkd_plugin.config.keys import (
 )
 from mipkd_plugin.config.patches import patch_problem
 from mipkd_plugin.config.problems import Context, suggestion
-from mipkd_plugin.config.sections import check_keys
+from mipkd_plugin.config.sections import check_epoch, check_keys
 from mipkd_plugin.utils.words import gigabytes
 
 
@@ -85,7 +85,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
                 "write '{}', or '{}x4' for 0001x4.png")
     needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
     readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
-    if ctx.files and ctx.scale and usable and readable:
+    if ctx.files and ctx.scale and usable and readable and ctx.clean(f'{where}.meta_info_file'):
         return check_image_pairs(ctx, where, options)
     return None
 
@@ -152,6 +152,9 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
     world = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
     gpus = ctx.opt.get('num_gpu')
     loaded: int = batch * (gpus if world == 1 and isinstance(gpus, int) and gpus > 1 else 1)
+
+    if not check_epoch(ctx, where, images * ratio):
+        return
 
     def reached(ratio: float) -> int:
         per_epoch = math.ceil(images * ratio / world) // loaded

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from mipkd_plugin.config.remedies import REMOVE
 
-
 LARGEST_SCALE = 64
 LARGEST_PATCH = 4096
+"""Side of the largest patch that a check tries."""
 
 
 def is_number(value: Any) -> bool:
@@ -73,7 +73,6 @@ INTEGER = _whole(1, exact=True)
 ITERATIONS = _whole(1, 10**12, name='a whole number from 1 to 1e12', example=1000)  # the time left has a limit too
 SEED = _whole(0, 4 * 10**9, exact=True, name='a whole number from 0 to 4e9', example=0)
 SCALE = _whole(1, LARGEST_SCALE, exact=True, name=f'a whole number from 1 to {LARGEST_SCALE}', example=2)
-PATCH = _whole(1, LARGEST_PATCH, exact=True, name=f'a whole number from 1 to {LARGEST_PATCH}', example=16)
 WORKERS = _whole(0, 512, exact=True, name='a whole number from 0 to 512', example=0)
 NUMBER = Kind('a number', is_number, 1.0)
 POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0, 1)
@@ -146,7 +145,7 @@ DATASET = {  # for data sets of any type
 PAIRED_IMAGES = {
     **DATASET, 'dataroot_gt': Key(TEXT, 'always'), 'dataroot_lq': Key(TEXT, 'always'),
     'io_backend': Key(MAPPING, 'always'), 'meta_info_file': Key(optional(TEXT)), 'filename_tmpl': Key(TEXT),
-    'gt_size': Key(PATCH, 'train'), 'use_hflip': Key(FLAG, 'train'), 'use_rot': Key(FLAG, 'train'),
+    'gt_size': Key(INTEGER, 'train'), 'use_hflip': Key(FLAG, 'train'), 'use_rot': Key(FLAG, 'train'),
     'mean': Key(optional(NUMBERS)), 'std': Key(optional(NUMBERS)), 'color': Key(COLOR),
 }
 CROP_POOL = {**PAIRED_IMAGES, 'crops': Key(INTEGER, 'always'), 'crop_seed': Key(SEED)}
@@ -160,10 +159,18 @@ PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 
          'object')
 """Model classes that read only the keys above."""
 
+_DECAY = Kind('a number from 0 to 1e30', lambda v: is_number(v) and 0 <= v <= 1e30, 0)
+
+
+def _up_to(most: float, example: float) -> Kind:
+    return Kind(f'a number above 0, up to {most:g}', lambda v: POSITIVE.fits(v) and v <= most, example)
+
+
 ARGUMENTS = {
-    'lr': POSITIVE, 'weight_decay': NUMBER, 'loss_weight': NUMBER, 'perceptual_weight': NUMBER,
+    'lr': _up_to(1e30, 0.0001), 'eps': _up_to(1, 1e-8), 'gamma': _up_to(1e6, 0.5), 'weight_decay': _DECAY,
+    'amsgrad': FLAG, 'capturable': FLAG, 'differentiable': one_of(False), 'loss_weight': NUMBER, 'perceptual_weight': NUMBER,
     'style_weight': NUMBER, 'reduction': one_of('mean', 'sum'),
-    'milestones': NUMBERS, 'gamma': POSITIVE, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
+    'milestones': NUMBERS, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
     'eta_min': NUMBER, 'crop_border': _whole(0, exact=True, example=0),
     'test_y_channel': FLAG, 'input_order': one_of('HWC'), 'better': one_of('higher', 'lower'),
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.config.keys import SCALE
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.utils.errors import MipkdError
 
@@ -146,7 +147,7 @@ class Context:
     def scale(self) -> int | None:
         """Scale factor, or None if it is not usable."""
         scale = self.opt.get('scale')
-        return scale if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else None
+        return scale if isinstance(scale, int) and SCALE.fits(scale) else None
 
 
 def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem]:
@@ -180,6 +181,12 @@ def require_clean(problems: Sequence[Problem], opt: Mapping[str, Any]) -> None:
     """
     if problems:
         raise OptionError(problems, opt)
+
+
+def shortened(value: Any) -> str:
+    """A value of an option file as Python writes it, cut after a line."""
+    text = repr(value)
+    return text if len(text) <= 100 else f'{text[:80]}… ({len(text)} characters)'
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
 import torch
 
 from mipkd_plugin.config.keys import LARGEST_SCALE, PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
-from mipkd_plugin.config.problems import Context, Options, Problem, block, nearest, suggestion
+from mipkd_plugin.config.problems import Context, Options, Problem, block, nearest, shortened, suggestion
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.utils.words import gigabytes
 
+_BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
 
@@ -71,8 +74,8 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
         elif not keys[key].kind.fits(value) and not looks_like_number(value):
             kind = keys[key].kind
             removable = kind.example is not REMOVE or not keys[key].needed
-            ctx.add(where, f'must be {kind.name}, not {value!r}', '' if removable else f'write {key}: {kind.name}',
-                    fix={where: kind.example} if removable else {})
+            ctx.add(where, f'must be {kind.name}, not {shortened(value)}',
+                    '' if removable else f'write {key}: {kind.name}', fix={where: kind.example} if removable else {})
     when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
     if path.startswith('datasets.') and not path.startswith('datasets.train'):
         when = ('always', )
@@ -101,6 +104,16 @@ def _check_sizes_of_networks(ctx: Context) -> None:
             if isinstance(value, (int, float)) and abs(value) > LARGEST_SCALE:
                 ctx.add(f'{where}.{key}', f'{value} is more than {LARGEST_SCALE}, the largest scale factor',
                         fix={f'{where}.{key}': ctx.scale or 2})
+
+
+def check_epoch(ctx: Context, where: str, images: float) -> bool:
+    """Check that BasicSR can put the images of an epoch in order: it keeps the numbers of all of them in memory."""
+    size, free = _BYTES_OF_NUMBER * images, psutil.virtual_memory().available
+    if size > free:
+        ctx.add(f'{where}.dataset_enlarge_ratio', f'makes an epoch of {images:.3g} images, and BasicSR would need '
+                f'{size / 1e9:.3g} GB of memory to put them in order; {gigabytes(free)} are free',
+                fix={f'{where}.dataset_enlarge_ratio': 1000})
+    return size <= free
 
 
 def _extends(key: str, keys: Mapping[str, Key]) -> bool:

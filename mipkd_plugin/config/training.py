@@ -11,7 +11,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
 from mipkd_plugin.config.keys import is_number
 from mipkd_plugin.config.problems import Context, suggestion
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 
 def check_training(ctx: Context) -> None:
@@ -46,11 +46,13 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
             ctx.add(f'train.{key}.lr', 'is missing', 'write lr: !!float 1e-4')
         check_values(ctx, f'train.{key}', arguments)
         if 'lr' in arguments and ctx.clean(f'train.{key}'):
-            weight = torch.nn.Parameter(torch.zeros(1))
+            device = 'cuda' if ctx.opt.get('num_gpu') != 0 and torch.cuda.is_available() else 'cpu'
+            weight = torch.nn.Parameter(torch.zeros(1, device=device))
+            weight.grad = torch.ones_like(weight)
             try:
-                torch.optim.Adam([weight], **arguments)
+                torch.optim.Adam([weight], **arguments).step()  # some arguments are looked at in the first step only
             except FOREIGN_ERRORS as error:
-                ctx.add(f'train.{key}', f'Adam refuses it: {error}', 'fix the argument named in the message')
+                ctx.add(f'train.{key}', f'Adam refuses it: {reason(error)}', 'fix the argument named in the message')
 
 
 def _check_scheduler(ctx: Context, options: Any) -> None:

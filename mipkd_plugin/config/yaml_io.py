@@ -72,8 +72,8 @@ def _parse(path: Path, text: str) -> Options:
     try:
         loader = LimitedLoader(text)
     except yaml.reader.ReaderError as error:
-        place, letter = f'line {text.count(chr(10), 0, error.position) + 1}', ord(str(error.character)[:1] or '\0')
-        raise OptionError([Problem(str(path), f'not valid YAML: it holds the character U+{letter:04X}',
+        place = f'line {text.count(chr(10), 0, error.position) + 1}'
+        raise OptionError([Problem(str(path), f'not valid YAML: it holds the character U+{int(error.character):04X}',
                                    'remove this character, which editors do not show', place)], path) from error
     try:
         node = loader.get_single_node()

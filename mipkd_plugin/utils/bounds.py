@@ -15,7 +15,7 @@ from mipkd_plugin.utils.words import gigabytes
 if TYPE_CHECKING:
     from torch import nn
 
-MOST_TENSORS = 20_000
+MOST_TENSORS = 10_000
 """Tensors of weights of one network; a large one, HAT-L, has about 3,000."""
 _LARGE = 1000  # from this number on, an option is first tried without memory
 

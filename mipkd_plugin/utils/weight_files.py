@@ -39,6 +39,7 @@ _HEADS = (
     (b'\x93NUMPY', 'is an array of NumPy, not a file of PyTorch', f'write it with PyTorch: {SAVE}'),
     (b'\x89PNG', 'is an image, not a file of weights', 'name the file of weights'),
 )
+_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # of files that PyTorch wrote before version 1.6
 _USUAL_LIMIT = 10**8  # bytes that any file may take in memory
 
 
@@ -132,6 +133,9 @@ def _diagnosis(name: str, error: BaseException) -> tuple[str, str]:
         if named is not None:
             return (f'holds Python objects beside tensors ({named[1]}): to load them could run code, so nothing was '
                     'loaded', f'save the weights alone: {SAVE}')
+    if head.startswith(b'\x80') and not head.startswith(_MAGIC):
+        return ('is a pickle of Python objects: to load it could run code, so nothing was loaded',
+                f'save the weights alone: {SAVE}')
     if 'allocate memory' in str(error) or isinstance(error, MemoryError):
         return 'asks for more memory than there is', _AGAIN
     if _is_text(head):
