@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import sys
 import time
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from basicsr.utils.dist_util import master_only
 
 from mipkd_plugin.config.problems import Options
 from mipkd_plugin.utils.files import write_text
+
+_HEADER = re.compile(r'\A(# GENERATE TIME: .*\n# CMD:\n# .*\n\n)+')
 
 
 @contextmanager
@@ -44,7 +47,8 @@ def handed_over(opt: Options) -> Iterator[None]:
         name = Path(opt_file).name
         path = Path(experiments_root) / (name if name.endswith(('.yml', '.yaml')) else 'options.yml')
         command = ' '.join(' '.join(sys.argv).split())
-        write_text(path, f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {command}\n\n{opt.text}')
+        text = _HEADER.sub('', opt.text)  # the file may be such a copy itself
+        write_text(path, f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {command}\n\n{text}')
 
     basicsr.train.parse_options = basicsr.test.parse_options = parse_options
     basicsr.train.copy_opt_file = copy_opt_file

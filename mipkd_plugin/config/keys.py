@@ -168,11 +168,11 @@ def _up_to(most: float, example: float) -> Kind:
 
 ARGUMENTS = {
     'lr': _up_to(1e30, 0.0001), 'eps': _up_to(1, 1e-8), 'gamma': _up_to(1e6, 0.5), 'weight_decay': _DECAY,
-    'amsgrad': FLAG, 'capturable': FLAG, 'differentiable': one_of(False), 'loss_weight': NUMBER, 'perceptual_weight': NUMBER,
-    'style_weight': NUMBER, 'reduction': one_of('mean', 'sum'),
+    'amsgrad': FLAG, 'capturable': FLAG, 'differentiable': one_of(False), 'loss_weight': NUMBER,
+    'perceptual_weight': NUMBER, 'style_weight': NUMBER, 'reduction': one_of('mean', 'sum'),
     'milestones': NUMBERS, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
     'eta_min': NUMBER, 'crop_border': _whole(0, exact=True, example=0),
-    'test_y_channel': FLAG, 'input_order': one_of('HWC'), 'better': one_of('higher', 'lower'),
+    'test_y_channel': FLAG,
 }
 """Arguments of BasicSR's losses, metrics, optimizer and schedulers."""
 

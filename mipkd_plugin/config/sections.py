@@ -113,7 +113,7 @@ def check_epoch(ctx: Context, where: str, images: float) -> bool:
         ctx.add(f'{where}.dataset_enlarge_ratio', f'makes an epoch of {images:.3g} images, and BasicSR would need '
                 f'{size / 1e9:.3g} GB of memory to put them in order; {gigabytes(free)} are free',
                 fix={f'{where}.dataset_enlarge_ratio': 1000})
-    return size <= free
+    return bool(size <= free)
 
 
 def _extends(key: str, keys: Mapping[str, Key]) -> bool:

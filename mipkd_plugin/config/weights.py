@@ -149,17 +149,12 @@ def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, s
 
 
 def spoiled(net: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Look at the values of all tensors that fit a network: (what is wrong, remedy), or None if all can be used."""
+    """Look at the kinds of all tensors that fit a network: (what is wrong, remedy), or None if all can be used."""
     own = net.state_dict()
-    found = {name: unusable(tensor, own[name]) for name, tensor in state.items()
-             if name in own and own[name].shape == tensor.shape}
-    wrong = [f'{name} {reason}' for name, reason in found.items() if reason]
-    if not wrong:
-        return None
-    diverged = any(reason.startswith('holds') for reason in found.values())
-    return (f'has values that no {type(net).__name__} can use: {some(wrong)}',
-            'give another file: the training that made this one has diverged' if diverged else
-            'give a file with plain float tensors')
+    wrong = [f'{name} {reason}' for name, tensor in state.items()
+             if name in own and own[name].shape == tensor.shape and (reason := unusable(tensor, own[name]))]
+    return (f'has tensors that no {type(net).__name__} can use: {some(wrong)}',
+            'give a file with plain float tensors') if wrong else None
 
 
 def check_all_pretrained(ctx: Context, student: nn.Module | None, resumes: bool) -> None:
@@ -203,8 +198,8 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
         state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
         if state is None:
             return
-        if net is not None:
-            _check_fits(ctx, where, label, path, net, state)
+        if net is not None and not _check_fits(ctx, where, label, path, net, state):
+            return
 
 
 def _add_no_average(ctx: Context, path: Path, content: Any, key: str | None) -> None:
@@ -217,23 +212,25 @@ def _add_no_average(ctx: Context, path: Path, content: Any, key: str | None) -> 
             fix={'train.ema_decay': 0, 'path.param_key_g': better})
 
 
-def _check_fits(ctx: Context, where: str, label: str, path: Path, net: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _check_fits(ctx: Context, where: str, label: str, path: Path, net: nn.Module, state: Mapping[str, Tensor]) -> bool:
     problem, own = misfit(net, state, f'network_{label}'), net.state_dict()
     if problem is None:
-        return
+        return True
     some_fit = any(name in own and own[name].shape == state[name].shape for name in state)
     values = spoiled(net, state)
     if values is not None:
         ctx.add(where, f'{path} {values[0]}', values[1])
     elif not ctx.section('path').get(f'strict_load_{label}', True):
-        if not some_fit:
-            ctx.add(where, f'no tensor of {path} fits: it {problem[0]}', problem[1])
+        if some_fit:
+            return True
+        ctx.add(where, f'no tensor of {path} fits: it {problem[0]}', problem[1])
     elif some_fit:
         key = f'strict_load_{label}'
         ctx.add(where, f'{path} {problem[0]}', f'write {key}: false to load only the tensors that fit, or '
                 f'{problem[1]}', fix={f'path.{key}': False})
     else:
         ctx.add(where, f'{path} {problem[0]}', problem[1])
+    return False
 
 
 def _is_state(content: Any) -> bool:

@@ -49,6 +49,8 @@ class VGGFeatures:
             raise ValueError(f'weights {weights!r} do not fit VGG-19: {len(wrong)} tensors are missing or of '
                              f'another shape, the first is features.{wrong[0]}; give vgg19-dcbb9e9d.pth of torchvision')
         spoiled = [f'features.{name} {reason}' for name in wanted if (reason := unusable(own[name], torch.zeros(())))]
+        spoiled += [f'features.{name} holds NaN or infinity' for name in wanted
+                    if not spoiled and not torch.isfinite(own[name]).all()]
         if spoiled:
             raise ValueError(f'weights {weights!r} have values that VGG-19 cannot use: {spoiled[0]}; give '
                              'vgg19-dcbb9e9d.pth of torchvision')

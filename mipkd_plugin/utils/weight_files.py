@@ -172,7 +172,7 @@ def unusable(tensor: Tensor, wanted: Tensor | None = None) -> str:
         wanted: The network's own tensor.
 
     Returns:
-        For instance ``is int8``, or ``holds NaN``.
+        For instance ``is int8``.
     """
     import torch
 
@@ -188,8 +188,6 @@ def unusable(tensor: Tensor, wanted: Tensor | None = None) -> str:
         return f'is {kind}, and the network has {str(wanted.dtype).removeprefix("torch.")}'
     if tensor.dtype not in floats:
         return '' if wanted is None or not (tensor.is_complex() or tensor.is_floating_point()) else f'is {kind}'
-    if not torch.isfinite(tensor).all():
-        return 'holds NaN' if tensor.isnan().any() else 'holds Inf'
     return ''
 
 

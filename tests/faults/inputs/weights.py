@@ -96,11 +96,6 @@ def quantized(tensor: torch.Tensor) -> torch.Tensor:
     return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
 
 
-def with_nan(tensor: torch.Tensor) -> torch.Tensor:
-    tensor.view(-1)[0] = torch.nan
-    return tensor
-
-
 SAFETENSORS = struct.pack('<Q', 8) + b'{"a":{}}'
 NEW_FILE = "save the weights alone: torch.save({'params': net.state_dict()}, 'FILE.pth')"
 FLOATS = 'give a file with plain float tensors'
@@ -138,16 +133,13 @@ FILES = [
 ]
 VALUES = [
     case('int8 weights', replaced(lambda t: t.to(torch.int8)),
-         'has values that no EDSR can use: body.0.conv1.weight is int8, and the network has float32', FLOATS),
+         'has tensors that no EDSR can use: body.0.conv1.weight is int8, and the network has float32', FLOATS),
     case('boolean weights', replaced(lambda t: t > 0), 'body.0.conv1.weight is bool', FLOATS),
     case('complex weights', replaced(lambda t: t.to(torch.complex64)), 'body.0.conv1.weight is complex64', FLOATS),
     case('float8 weights', replaced(lambda t: t.to(torch.float8_e4m3fn)), 'body.0.conv1.weight is float8_e4m3fn'),
     case('sparse weights', replaced(lambda t: t.to_sparse()), 'body.0.conv1.weight is sparse_coo', FLOATS),
     case('quantized weights', replaced(quantized), 'body.0.conv1.weight is quantized', FLOATS),
     case('weights without values', replaced(lambda t: t.to('meta')), 'body.0.conv1.weight has no values (device meta)'),
-    case('weights with a NaN', replaced(with_nan), 'body.0.conv1.weight holds NaN',
-         'the training that made this one has diverged'),
-    case('weights with Inf', replaced(lambda t: t / 0), 'holds '),
     case('weights with an odd key', spoiled(lambda state: state.update({'\x1b[31mred': torch.ones(1)})),
          '1 unexpected (red (1,))'),
 ]
@@ -170,9 +162,6 @@ KEYS = [
                'BasicSR wants the key params_ema or params in ', 'write ema_decay: 0', train__ema_decay=0.9),
     pretrained('student for x4', lambda: {'params': student_state(upscale=4)}, 'path.pretrain_network_g',
                'does not fit EDSR', 'write strict_load_g: false to load only the tensors that fit'),
-    pretrained('student with a NaN', lambda: {'params': {
-        name: with_nan(value) for name, value in student_state().items()}}, 'path.pretrain_network_g',
-        'has values that no EDSR can use', 'holds NaN', remedy=False),
     pretrained('student that is text', lambda: 'weights', 'path.pretrain_network_g', 'holds a str, but no state dict',
                remedy=False),
     BadInput('student that is not there', 'path.pretrain_network_g', ('does not exist; looked for', 'or write ~ for '
