@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 from mipkd_plugin import compat
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.weight_files import only_tensors
 from mipkd_plugin.version import __version__
 
 BASICSR_COMMANDS = {'train': 'pipeline', 'test': 'pipeline'}
@@ -78,7 +79,8 @@ def _guarded(command: Callable[[], int]) -> int:
     """Turn our own errors into one message and exit code 2; under torchrun only rank 0 prints it."""
     warnings.filterwarnings('ignore', 'torch.meshgrid')  # BasicSR's SwinIR warns at every start
     try:
-        return command()
+        with only_tensors():
+            return command()
     except KeyboardInterrupt:
         sys.stderr.write('interrupted\n')
         return 130

@@ -42,11 +42,16 @@ def run(args: argparse.Namespace) -> int:
 
             from mipkd_plugin.checkpoints.exact_resume import exact_resume
             from mipkd_plugin.config import prepared
-            with (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), prepared(opt, distillation):
+            from mipkd_plugin.config.handover import handed_over
+            with (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), prepared(opt, distillation), \
+                    handed_over(opt):
                 train_pipeline(os.getcwd())
         else:
             from basicsr.test import test_pipeline
-            test_pipeline(os.getcwd())
+
+            from mipkd_plugin.config.handover import handed_over
+            with handed_over(opt):
+                test_pipeline(os.getcwd())
     finally:
         sys.argv = before
     compat.leave_without_gpu()

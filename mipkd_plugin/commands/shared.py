@@ -45,8 +45,10 @@ def read(args: argparse.Namespace) -> Options:
     """
     from mipkd_plugin import config
 
-    opt = config.read_options(args.opt, args.force_yml)
-    config.load_plugins(opt, args.imports)
+    if getattr(args, 'options', None) is None:  # a command reads the file once: it may be a pipe
+        args.options = config.read_options(args.opt, args.force_yml)
+        config.load_plugins(args.options, args.imports)
+    opt: Options = args.options
     return opt
 
 

@@ -27,8 +27,9 @@ from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model
 from mipkd_plugin.config.keys import MAPPING, TEXT
+from mipkd_plugin.config.names import check_names, run_name_problem, safe_name
 from mipkd_plugin.config.plugins import absolute_imports
-from mipkd_plugin.config.problems import Context, OptionError, Options, require_clean
+from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, require_clean
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.sections import distilling_model
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
@@ -37,8 +38,23 @@ _NOT_PROTOCOL = ('name', 'manual_seed', 'logger', 'num_gpu', 'compare', 'imports
 
 
 def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
-    """Folder name under ``experiments/`` for table and figure of a comparison or an ablation."""
-    return f'{opt.get("name")}_ablate_{ablated}' if ablated else str(opt.get('name'))
+    """Folder name under ``experiments/`` for table and figure of a comparison or an ablation.
+
+    Args:
+        opt: The options of the comparison.
+        ablated: The method that is varied, for an ablation.
+
+    Returns:
+        The name.
+
+    Raises:
+        OptionError: No folder can have this name.
+    """
+    name = str(opt.get('name'))
+    problem = run_name_problem(name)
+    if problem:
+        raise OptionError([Problem('name', problem, f'write name: {safe_name(name)}')], opt)
+    return f'{name}_ablate_{ablated}' if ablated else name
 
 
 def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None,
@@ -78,7 +94,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     equal_time = check_equal_time(ctx, known, methods) if ablate is None else False
     chosen = choose(ctx, known, methods)
     protocol_hash, trials, one_each = '', [], []
-    if ctx.clean('model_type') and MAPPING.fits(opt.get('train')):
+    if ctx.clean('model_type') and ctx.clean('name') and MAPPING.fits(opt.get('train')):
         def make(name: str, seed: int) -> Trial:
             return Trial(name, seed, derive(opt, name, known[name], seed), method_text(known[name]))
 
@@ -104,6 +120,7 @@ def _check_rest(ctx: Context) -> None:
         if not kind.fits(ctx.opt.get(key)):
             what = f'must be {kind.name}, not {ctx.opt[key]!r}' if key in ctx.opt else 'is missing'
             ctx.add(key, what, f'write {key}: {kind.name}')
+    check_names(ctx, resumes=True)  # the folder of a comparison is no run
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
         name = distilling_model(ctx.opt['model_type'])

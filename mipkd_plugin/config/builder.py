@@ -11,7 +11,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
-from mipkd_plugin.config.keys import ITERATIONS
+from mipkd_plugin.config.keys import ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
@@ -24,7 +24,7 @@ from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash, reason
 
 
 @dataclass
@@ -81,7 +81,8 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         _build_teacher_and_losses(ctx, built)
     if probe == 'none':
         return built
-    shape = probe_shape(ctx.opt) if probe == 'full' else small_shape(ctx.opt)
+    full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
+    shape = probe_shape(ctx.opt) if full else small_shape(ctx.opt)
     sizes_fit = [check_output(ctx, net, where) for net, where in (
         (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
     if built.student is not None and built.teacher is not None:
@@ -165,7 +166,7 @@ def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: Base
     where = next((where for where, loss in losses.items() if loss.pairs and not loss.is_bound), None)
     if where is None:
         size = '×'.join(map(str, probe_shape(ctx.opt)))
-        ctx.add('network_g', f'student or teacher cannot run on patches of {size}: {type(error).__name__}: {error}',
+        ctx.add('network_g', f'student or teacher cannot run on patches of {size}: {reason(error)}',
                 'fix their arguments')
     else:
         ctx.add(where, f'cannot be bound to the networks: {crash(error, type(losses[where]))}',

@@ -15,12 +15,15 @@ from basicsr.utils.registry import (
     Registry,
 )
 
+from mipkd_plugin.config.failures import failed_build
 from mipkd_plugin.config.keys import ARGUMENTS, PARTS
-from mipkd_plugin.config.problems import Context, nearest, suggestion
+from mipkd_plugin.config.problems import Context, nearest, shortened, suggestion
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 from mipkd_plugin.utils.ranges import ArgumentError
+from mipkd_plugin.utils.weight_files import only_tensors
 
 _HWC_METRICS = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
@@ -180,7 +183,8 @@ def check_values(ctx: Context, where: str, arguments: Any) -> None:
         if not isinstance(arguments, Mapping) or key not in arguments or kind.fits(arguments[key]):
             continue
         if ctx.clean(f'{where}.{key}'):
-            ctx.add(f'{where}.{key}', f'must be {kind.name}, not {arguments[key]!r}')
+            ctx.add(f'{where}.{key}', f'must be {kind.name}, not {shortened(arguments[key])}',
+                    fix={f'{where}.{key}': kind.example})
 
 
 def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:
@@ -198,16 +202,15 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
         The component, or None with a problem noted.
     """
     arguments = {key: value for key, value in options.items() if key != 'type'}
+    files: list[str] = []
     try:
-        with random_numbers_restored():
-            return lookup(registry, options['type'])(**arguments)
+        with random_numbers_restored(), only_tensors() as files:
+            return build_bounded(lookup(registry, options['type']), arguments)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
             ctx.add(f'{where}.{name}', what, f'fix this option of {options["type"]}')
     except FOREIGN_ERRORS as error:
-        named = next((f'{where}.{key}' for key in arguments if str(error).startswith(f'{key} ')), where)
-        ctx.add(named, f'{options["type"]} cannot be built: {type(error).__name__}: {error}',
-                'fix the argument named in the message')
+        ctx.add(*failed_build(where, options, error, files))
     return None
 
 

@@ -26,10 +26,8 @@ from mipkd_plugin.config.keys import (
 )
 from mipkd_plugin.config.patches import check_patch
 from mipkd_plugin.config.problems import Context, suggestion
-from mipkd_plugin.config.sections import check_keys
+from mipkd_plugin.config.sections import check_epoch, check_keys
 from mipkd_plugin.utils.words import gigabytes
-
-_BYTES_PER_INDEX = 48  # of BasicSR's list of all indices of an epoch
 
 
 def check_datasets(ctx: Context) -> dict[str, int]:
@@ -91,9 +89,8 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
         ctx.add(f'{where}.filename_tmpl', f'{template!r} has no usable {{}} for the name of the HR image',
                 "write '{}', or '{}x4' for 0001x4.png")
     needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
-    readable = (all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
-                and ctx.clean(f'{where}.meta_info_file'))
-    if ctx.files and ctx.scale and usable and readable:
+    readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
+    if ctx.files and ctx.scale and usable and readable and ctx.clean(f'{where}.meta_info_file'):
         return check_image_pairs(ctx, where, options)
     return None
 
@@ -162,17 +159,14 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
     gpus = ctx.opt.get('num_gpu')
     loaded: int = batch * (gpus if world == 1 and isinstance(gpus, int) and gpus > 1 else 1)
 
+    if not check_epoch(ctx, where, images * ratio):
+        return
+
     def reached(ratio: float) -> int:
         per_epoch = math.ceil(images * ratio / world) // loaded
         epochs: int = math.ceil(int(total) / math.ceil(images * ratio / (batch * world))) + 1
         return epochs * per_epoch
 
-    size, free = images * ratio * _BYTES_PER_INDEX, psutil.virtual_memory().available
-    if size > free:
-        ctx.add(f'{where}.dataset_enlarge_ratio', f'{ratio:g} makes a list of {images * ratio:.2g} images an epoch, '
-                f'which takes {gigabytes(size)}, and {gigabytes(free)} of memory are free',
-                fix={f'{where}.dataset_enlarge_ratio': 1})
-        return
     if reached(ratio) >= total:
         return
     things = 'crops' if 'crops' in options else 'images'

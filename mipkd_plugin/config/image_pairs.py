@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -109,11 +110,21 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
     lr_names = _files(lr_root)
     if options.get('meta_info_file'):
         listing = ctx.path(options['meta_info_file'])
-        if not listing.is_file():
+        if not os.path.isfile(listing):
             ctx.add(f'{where}.meta_info_file', f'does not exist; looked for {listing}', 'fix the path')
             return None
-        hr_names = [line.split(' ')[0] for line in listing.read_text(encoding='utf-8').splitlines()]
-        gone = [name for name in hr_names if not (hr_root / name).is_file()]
+        try:
+            hr_names = [line.strip().split(' ')[0] for line in listing.read_text(encoding='utf-8').splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            ctx.add(f'{where}.meta_info_file', f'{listing} cannot be read as text ({error})',
+                    'name a text file with one HR image a line')
+            return None
+        blank = [str(number) for number, name in enumerate(hr_names, 1) if not name]
+        if blank or not hr_names:
+            ctx.add(f'{where}.meta_info_file', f'{listing} has no name in line {_some(blank or ["1"])}',
+                    'delete the blank lines, and name an HR image in each line')
+            return None
+        gone = [name for name in hr_names if not os.path.isfile(hr_root / name)]
         if gone:
             ctx.add(f'{where}.meta_info_file', f'lists {_some(gone)}, which {hr_root} does not hold', 'fix the list')
             return None

@@ -7,13 +7,23 @@ pipelines, the loggers, the data loaders and ``PairedImageDataset`` read.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from mipkd_plugin.config.remedies import REMOVE
+
+LARGEST_SCALE = 64
+LARGEST_PATCH = 4096
+"""Side of the largest patch that a check tries."""
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number (``true`` is not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+_LARGEST = sys.float_info.max
 
 
 def is_whole(value: Any) -> bool:
@@ -22,36 +32,58 @@ def is_whole(value: Any) -> bool:
 
 
 class Kind(NamedTuple):
-    """The values that a key allows."""
+    """The values that a key allows.
+
+    Attributes:
+        name: The values in words.
+        fits: Whether a value is one of them.
+        example: One of them, for a remedy; ``REMOVE`` if none is better than another.
+    """
 
     name: str
     fits: Callable[[Any], bool]
+    example: Any = REMOVE
 
 
 def optional(kind: Kind) -> Kind:
     """The same kind, or ``~``."""
-    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value))
+    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value), None)
+
+
+def one_of(*values: Any) -> Kind:
+    """A kind of these values alone; 1 is not ``true``."""
+    words = [str(value) if value is not None else '~' for value in values]
+    return Kind(f'{", ".join(words[:-1])} or {words[-1]}' if len(words) > 1 else words[0],
+                lambda v: any(v == value and type(v) is type(value) for value in values), values[0])
+
+
+def _whole(lowest: float, highest: float = math.inf, *, exact: bool = False, name: str = '', example: int = 1) -> Kind:
+    """Whole numbers in a range; ``exact`` leaves out floats such as ``5e3``."""
+    said = name or f'a whole number, {lowest} or more'
+    return Kind(said, lambda v: is_whole(v) and (isinstance(v, int) or not exact) and lowest <= v <= highest, example)
 
 
 TEXT = Kind('a string', lambda v: isinstance(v, str) and v != '')
-FLAG = Kind('true or false', lambda v: isinstance(v, bool))
+FLAG = Kind('true or false', lambda v: isinstance(v, bool), False)
 MAPPING = Kind('a block of keys', lambda v: isinstance(v, Mapping))
 LIST = Kind('a list', lambda v: isinstance(v, list))
-WHOLE = Kind('a whole number', is_whole)
-COUNT = Kind('a whole number, 0 or more', lambda v: is_whole(v) and v >= 0)
-INTEGER = Kind('a whole number, 1 or more', lambda v: is_whole(v) and isinstance(v, int) and v >= 1)
-ITERATIONS = Kind('a whole number, 1 or more', lambda v: is_whole(v) and v >= 1)
-SEED = Kind('a whole number, 0 or more', lambda v: is_whole(v) and type(v) is int and v >= 0)
-NUMBER = Kind('a number', is_number)
-POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0)
-FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1)
-GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0)
-CACHE_TYPE = Kind('float32, float16 or bfloat16', lambda v: v in ('float32', 'float16', 'bfloat16'))
+WHOLE = _whole(-math.inf, name='a whole number', example=-1)
+COUNT = _whole(0, example=0)
+INTEGER = _whole(1, exact=True)
+ITERATIONS = _whole(1, 10**12, name='a whole number from 1 to 1e12', example=1000)  # the time left has a limit too
+SEED = _whole(0, 4 * 10**9, exact=True, name='a whole number from 0 to 4e9', example=0)
+SCALE = _whole(1, LARGEST_SCALE, exact=True, name=f'a whole number from 1 to {LARGEST_SCALE}', example=2)
+WORKERS = _whole(0, 512, exact=True, name='a whole number from 0 to 512', example=0)
+NUMBER = Kind('a number', is_number, 1.0)
+POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0, 1)
+FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1, 0.999)
+GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0, 'auto')
 ANYTHING = Kind('anything', lambda v: True)
-PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
+PREFETCH = one_of(None, 'cpu', 'cuda')
 NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
 COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
-DTYPE = Kind('one of float32, bfloat16, float16', lambda v: v in ('float32', 'bfloat16', 'float16'))
+DTYPE = one_of('float32', 'bfloat16', 'float16')
+CACHE_TYPE = one_of('float32', 'float16', 'bfloat16')
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
 
@@ -69,7 +101,7 @@ class Key(NamedTuple):
 
 
 TOP = {
-    'name': Key(TEXT, 'always'), 'model_type': Key(TEXT, 'always'), 'scale': Key(INTEGER, 'always'),
+    'name': Key(TEXT, 'always'), 'model_type': Key(TEXT, 'always'), 'scale': Key(SCALE, 'always'),
     'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(SEED)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
@@ -104,7 +136,7 @@ TEACHER = {
     'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
 DATASET = {  # for data sets of any type
-    'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(COUNT, 'train'),
+    'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(WORKERS, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
     'prefetch_mode': Key(PREFETCH), 'num_prefetch_queue': Key(INTEGER), 'pin_memory': Key(FLAG),
     'persistent_workers': Key(FLAG), 'scale': Key(INTEGER), 'phase': Key(TEXT),
@@ -121,18 +153,25 @@ IO_BACKENDS = {
     'disk': {'type': Key(TEXT, 'always')},
     'lmdb': {'type': Key(TEXT, 'always'), 'readonly': Key(FLAG), 'lock': Key(FLAG), 'readahead': Key(FLAG),
              'db_paths': Key(ANYTHING), 'client_keys': Key(ANYTHING)},
-    'memcached': {'type': Key(TEXT, 'always'), 'server_list_cfg': Key(TEXT, 'always'),
-                  'client_cfg': Key(TEXT, 'always'), 'sys_path': Key(optional(TEXT))},
+    'memcached': {key: Key(ANYTHING) for key in ('type', 'server_list_cfg', 'client_cfg', 'sys_path')},  # refused
 }
 PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel',
          'object')
 """Model classes that read only the keys above."""
 
+_DECAY = Kind('a number from 0 to 1e30', lambda v: is_number(v) and 0 <= v <= 1e30, 0)
+
+
+def _up_to(most: float, example: float) -> Kind:
+    return Kind(f'a number above 0, up to {most:g}', lambda v: POSITIVE.fits(v) and v <= most, example)
+
+
 ARGUMENTS = {
-    'lr': POSITIVE, 'weight_decay': NUMBER, 'loss_weight': NUMBER, 'perceptual_weight': NUMBER,
-    'style_weight': NUMBER, 'reduction': Kind('mean or sum', lambda v: v in ('mean', 'sum')),
-    'milestones': NUMBERS, 'gamma': POSITIVE, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
-    'eta_min': NUMBER, 'crop_border': Kind('a whole number, 0 or more', lambda v: COUNT.fits(v) and type(v) is int),
+    'lr': _up_to(1e30, 0.0001), 'eps': _up_to(1, 1e-8), 'gamma': _up_to(1e6, 0.5), 'weight_decay': _DECAY,
+    'amsgrad': FLAG, 'capturable': FLAG, 'differentiable': one_of(False), 'loss_weight': NUMBER,
+    'perceptual_weight': NUMBER, 'style_weight': NUMBER, 'reduction': one_of('mean', 'sum'),
+    'milestones': NUMBERS, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
+    'eta_min': NUMBER, 'crop_border': _whole(0, exact=True, example=0),
     'test_y_channel': FLAG,
 }
 """Arguments of BasicSR's losses, metrics, optimizer and schedulers."""

@@ -82,7 +82,7 @@ def _find(entry: str, folders: Sequence[Path]) -> Path | None:
     if not entry.endswith('.py'):
         return None
     return next((path.resolve() for path in (folder / os.path.expanduser(entry) for folder in folders)
-                 if path.is_file()), None)
+                 if os.path.isfile(path)), None)
 
 
 def _module_of(path: Path) -> tuple[str, Path]:

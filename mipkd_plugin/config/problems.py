@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mipkd_plugin.config.keys import SCALE
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.utils.errors import MipkdError
 
@@ -62,6 +64,7 @@ class Options(dict[str, Any]):
 
     Attributes:
         source: The file.
+        text: Its text.
         lines: Line number by YAML path.
         forced: Text given with ``--force_yml``, by YAML path.
         problems: Problems found while reading the file.
@@ -70,6 +73,7 @@ class Options(dict[str, Any]):
     def __init__(self, content: Mapping[str, Any], source: Path | None = None) -> None:
         super().__init__(content)
         self.source = source
+        self.text = ''
         self.lines: dict[str, int] = {}
         self.forced: dict[str, str] = {}
         self.problems: list[Problem] = []
@@ -124,8 +128,10 @@ class Context:
                        for problem in self.problems)
 
     def path(self, text: str) -> Path:
-        """A path of the option file, as BasicSR resolves it."""
-        return self.root / Path(text).expanduser()
+        """A path of the option file, as BasicSR resolves it; names that no system can have are cut."""
+        parts = os.path.expanduser(text).replace('\0', '?').split('/')
+        return self.root / '/'.join(part if len(part.encode()) <= 255 else f'{part[:40]}… ({len(part)} characters)'
+                                    for part in parts[-200:])
 
     @property
     def distills(self) -> bool:
@@ -141,7 +147,7 @@ class Context:
     def scale(self) -> int | None:
         """Scale factor, or None if it is not usable."""
         scale = self.opt.get('scale')
-        return scale if isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 else None
+        return scale if isinstance(scale, int) and SCALE.fits(scale) else None
 
 
 def located(problems: Iterable[Problem], opt: Mapping[str, Any]) -> list[Problem]:
@@ -177,10 +183,17 @@ def require_clean(problems: Sequence[Problem], opt: Mapping[str, Any]) -> None:
         raise OptionError(problems, opt)
 
 
+def shortened(value: Any) -> str:
+    """A value of an option file as Python writes it, cut after a line."""
+    text = repr(value)
+    return text if len(text) <= 100 else f'{text[:80]}… ({len(text)} characters)'
+
+
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The valid name closest to ``name``, whatever its case, or None."""
     lowered, wanted = {v.lower(): v for v in valid}, str(name).lower()
-    matches = difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
+    matches = [match for match in difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
+               if len(wanted) < len(match) + 3 or match not in wanted]  # HATDistillModel is not DistillModel
     swapped = [match for match in matches if sorted(match) == sorted(wanted)]  # EDRS is EDSR rather than EDVR
     longer = [v for v in lowered if len(wanted) > 3 and v.startswith(wanted)]  # latent is latent_channels
     return next((lowered[match] for match in swapped + matches + longer), None)

@@ -17,6 +17,7 @@ from mipkd_plugin.config.components import (
     construct,
 )
 from mipkd_plugin.config.distillation import Distillation
+from mipkd_plugin.config.names import folder_of_run
 from mipkd_plugin.config.problems import Context, OptionError, Problem
 from mipkd_plugin.config.weights import misfit, read_file
 
@@ -35,10 +36,11 @@ def models_folder(opt: Mapping[str, Any]) -> Path:
     Raises:
         OptionError: The options do not name a run.
     """
-    name = opt.get('name')
-    if not isinstance(name, str):
-        raise OptionError([Problem('name', f'must be the name of a run, not {name!r}', 'write name: NAME')], opt)
-    return Path('experiments') / name / 'models'
+    folder = folder_of_run('experiments', opt.get('name'))
+    if folder is None:
+        raise OptionError([Problem('name', f'must be the name of a run, not {opt.get("name")!r}', 'write name: NAME')],
+                          opt)
+    return folder / 'models'
 
 
 def load_run(opt: Mapping[str, Any], weights: Path, state: Path) -> tuple[nn.Module, Distillation]:

@@ -7,18 +7,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
 import torch
 
-from mipkd_plugin.config.keys import PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
-from mipkd_plugin.config.problems import Context, Options, Problem, nearest, suggestion
+from mipkd_plugin.config.keys import LARGEST_SCALE, PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
+from mipkd_plugin.config.problems import Context, Options, Problem, block, nearest, shortened, suggestion
+from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.utils.words import gigabytes
 
+_BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
 
 def check_sections(ctx: Context) -> None:
     """Check the top level and the sections that every option file has."""
     strict = knows_all_keys(ctx)
-    _check_forced_seed(ctx)
     top = dict(TOP)
     networks = [key for key in ctx.opt if str(key).startswith('network_')]
     if not strict:
@@ -41,6 +44,8 @@ def check_sections(ctx: Context) -> None:
         if path in ('train', 'val', 'logger') and not isinstance(ctx.opt.get(path), Mapping):
             continue
         check_keys(ctx, path, _without_teacher(ctx, path, section), keys, strict)
+    _check_backends(ctx)
+    _check_sizes_of_networks(ctx)
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
         ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images',
@@ -68,7 +73,10 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
             if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
                 ctx.add(where, 'unknown key: nothing reads it', suggestion(key, keys))
         elif not keys[key].kind.fits(value) and not looks_like_number(value):
-            ctx.add(where, f'must be {keys[key].kind.name}, not {value!r}')
+            kind = keys[key].kind
+            removable = kind.example is not REMOVE or not keys[key].needed
+            ctx.add(where, f'must be {kind.name}, not {shortened(value)}',
+                    '' if removable else f'write {key}: {kind.name}', fix={where: kind.example} if removable else {})
     when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
     if path.startswith('datasets.') and not path.startswith('datasets.train'):
         when = ('always', )
@@ -77,6 +85,36 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     for key, entry in keys.items():
         if entry.needed in when and key not in section:
             ctx.add(f'{prefix}{key}', 'is missing', f'write {key}: {entry.kind.name}')
+
+
+def _check_backends(ctx: Context) -> None:
+    """Refuse the backend that imports Python code from a folder that the option file names."""
+    for phase, options in ctx.section('datasets').items():
+        where = f'datasets.{phase}.io_backend'
+        if block(options, 'io_backend').get('type') == 'memcached':
+            ctx.add(f'{where}.type', "'memcached' is not supported: BasicSR runs the file mc.py of the folder sys_path "
+                    'for it', fix={where: {'type': 'disk'}})
+
+
+def _check_sizes_of_networks(ctx: Context) -> None:
+    """Refuse scale factors at which a network cannot even be tried."""
+    networks = {str(key): block(ctx.opt, key) for key in ctx.opt if str(key).startswith('network_')}
+    for where, options in {**networks, 'teacher.network': ctx.section('teacher', 'network')}.items():
+        for key in ('upscale', 'scale'):
+            value = options.get(key)
+            if isinstance(value, (int, float)) and abs(value) > LARGEST_SCALE:
+                ctx.add(f'{where}.{key}', f'{value} is more than {LARGEST_SCALE}, the largest scale factor',
+                        fix={f'{where}.{key}': ctx.scale or 2})
+
+
+def check_epoch(ctx: Context, where: str, images: float) -> bool:
+    """Check that BasicSR can put the images of an epoch in order: it keeps the numbers of all of them in memory."""
+    size, free = _BYTES_OF_NUMBER * images, psutil.virtual_memory().available
+    if size > free:
+        ctx.add(f'{where}.dataset_enlarge_ratio', f'makes an epoch of {images:.3g} images, and BasicSR would need '
+                f'{size / 1e9:.3g} GB of memory to put them in order; {gigabytes(free)} are free',
+                fix={f'{where}.dataset_enlarge_ratio': 1000})
+    return bool(size <= free)
 
 
 def _extends(key: str, keys: Mapping[str, Key]) -> bool:
@@ -168,12 +206,6 @@ def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[s
                 'paths of this section', 'write them as teacher: {weights: ….pth, param_key: params}')
         del section[key]
     return section
-
-
-def _check_forced_seed(ctx: Context) -> None:
-    if isinstance(ctx.opt, Options) and 'manual_seed' in ctx.opt.forced and ctx.is_train:
-        ctx.add('manual_seed', 'would not be used: BasicSR seeds its random numbers before it reads --force_yml',
-                'write manual_seed into the option file')
 
 
 def _check_which_model_distills(ctx: Context, strict: bool) -> None:

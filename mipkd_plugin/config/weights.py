@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from mipkd_plugin.config.components import construct, lookup
 from mipkd_plugin.config.problems import Context, nearest
-
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
-               TypeError, OSError)
+from mipkd_plugin.utils.weight_files import SAVE, WeightFileError, read_tensors, unusable
+from mipkd_plugin.utils.words import some
 
 
 def teacher_fingerprint(net: nn.Module) -> str:
@@ -66,17 +65,16 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
     Returns:
         The content, or None with a problem noted.
     """
-    if not path.is_file():
-        reason = 'is not a file' if path.exists() else 'does not exist'
-        ctx.add(where, f'{reason}; looked for {path}', remedy)
+    if not os.path.isfile(path):
+        ctx.add(where, f'{"is not a file" if os.path.exists(path) else "does not exist"}; looked for {path}', remedy)
         return None
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except _UNREADABLE as error:
-        reason = (str(error).splitlines() or [''])[0].rstrip('.')[:160]
-        what = 'damaged' if unreadable else 'not a state dict'
-        ctx.add(where, f'{path} is {what}: torch cannot read it ({type(error).__name__}: {reason})',
-                unreadable or "give a file written by torch.save({'params': net.state_dict()}, …)")
+        return read_tensors(path)
+    except WeightFileError as error:
+        if unreadable:
+            ctx.add(where, f'{path} is damaged: torch cannot read it (it {error.what})', unreadable)
+        else:
+            ctx.add(where, f'{path} {error.what}', error.remedy)
         return None
 
 
@@ -98,22 +96,32 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
     bare = _is_state(content)
     holds = f'a {type(content).__name__}'
     if isinstance(content, Mapping):
-        holds = 'a bare state dict' if bare else f'the keys {", ".join(map(str, content))}'
-    state = content
-    if param_key is not None and isinstance(content, Mapping):
-        if param_key not in content:
-            near = nearest(param_key, [str(key) for key in content], cutoff=0.3)
-            remedy = f'write {key_where.rpartition(".")[2]}: {"~" if bare else near or "one of them"}'
-            ctx.add(key_where, f'{param_key!r} is not in {path}, which holds {holds}', remedy)
-            return None
-        state = content[param_key]
-    if not _is_state(state):
-        under = f' under {param_key!r}' if param_key is not None else ''
-        ctx.add(where, f'{path} holds {holds}, but no state dict{under}',
-                "give a file written by torch.save({'params': net.state_dict()}, …)"
-                + (' and name its key' if param_key is None else ''))
+        holds = 'a bare state dict' if bare else f'the keys {some(map(str, content), 8)}' if content else 'nothing'
+    state = content if param_key is None or not isinstance(content, Mapping) else content.get(param_key)
+    if isinstance(state, Mapping) and _is_state(state):
+        return {name.removeprefix('module.'): tensor for name, tensor in state.items()}
+    under = f' under {param_key!r}' if param_key is not None else ''
+    better = _better_key(content, param_key)
+    if better is not None and key_where != where:
+        gone = f'{param_key!r} is not in {path}' if under else f'is ~, and {path} is no bare state dict'
+        ctx.add(key_where, f'{gone}, which holds {holds}', fix={key_where: better[0]})
+    elif under and isinstance(content, Mapping) and param_key not in content and content and key_where != where:
+        ctx.add(key_where, f'{param_key!r} is not in {path}, which holds {holds}, but no state dict',
+                f'give a file written by {SAVE}')
+    else:
+        ctx.add(where, f'{path} holds {holds}, but no state dict{under}', f'give a file written by {SAVE}')
+    return None
+
+
+def _better_key(content: Any, param_key: str | None) -> tuple[str | None] | None:
+    """The key of a file that leads to a state dict, where ``param_key`` does not; None if there is none."""
+    if _is_state(content):
+        return (None, )
+    if not isinstance(content, Mapping):
         return None
-    return {name.removeprefix('module.'): tensor for name, tensor in state.items()}
+    found = [key for key, value in content.items() if isinstance(key, str) and _is_state(value)]
+    near = nearest(param_key or 'params', found, cutoff=0.3)
+    return (near or found[0], ) if found else None
 
 
 def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, str] | None:
@@ -124,7 +132,7 @@ def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, s
     unexpected = [name for name in state if name not in own]
     reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
     if not missing and not unexpected and not reshaped:
-        return None
+        return spoiled(net, state)
     parts = []
     for names, what, shapes in ((missing, 'missing', own), (unexpected, 'unexpected', state)):
         if names:
@@ -140,11 +148,39 @@ def misfit(net: nn.Module, state: Mapping[str, Any], where: str) -> tuple[str, s
     return f'does not fit {type(net).__name__}: {"; ".join(parts)}', remedy
 
 
+def spoiled(net: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Look at the kinds of all tensors that fit a network: (what is wrong, remedy), or None if all can be used."""
+    own = net.state_dict()
+    wrong = [f'{name} {reason}' for name, tensor in state.items()
+             if name in own and own[name].shape == tensor.shape and (reason := unusable(tensor, own[name]))]
+    return (f'has tensors that no {type(net).__name__} can use: {some(wrong)}',
+            'give a file with plain float tensors') if wrong else None
+
+
+def check_all_pretrained(ctx: Context, student: nn.Module | None, resumes: bool) -> None:
+    """Check the weights of all networks that BasicSR loads at the start.
+
+    Args:
+        ctx: Options, and where problems go.
+        student: The network of ``network_g``, if it could be built.
+        resumes: Whether the run resumes: then only those of ``path.ignore_resume_networks`` are loaded.
+    """
+    kept = ctx.section('path').get('ignore_resume_networks')
+    for name in (key for key in ctx.opt if str(key).startswith('network_')):
+        if resumes and not (isinstance(kept, list) and name in kept):
+            continue
+        label, net = name.removeprefix('network_'), student
+        if label != 'g':
+            wanted = isinstance(ctx.section('path').get(f'pretrain_{name}'), str) and ctx.clean(name)
+            net = construct(ctx, name, ctx.section(name), ARCH_REGISTRY) if wanted else None
+        check_pretrained(ctx, net, label)
+
+
 def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> None:
     """Check ``path.pretrain_network_<label>`` as BasicSR loads it (into ``net``, if there is one)."""
     section, where = ctx.section('path'), f'path.pretrain_network_{label}'
-    text = section.get(f'pretrain_network_{label}')
-    if not isinstance(text, str):
+    text, wanted = section.get(f'pretrain_network_{label}'), section.get(f'param_key_{label}', 'params')
+    if not isinstance(text, str) or not (wanted is None or isinstance(wanted, str)):
         return
     path = ctx.path(text)
     content = read_file(ctx, where, path, 'fix the path, put the file there, or write ~ for random weights')
@@ -152,23 +188,49 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
         if content is not None:
             select_state(ctx, where, where, path, content, None)
         return
-    keys = [section.get(f'param_key_{label}', 'params')]
-    if ctx.is_train and (ctx.section('train').get('ema_decay') or 0) > 0:
-        keys.append('params_ema')
-    for key in keys:
-        if key == 'params_ema' and key not in content and 'params' in content:
-            key = 'params'  # as BasicSR does
+    decay = ctx.section('train').get('ema_decay') if ctx.is_train and label == 'g' else 0
+    averaged = isinstance(decay, (int, float)) and decay > 0
+    if averaged and not {'params', 'params_ema'} & set(content) and _better_key(content, wanted) is not None:
+        _add_no_average(ctx, path, content, wanted)
+        return
+    average = 'params_ema' if 'params_ema' in content or 'params' not in content else 'params'  # as BasicSR does
+    for key in dict.fromkeys([average if wanted == 'params_ema' else wanted, *([average] if averaged else [])]):
         state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
         if state is None:
             return
-        problem = misfit(net, state, f'network_{label}') if net is not None else None
-        if problem is None:
-            continue
-        own = net.state_dict() if net is not None else {}
-        if section.get(f'strict_load_{label}', True):
-            ctx.add(where, f'{path} {problem[0]}', problem[1])
-        elif not any(name in own and own[name].shape == state[name].shape for name in state):
-            ctx.add(where, f'no tensor of {path} fits: it {problem[0]}', problem[1])
+        if net is not None and not _check_fits(ctx, where, label, path, net, state):
+            return
+
+
+def _add_no_average(ctx: Context, path: Path, content: Any, key: str | None) -> None:
+    better = key if key is None or key in content else (_better_key(content, key) or (None, ))[0]
+    inner = '' if better is None else f"['{better}']"
+    again = (f'python -c "import torch; torch.save({{\'params\': torch.load(\'{path}\'){inner}}}, '
+             f'\'{path.stem}_params.pth\')"')
+    ctx.add('train.ema_decay', f'is above 0, and then BasicSR wants the key params_ema or params in {path}, which has '
+            'neither', f'give the weights the key, and name the new file: {again}; or write ema_decay: 0',
+            fix={'train.ema_decay': 0, 'path.param_key_g': better})
+
+
+def _check_fits(ctx: Context, where: str, label: str, path: Path, net: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    problem, own = misfit(net, state, f'network_{label}'), net.state_dict()
+    if problem is None:
+        return True
+    some_fit = any(name in own and own[name].shape == state[name].shape for name in state)
+    values = spoiled(net, state)
+    if values is not None:
+        ctx.add(where, f'{path} {values[0]}', values[1])
+    elif not ctx.section('path').get(f'strict_load_{label}', True):
+        if some_fit:
+            return True
+        ctx.add(where, f'no tensor of {path} fits: it {problem[0]}', problem[1])
+    elif some_fit:
+        key = f'strict_load_{label}'
+        ctx.add(where, f'{path} {problem[0]}', f'write {key}: false to load only the tensors that fit, or '
+                f'{problem[1]}', fix={f'path.{key}': False})
+    else:
+        ctx.add(where, f'{path} {problem[0]}', problem[1])
+    return False
 
 
 def _is_state(content: Any) -> bool:

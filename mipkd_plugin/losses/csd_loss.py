@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +18,7 @@ from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.utils.ranges import Count, PositiveFloat, Weight, checked
 from mipkd_plugin.utils.registry import register
+from mipkd_plugin.utils.weight_files import WeightFileError, only_tensors, read_tensors, unusable
 
 LAYERS = (2, 7, 12, 21, 30)
 """Where torchvision's VGG-19 is cut: behind relu1_1, relu2_1, relu3_1, relu4_1, relu5_1."""
@@ -48,7 +48,13 @@ class VGGFeatures:
         if wrong:
             raise ValueError(f'weights {weights!r} do not fit VGG-19: {len(wrong)} tensors are missing or of '
                              f'another shape, the first is features.{wrong[0]}; give vgg19-dcbb9e9d.pth of torchvision')
-        layers.load_state_dict({name: own[name] for name in wanted}, assign=True)
+        spoiled = [f'features.{name} {reason}' for name in wanted if (reason := unusable(own[name], torch.zeros(())))]
+        spoiled += [f'features.{name} holds NaN or infinity' for name in wanted
+                    if not spoiled and not torch.isfinite(own[name]).all()]
+        if spoiled:
+            raise ValueError(f'weights {weights!r} have values that VGG-19 cannot use: {spoiled[0]}; give '
+                             'vgg19-dcbb9e9d.pth of torchvision')
+        layers.load_state_dict({name: own[name].float() for name in wanted}, assign=True)
         self.layers: nn.Module = layers.eval().requires_grad_(False)
         for layer in self.layers.modules():
             if isinstance(layer, nn.ReLU):
@@ -67,25 +73,31 @@ class VGGFeatures:
 
 
 def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
-    if weights is None:
-        try:
-            published: Mapping[str, Tensor] = VGG19_Weights.IMAGENET1K_V1.get_state_dict(
-                progress=False, check_hash=True)
-            return published
-        except (pickle.UnpicklingError, OSError, RuntimeError, EOFError) as error:
-            raise ValueError(f'weights of VGG-19 could not be downloaded by torchvision ({error}); write weights: FILE '
-                             'with the path of vgg19-dcbb9e9d.pth') from error
-    if not Path(weights).is_file():
+    if weights is not None and not os.path.isfile(weights):
         raise ValueError(f'weights {weights!r} is no file; give the path of vgg19-dcbb9e9d.pth, or leave weights out '
                          'to let torchvision download it')
     try:
-        content: Any = torch.load(weights, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError,
-            TypeError) as error:
-        raise ValueError(f'weights {weights!r} cannot be read by torch ({type(error).__name__}); give the path of '
+        content: Any = _published() if weights is None else read_tensors(weights)
+    except WeightFileError as error:
+        if weights is None:
+            raise ValueError(f'weights of VGG-19 in the cache of torchvision: {error.path} {error.what}; delete this '
+                             'file, or write weights: FILE with the path of vgg19-dcbb9e9d.pth') from error
+        raise ValueError(f'weights {weights!r} cannot be read by torch (the file {error.what}); give the path of '
                          'vgg19-dcbb9e9d.pth') from error
     pairs = content.items() if isinstance(content, Mapping) else ()
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _published() -> Any:
+    """The weights of torchvision, from its cache or downloaded; no code runs from the file."""
+    try:
+        with only_tensors():
+            return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except WeightFileError:
+        raise
+    except (OSError, RuntimeError, EOFError) as error:
+        raise ValueError(f'weights of VGG-19 could not be downloaded by torchvision ({error}); write weights: FILE '
+                         'with the path of vgg19-dcbb9e9d.pth') from error
 
 
 def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor],

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def gigabytes(size: int) -> str:
     """A number of bytes, for people."""
     return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many follow."""
+    listed = list(names)
+    more = f' and {len(listed) - most} more' if len(listed) > most else ''
+    return ', '.join(listed[:most]) + more

@@ -262,10 +262,10 @@ def test_a_teacher_of_another_scale(train_options: Make, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(('content', 'piece'), [
-    (b'no weights at all', 'is not a state dict: torch cannot read it'),
+    (b'no weights at all', 'is a text file, not a file of weights'),
     ([1, 2], 'holds a list, but no state dict'),
     ({'params': {'a': 1}}, "but no state dict under 'params'"),
-    (nn.Conv2d(1, 1, 1), 'is not a state dict: torch cannot read it'),
+    (nn.Conv2d(1, 1, 1), 'holds Python objects beside tensors (torch.nn.modules.conv.Conv2d)'),
 ], ids=['bytes', 'list', 'numbers', 'module'])
 def test_a_teacher_file_that_is_no_state_dict(train_options: Make, tmp_path: Path, content: Any,
                                               piece: str) -> None:

@@ -1,5 +1,5 @@
 """The bad inputs, one module a kind."""
 
-from faults.inputs import rehearsal, settings
+from faults.inputs import hostile, rehearsal, settings, weights
 
-CASES = [case for module in (settings, rehearsal) for case in module.CASES]
+CASES = [case for module in (settings, hostile, weights, rehearsal) for case in module.CASES]

@@ -82,7 +82,7 @@ SIZES = [
         lambda folder: (validation((23, 25))(folder), torch.save(
             {'params': build_network(TEACHERS['SwinIR']).state_dict()}, folder / 'teacher.pth')), 'test'),
     BadInput('RRDBNet at scale 2 with odd sizes', 'datasets.val', (
-        'RRDBNet of network_g cannot run on 1.png of datasets.val (LR 24×23): AssertionError: in pixel_unshuffle()',
+        'RRDBNet of network_g cannot run on 1.png of datasets.val (LR 24×23): AssertionError in pixel_unshuffle()',
         'It takes only sides that are multiples of 2', 'crop the HR images to multiples of 4 pixels'),
         {**SMALL, **RRDB}, validation((24, 24), (24, 23))),
     BadInput('RRDBNet at scale 2 with an odd patch', 'datasets.train.gt_size', (
@@ -160,6 +160,8 @@ DATA = [
     BadInput('a list in the home folder', 'datasets.val.meta_info_file', (
         '~/list.txt begins with ~, and BasicSR does not replace it', 'write meta_info_file: /'),
         {'datasets.val.meta_info_file': '~/list.txt'}, listing),
+    BadInput('a name with a slash', 'name', ("'mine/run1' has a slash", 'write name: mine_run1'), {'name': 'mine/run1'}),
+    BadInput('a test with a slash in its name', 'name', ('has a slash', ), {'name': 'mine/run1'}, command='test'),
     BadInput('prefetching on a GPU that is not there', 'datasets.train.prefetch_mode', (
         'cuda needs a GPU, and PyTorch finds no CUDA device here', 'write prefetch_mode: ~'),
         {'num_gpu': 'auto', 'datasets.train.prefetch_mode': 'cuda', 'datasets.train.pin_memory': True}),
@@ -200,8 +202,6 @@ TRAINING = [
         'WeightedTVLoss cannot compare an output with an HR image', ), {'train.pixel_opt': {'type': 'WeightedTVLoss'}}),
     BadInput('a distillation loss as pixel loss', 'train.pixel_opt.type', (
         'LogitsKDLoss cannot compare an output with an HR image', ), {'train.pixel_opt': {'type': 'LogitsKDLoss'}}),
-    BadInput('a pixel loss that is not finite', 'train.pixel_opt.type', ('is not finite on random images', ),
-             {'train.pixel_opt': {'type': 'CharbonnierLoss', 'eps': -5}}),
     BadInput('a layer that VGG does not have', 'train.perceptual_opt.layer_weights.conv9_4', (
         "vgg19 has no layer 'conv9_4'", 'did you mean'),
         {'train.perceptual_opt': {**VGG, 'layer_weights': {'conv9_4': 1.0}}}, remedy=False),
@@ -220,13 +220,8 @@ TRAINING = [
         {**PLAIN, 'model_type': 'ESRGANModel'}),
     BadInput('capturable Adam on a CPU', 'train.optim_g.capturable', ('Adam refuses it: ', 'remove capturable'),
              {'train.optim_g.capturable': True}),
-    BadInput('Adam without eps', 'train.optim_g', ('weights that are not finite', 'an eps above 0'),
-             {'train.optim_g.eps': 0}),
     BadInput('Adam uphill', 'train.optim_g.maximize', ('would make the loss larger', 'write maximize: false'),
              {'train.optim_g.maximize': True}),
-    BadInput('an epoch that memory cannot hold', 'datasets.train.dataset_enlarge_ratio', (
-        '1e+30 makes a list of', 'of memory are free', 'write dataset_enlarge_ratio: 1'),
-        {'datasets.train.dataset_enlarge_ratio': 1e30}),
     BadInput('a test without settings', 'val', ('is empty, and basicsr test needs it', 'write val: {save_img: true'),
              {'val': None}, command='test'),
     BadInput('three betas', 'train.optim_g.betas', ('must be two numbers, not [0.5, 0.5, 0.5]', ),
