@@ -15,7 +15,12 @@ class MipkdError(ValueError):
     """Something that the user can fix; the message says what is wrong, where, and how to fix it.
 
     Every error class of this package derives from it. The commands print its message without a traceback.
+
+    Attributes:
+        of_one_rank: Whether a single rank of several may meet it; then that rank prints it, otherwise rank 0.
     """
+
+    of_one_rank = False
 
 
 class UsageError(MipkdError):
