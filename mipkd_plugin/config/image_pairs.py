@@ -29,6 +29,30 @@ def check_image_pairs(ctx: Context, where: str, options: Mapping[str, Any]) -> i
     Returns:
         Number of pairs, or None if they cannot be counted.
     """
+    pairs = find_pairs(ctx, where, options)
+    if pairs is None:
+        return None
+    broken = [found for pair in pairs for found in (pair.hr, pair.lr) if found.header is None]
+    if broken:
+        text = options['dataroot_gt']
+        ctx.add(where, f'cannot be read as images: {some([f"{found.image} {found.reason}" for found in broken])}',
+                f'create the LMDB again: {_prepare_line(ctx, where, text, True)}' if text.endswith('.lmdb') else
+                'restore them, or remove them together with their partners')
+    check_sizes(ctx, where, pairs, options.get('gt_size'), ctx.path(options['dataroot_gt']))
+    return len(pairs)
+
+
+def find_pairs(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Pair] | None:
+    """Find the pairs of one ``PairedImageDataset`` on disk, with their headers.
+
+    Args:
+        ctx: Where problems go.
+        where: YAML path of the data set.
+        options: Its options, with keys and types already checked.
+
+    Returns:
+        The pairs, or None if they cannot be told; then there is a problem.
+    """
     backend = options['io_backend'].get('type')
     roots = {key: ctx.path(options[key]) for key in ('dataroot_gt', 'dataroot_lq')}
     as_lmdb = backend == 'lmdb'
@@ -38,18 +62,8 @@ def check_image_pairs(ctx: Context, where: str, options: Mapping[str, Any]) -> i
         return None
     hr_root, lr_root = roots['dataroot_gt'], roots['dataroot_lq']
     if as_lmdb:
-        pairs = _pairs_of_lmdb(ctx, where, hr_root, lr_root)
-    else:
-        pairs = _pairs_of_folders(ctx, where, hr_root, lr_root, options)
-    if pairs is None:
-        return None
-    broken = [found for pair in pairs for found in (pair.hr, pair.lr) if found.header is None]
-    if broken:
-        ctx.add(where, f'cannot be read as images: {some([f"{found.image} {found.reason}" for found in broken])}',
-                'restore them, or remove them together with their partners' if backend == 'disk' else
-                f'create the LMDB again: {_prepare_line(ctx, where, options["dataroot_gt"], True)}')
-    check_sizes(ctx, where, pairs, options.get('gt_size'), hr_root)
-    return len(pairs)
+        return _pairs_of_lmdb(ctx, where, hr_root, lr_root)
+    return _pairs_of_folders(ctx, where, hr_root, lr_root, options)
 
 
 def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool, listed: bool) -> bool:
