@@ -186,7 +186,7 @@ CASES = [
              of_lmdb(rewrite('LRbicx2.lmdb/data.mdb', lambda data: bytes(len(data)))), remedy=False),
     BadInput('LMDB with a slash', f'{TRAIN}.dataroot_gt', ('HR.lmdb/ must end in .lmdb for BasicSR', ),
              {**LMDB, f'{TRAIN}.dataroot_gt': 'HR.lmdb/'}, of_lmdb(lambda folder: None)),
-    BadInput('LMDB with an entry that is cut short', TRAIN, ('1 of ', 'HR.lmdb is cut short or overwritten at its end'),
+    BadInput('LMDB with an entry that is cut short', TRAIN, ('1 of ', 'HR.lmdb is cut short after '),
              LMDB, of_lmdb(put('HR.lmdb', b'1', lambda value: value[:-50])), remedy=False),
     BadInput('LMDB that lists another size', f'{TRAIN}.dataroot_lq',
              ('meta_info.txt lists 2 as 24×23, and it is 24×24', ), LMDB, of_lmdb(listed_otherwise), remedy=False),
