@@ -70,12 +70,12 @@ def _images(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Stored
 def _reasons(images: list[Stored], threads: int) -> dict[Stored, str]:
     """Why each image cannot be decoded; '' if it can. OpenCV leaves Python's lock while it decodes."""
     with ExitStack() as stack:
-        environments = {root: stack.enter_context(lmdb_at(root)) for root in {image.root for image in images}
-                        if root.suffix == '.lmdb'}
+        roots = {image.root: image.root.resolve() for image in images if image.root.suffix == '.lmdb'}
+        environments = {root: stack.enter_context(lmdb_at(root)) for root in set(roots.values())}
         stack.enter_context(any_size())  # here, as threads that did it would disturb each other
         pool = ThreadPoolExecutor(threads)
         stack.callback(pool.shutdown, cancel_futures=True)
-        found = pool.map(lambda image: _reason(image, environments.get(image.root)), images)
+        found = pool.map(lambda image: _reason(image, environments.get(roots.get(image.root, image.root))), images)
         return dict(zip(images, tqdm(found, 'decode', len(images), unit='image'), strict=True))
 
 

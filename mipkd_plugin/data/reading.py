@@ -2,7 +2,7 @@
 
 BasicSR hands the bytes of a file to OpenCV, which returns None for an image that is cut short or overwritten; the
 training then ends in ``'NoneType' object has no attribute 'astype'`` (no BasicSR issue known). :func:`apply` repairs
-``FileClient``, ``imfrombytes`` and the data sets of pairs and of single images.
+``FileClient``, ``LmdbBackend``, ``imfrombytes`` and the data sets of pairs and of single images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.utils.file_client import FileClient
+from basicsr.utils.file_client import FileClient, LmdbBackend
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from mipkd_plugin.data.headers import PNG, BrokenImageError, any_size, check_png_sums, header_of_bytes
+from mipkd_plugin.data.stores import shared_lmdb
 from mipkd_plugin.utils.errors import MipkdError
 
 _REMEDY = ('restore the image, or remove it together with its partner; mipkd check --decode -opt FILE.yml finds all '
@@ -111,6 +112,24 @@ def _name_files(original: Callable[..., Any]) -> Callable[..., Any]:
     return get
 
 
+def _share(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``LmdbBackend`` that two data sets of one process may use on one LMDB, as for training and validation."""
+    # LMDB refuses to be opened twice in a process, and BasicSR does it at the first validation (no issue known)
+    @functools.wraps(original)
+    def init(self: Any, db_paths: Any, client_keys: Any = 'default', readonly: bool = True, lock: bool = False,
+             readahead: bool = False, **more: Any) -> None:
+        paths = [str(path) for path in (db_paths if isinstance(db_paths, list) else [db_paths])]
+        keys = [client_keys] if isinstance(client_keys, str) else client_keys
+        if not readonly or len(keys) != len(paths):
+            original(self, db_paths, client_keys, readonly, lock, readahead, **more)
+            return
+        self.db_paths = paths
+        self._client = {key: shared_lmdb(path, readonly=True, lock=lock, readahead=readahead, **more)
+                        for key, path in zip(keys, paths, strict=True)}
+
+    return init
+
+
 def _refuse_broken(original: Callable[..., Any]) -> Callable[..., Any]:
     """``imfrombytes`` that raises an error with the name of the file."""
     @functools.wraps(original)
@@ -176,6 +195,7 @@ def apply() -> bool:
     if hasattr(plain, '__wrapped__'):
         return False
     FileClient.get = _name_files(FileClient.get)
+    LmdbBackend.__init__ = _share(LmdbBackend.__init__)
     for dataset in (PairedImageDataset, SingleImageDataset):
         dataset.__getitem__ = _name_pairs(dataset.__getitem__)
     checked = _refuse_broken(plain)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import lmdb
 
@@ -36,6 +37,35 @@ class Found(NamedTuple):
     reason: str = ''
 
 
+_OPEN: WeakValueDictionary[tuple[str, int], lmdb.Environment] = WeakValueDictionary()
+
+
+def shared_lmdb(path: str, **flags: Any) -> lmdb.Environment:
+    """Open an LMDB for reading, or take the one that is open already: a process may open an LMDB only once.
+
+    Args:
+        path: Its folder.
+        flags: Arguments of ``lmdb.open``.
+
+    Returns:
+        The LMDB; it is closed when nobody uses it any more.
+
+    Raises:
+        lmdb.Error: It cannot be opened.
+        OSError: There is none.
+    """
+    key = _key(Path(path))
+    found = _OPEN.get(key)
+    if found is None:
+        found = _OPEN[key] = lmdb.open(path, **flags)
+    return found
+
+
+def _key(root: Path) -> tuple[str, int]:
+    """One LMDB has one key, however its path is written, and a new version of it has another."""
+    return str(root.resolve()), (root / 'data.mdb').stat().st_ino
+
+
 @contextmanager
 def lmdb_at(root: Path) -> Iterator[lmdb.Environment]:
     """Open an LMDB for reading as BasicSR does, and close it after the block.
@@ -48,7 +78,12 @@ def lmdb_at(root: Path) -> Iterator[lmdb.Environment]:
 
     Raises:
         lmdb.Error: It cannot be opened.
+        OSError: There is none.
     """
+    found = _OPEN.get(_key(root))
+    if found is not None:
+        yield found
+        return
     with lmdb.open(str(root), readonly=True, lock=False, readahead=False) as environment:
         yield environment
 

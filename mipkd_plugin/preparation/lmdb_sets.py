@@ -30,7 +30,7 @@ def entries_of(path: Path) -> dict[str, int]:
     try:
         with lmdb_at(path) as environment, environment.begin(buffers=True) as transaction:
             return {bytes(key).decode('utf-8', 'replace'): len(value) for key, value in transaction.cursor()}
-    except lmdb.Error:
+    except (lmdb.Error, OSError):
         return {}
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -139,6 +140,9 @@ def do_all(jobs: list[Job], workers: int | None, done: Callable[[Done], None]) -
 
     Returns:
         What was wrong with the images that could not be used; all others are done.
+
+    Raises:
+        PrepareError: A worker process was killed.
     """
     count = workers or min(cores(), math.ceil(len(jobs) / IMAGES_PER_WORKER))
     if count <= 1:
@@ -147,6 +151,9 @@ def do_all(jobs: list[Job], workers: int | None, done: Callable[[Done], None]) -
     try:
         running = [pool.submit(_do, job) for job in jobs]
         return _collect((future.result for future in as_completed(running)), len(jobs), done)
+    except BrokenProcessPool:
+        raise PrepareError('A worker process was killed; was there too little memory? What is done is kept: run the '
+                           'command again, with fewer --workers.') from None
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error: drop the queue
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 import mipkd_plugin.version
 from mipkd_plugin.data.headers import BrokenImageError, Header, header_of_bytes, header_of_file
 from mipkd_plugin.data.reading import ImageError, apply, decode
+from mipkd_plugin.data.stores import lmdb_at
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.lmdb_files import damage_of
 
@@ -188,6 +189,22 @@ def test_damaged_and_missing_entries_of_an_lmdb_are_named(image_pairs: Path) -> 
     with pytest.raises(ImageError, match=r'^.*/LRbicx2\.lmdb has no image .2.; create it again'):
         dataset[2]
     assert dataset[3]['lq'].shape == (3, 8, 8)
+
+
+def test_two_data_sets_may_read_one_lmdb(image_pairs: Path) -> None:
+    """As training and validation do in one process; LMDB itself refuses to be opened twice."""
+    more = as_lmdb(image_pairs)
+    train, val = build_dataset(options(image_pairs, **more)), build_dataset(options(image_pairs, 'val', **more))
+    assert train[0]['gt'].shape == (3, 16, 16)
+    assert val[0]['gt'].shape == (3, 48, 48)
+    with lmdb_at(Path(more['dataroot_gt'])) as environment:  # and so may the check
+        assert environment.stat()['entries'] == 4
+    assert len(list(DataLoader(val, num_workers=1, multiprocessing_context='fork'))) == 4
+    del train
+    assert val[3]['gt'].shape == (3, 48, 48)
+    del val, environment
+    with lmdb.open(more['dataroot_gt']) as environment:  # closed, as nobody uses it
+        assert environment.stat()['entries'] == 4
 
 
 def test_sizes_that_do_not_fit_are_named(image_pairs: Path) -> None:
