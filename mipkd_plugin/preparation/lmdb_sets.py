@@ -35,10 +35,12 @@ def entries_of(path: Path) -> dict[str, int]:
 
 
 def recover(path: Path) -> None:
-    """Give an LMDB its name back, if a run was killed between the two steps of an exchange."""
+    """Finish or take back the exchange of an LMDB, if a run was killed in the middle of it."""
     old = path.with_name(f'.old_{path.name}')
     if old.is_dir() and not path.exists():
         os.rename(old, path)
+    elif old.is_dir():
+        _remove_old(old, path)
 
 
 def write_lmdb(path: Path, images: Path, fresh: Iterable[str], dropped: Iterable[str]) -> None:
@@ -76,13 +78,20 @@ def write_lmdb(path: Path, images: Path, fresh: Iterable[str], dropped: Iterable
 
 
 def _exchange(part: Path, path: Path) -> None:
-    """Put a new LMDB into the place of an old one; other files in its folder go with it."""
+    """Put a new LMDB into the place of an old one."""
     old = path.with_name(f'.old_{path.name}')
-    shutil.rmtree(old, ignore_errors=True)
     if path.exists():
-        for file in path.iterdir():
-            if file.name not in _OURS:
-                os.replace(file, part / file.name)
         os.rename(path, old)
     os.replace(part, path)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.is_dir():
+        _remove_old(old, path)
+
+
+def _remove_old(old: Path, path: Path) -> None:
+    """Remove the old version; other files in its folder go to the new one."""
+    for file in old.iterdir():
+        if file.name in _OURS:
+            file.unlink()
+        else:
+            os.replace(file, path / file.name)
+    old.rmdir()

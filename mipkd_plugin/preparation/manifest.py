@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from mipkd_plugin.preparation.sources import PrepareError, Source
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from mipkd_plugin.preparation.sources import Source
 from mipkd_plugin.preparation.workers import Done, FileRecord
 from mipkd_plugin.utils.files import write_text
 
@@ -22,6 +24,13 @@ JOURNAL = '.prepare.journal'
 FORMAT = 2
 UNKNOWN = ''
 """Digest of a file that an older version made."""
+
+
+Name = Annotated[str, StringConstraints(pattern=r'^[^/.][^/]*$')]
+"""Name of a file without its ending; it never leads into another folder."""
+SetName = Annotated[str, StringConstraints(pattern=r'^(HR(_x[2348])?|LRbicx[2348])(\.lmdb)?$')]
+Scale = Literal[2, 3, 4, 8]
+Read = TypeVar('Read')
 
 
 @dataclass
@@ -36,9 +45,9 @@ class Made:
     """
 
     sha256: str | None = None
-    files: dict[str, FileRecord | None] = field(default_factory=dict)
+    files: dict[Name, FileRecord | None] = field(default_factory=dict)
     packed: bool = False
-    old: list[str] = field(default_factory=list)
+    old: list[Name] = field(default_factory=list)
 
 
 @dataclass
@@ -55,7 +64,7 @@ class ImageSet:
     name: str
     scale: int
     finished: bool = False
-    made: dict[str, Made] = field(default_factory=dict)
+    made: dict[Name, Made] = field(default_factory=dict)
 
     @property
     def lmdb(self) -> bool:
@@ -75,7 +84,7 @@ class ImageSet:
 class Known:
     """A source image as it was when it was last read."""
 
-    file: str
+    file: Name
     folder: str
     size: int
     changed: int
@@ -84,6 +93,53 @@ class Known:
     def same_version(self, source: Source) -> bool:
         """Whether name, length and time of change are still the same."""
         return (self.file, self.size, self.changed) == (source.path.name, source.size, source.changed)
+
+
+@dataclass
+class _Content:
+    """What ``prepare.json`` holds."""
+
+    format: Literal[2]
+    crop: int | None
+    step: int | None
+    sources: dict[Name, Known]
+    sets: dict[SetName, _Set]
+
+
+@dataclass
+class _Set:
+    scale: Scale
+    finished: bool
+    made: dict[Name, Made]
+
+
+@dataclass
+class _Line:
+    """A line of the journal."""
+
+    stem: Name
+    known: Known
+    files: dict[SetName, dict[Name, FileRecord]]
+
+
+def parsed(text: str, kind: type[Read]) -> Read:
+    """Read JSON of a certain kind.
+
+    Args:
+        text: The JSON.
+        kind: A dataclass.
+
+    Returns:
+        The content.
+
+    Raises:
+        ValueError: It is of another kind; the message has the place.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f'{".".join(map(str, first["loc"]))}: {first["msg"]}') from None
 
 
 class Manifest:
@@ -102,35 +158,31 @@ class Manifest:
         self.sets: dict[str, ImageSet] = {}
 
     @classmethod
-    def load(cls, out: Path, content: dict[str, Any]) -> Manifest:
+    def load(cls, out: Path, text: str) -> Manifest:
         """Make a manifest of the content of ``prepare.json``, and of the journal of a run that was killed.
 
         Args:
             out: The folder.
-            content: The content.
+            text: The content.
 
         Returns:
             The manifest.
 
         Raises:
-            PrepareError: Another version of this package made it.
-            KeyError, TypeError, ValueError: The content does not fit.
+            ValueError: The content does not fit.
         """
-        if content['format'] != FORMAT:
-            raise PrepareError(f'{out / MANIFEST}: was made by another version of mipkd-plugin; update it, or name '
-                               'another folder.')
-        manifest = cls(out, content['crop'], content['step'])
-        manifest.sources = {stem: Known(**known) for stem, known in content['sources'].items()}
-        for name, entry in content['sets'].items():
-            made = {stem: Made(**values) for stem, values in entry['made'].items()}
-            manifest.sets[name] = ImageSet(name, entry['scale'], entry['finished'], made)
+        content = parsed(text, _Content)
+        manifest = cls(out, content.crop, content.step)
+        manifest.sources = content.sources
+        manifest.sets = {name: ImageSet(name, entry.scale, entry.finished, entry.made)
+                         for name, entry in content.sets.items()}
         if manifest.journal.is_file():
             for line in manifest.journal.read_text(encoding='utf-8', errors='replace').splitlines():
                 try:
-                    entry = json.loads(line)
+                    done = parsed(line, _Line)
                 except ValueError:  # the last line, cut
                     break
-                manifest._enter(entry['stem'], Known(**entry['known']), entry['files'])
+                manifest._enter(done.stem, done.known, done.files)
         return manifest
 
     def known(self, source: Source, sha256: str) -> Known:

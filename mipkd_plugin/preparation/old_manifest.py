@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mipkd_plugin.preparation.lmdb_sets import entries_of
-from mipkd_plugin.preparation.manifest import UNKNOWN, ImageSet, Known, Made, Manifest
+from mipkd_plugin.preparation.manifest import (
+    UNKNOWN,
+    ImageSet,
+    Known,
+    Made,
+    Manifest,
+    Name,
+    SetName,
+    parsed,
+)
 from mipkd_plugin.preparation.settings import Settings
 from mipkd_plugin.preparation.sources import Source, digests
 
 _SCALE = re.compile(r'(?:LRbicx|HR_x)(\d+)(?:\.lmdb)?')
 
 
-def converted(before: Mapping[str, Any], out: Path, settings: Settings, sources: Sequence[Source]) -> Manifest:
+@dataclass
+class _Set:
+    tiles: str
+    finished: bool
+
+
+@dataclass
+class _Content:
+    """What ``prepare.json`` held: name, length and time of change of each image, and the digest of all tiles."""
+
+    crop: int | None
+    step: int | None
+    sources: list[tuple[Name, int, int]]
+    sets: dict[SetName, _Set]
+
+
+def converted(text: str, out: Path, settings: Settings, sources: Sequence[Source]) -> Manifest:
     """Convert a manifest of the first format. What was made of unchanged images is kept.
 
     Args:
-        before: Content of ``prepare.json``.
+        text: Content of ``prepare.json``.
         out: Its folder.
         settings: The request; its tiles are those of the manifest.
         sources: The images of the request.
@@ -28,30 +53,31 @@ def converted(before: Mapping[str, Any], out: Path, settings: Settings, sources:
         The manifest in the new format, not yet saved.
 
     Raises:
-        KeyError, TypeError, ValueError: The content does not fit.
+        ValueError: The content does not fit.
     """
-    manifest = Manifest(out, before['crop'], before['step'])
-    stamps = {Path(name).stem: (name, size, changed) for name, size, changed in before['sources']}
+    before = parsed(text, _Content)
+    manifest = Manifest(out, before.crop, before.step)
+    stamps = {Path(name).stem: (name, size, changed) for name, size, changed in before.sources}
     # earlier versions copied an image with an EXIF orientation as it was, and made its LR image without turning it
     same = [source for source in sources if source.header.orientation == 1 and
             stamps.get(source.stem) == (source.path.name, source.size, source.changed)]
     found = digests(same)
     manifest.sources = {stem: Known(name, '', size, changed, '') for stem, (name, size, changed) in stamps.items()}
     manifest.sources.update({source.stem: manifest.known(source, found[source.stem]) for source in same})
-    for name, entry in before['sets'].items():
-        images = ImageSet(name, _scale(name, before['sets'], settings.scale), bool(entry['finished']))
+    for name, entry in before.sets.items():
+        images = ImageSet(name, _scale(name, before.sets, settings.scale), entry.finished)
         images.made = _made(images, out, settings, same, found, [*stamps])
         manifest.sets[name] = images
     return manifest
 
 
-def _scale(name: str, sets: Mapping[str, Any], asked: int) -> int:
+def _scale(name: str, sets: Mapping[str, _Set], asked: int) -> int:
     """The scale that a set was made for; HR images belong to the LR images with the same tiles."""
     match = _SCALE.fullmatch(name)
     if match:
         return int(match[1])
     partners = [_SCALE.fullmatch(other) for other, entry in sets.items()
-                if other.startswith('LR') and entry['tiles'] == sets[name]['tiles']]
+                if other.startswith('LR') and entry.tiles == sets[name].tiles]
     return min((int(partner[1]) for partner in partners if partner), default=asked)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mipkd_plugin.preparation.manifest import JOURNAL, MANIFEST
+from mipkd_plugin.preparation.manifest import MANIFEST
 from mipkd_plugin.preparation.run import Run
 from mipkd_plugin.preparation.settings import Settings
 from mipkd_plugin.preparation.sources import PrepareError, find_images, read_sources
@@ -68,7 +68,6 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
 
 def _require_ours(out: Path) -> None:
     """Refuse a folder that holds something, and no manifest."""
-    own = {LOCK, JOURNAL, f'.{MANIFEST}.part'}
-    if out.exists() and (not out.is_dir() or any(path.name not in own for path in out.iterdir())
-                         and not (out / MANIFEST).is_file()):
+    if out.exists() and (not out.is_dir() or not (out / MANIFEST).is_file() and any(
+            path.name != LOCK and not path.name.startswith(f'.{MANIFEST}') for path in out.iterdir())):
         raise PrepareError(f'--out {out}: is not empty and was not made by mipkd prepare; name a new folder.')

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mipkd_plugin.preparation.lmdb_sets import entries_of, recover, write_lmdb
-from mipkd_plugin.preparation.manifest import MANIFEST, ImageSet, Manifest
+from mipkd_plugin.preparation.manifest import FORMAT, MANIFEST, ImageSet, Manifest
 from mipkd_plugin.preparation.old_manifest import converted
 from mipkd_plugin.preparation.plan import Changes, changes_of, check_gone, merged, require_allowed
 from mipkd_plugin.preparation.settings import Settings
@@ -44,15 +44,19 @@ class Run:
         if not path.is_file():
             return Manifest(self.out, crop, step)
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
+            text = path.read_text(encoding='utf-8')
+            content = json.loads(text)
+            if content.get('format', FORMAT) != FORMAT:
+                raise PrepareError(f'{path}: was made by another version of mipkd-plugin; update it, or name another '
+                                   '--out.')
             different = [f'--{key}' for key, value in (('crop', crop), ('step', step)) if content[key] != value]
             if not different:
-                return (Manifest.load(self.out, content) if 'format' in content else
-                        converted(content, self.out, self.settings, self.sources))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, PrepareError):
-                raise
-            raise PrepareError(f'{path}: is damaged ({error!r}); delete the folder, or name another --out.') from error
+                return (Manifest.load(self.out, text) if 'format' in content else
+                        converted(text, self.out, self.settings, self.sources))
+        except PrepareError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise PrepareError(f'{path}: is damaged ({error}); delete the folder, or name another --out.') from error
         raise PrepareError(f'--out {self.out}: was made with other {" and other ".join(different)} '
                            f'(see {path}); name another folder, or delete this folder.')
 

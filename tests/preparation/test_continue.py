@@ -340,6 +340,32 @@ def test_an_lmdb_that_was_being_exchanged_gets_its_name_back(hr: Path, out: Path
     (out / 'HR.lmdb').rename(out / '.old_HR.lmdb')
     assert prepare(hr, 2, out, lmdb=True).written == 0
     assert_right(hr, out, 2, '.lmdb')
+    shutil.copytree(out / 'HR.lmdb', out / '.old_HR.lmdb')  # both are there, and a file of the user's
+    (out / '.old_HR.lmdb' / 'notes.txt').write_text('mine')
+    assert prepare(hr, 2, out, lmdb=True).written == 0
+    assert (out / 'HR.lmdb' / 'notes.txt').read_text() == 'mine'
+    assert_right(hr, out, 2, '.lmdb')
+
+
+@pytest.mark.parametrize('change', [
+    lambda content: content.pop('sets'), lambda content: content.update(sources=[1]),
+    lambda content: content['sets']['HR']['made']['a'].update(old=['../../precious']),
+    lambda content: content['sets']['HR']['made']['a']['files'].update({'../../precious': None}),
+    lambda content: content['sets'].update({'../precious': content['sets'].pop('HR')}),
+    lambda content: content['sets']['HR'].update(scale=-1), lambda content: content['sets']['HR'].update(made=7),
+], ids=['no sets', 'sources', 'old', 'files', 'set', 'scale', 'made'])
+def test_a_manifest_that_cannot_be_ours_is_refused(hr: Path, out: Path, tmp_path: Path,
+                                                   change: Callable[[dict[str, Any]], object]) -> None:
+    """It names files to remove: none of them may lie elsewhere."""
+    prepare(hr, 2, out)
+    (tmp_path / 'precious.png').write_bytes(b'mine')
+    content = json.loads((out / 'prepare.json').read_text())
+    change(content)
+    (out / 'prepare.json').write_text(json.dumps(content))
+    (hr / 'a.png').unlink()
+    with pytest.raises(PrepareError, match=r'prepare\.json: is damaged \(sets|prepare\.json: is damaged \(sources'):
+        prepare(hr, 2, out)
+    assert (tmp_path / 'precious.png').read_bytes() == b'mine'
 
 
 # ---------------------------------------------------------------------------------------------------- the first format
