@@ -76,7 +76,7 @@ def _parser(program: str, description: str, commands: dict[str, str]) -> argpars
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """Turn our own errors into one message and exit code 2; under torchrun only rank 0 prints it."""
+    """Turn our own errors into one message and exit code 2; under torchrun only rank 0 prints what all ranks meet."""
     warnings.filterwarnings('ignore', 'torch.meshgrid')  # BasicSR's SwinIR warns at every start
     try:
         with only_tensors():
@@ -88,6 +88,6 @@ def _guarded(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MipkdError as error:
-        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        if error.of_one_rank or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             sys.stderr.write(f'{error}\n')
         return 2

@@ -132,6 +132,44 @@ def distributed_without_gpu() -> bool:
     return True
 
 
+def pass_on_prefetch_errors() -> bool:
+    """Let an error in the thread of ``prefetch_mode: cpu`` reach the training.
+
+    The thread of BasicSR's ``PrefetchGenerator`` ends with the error, and the training waits for its next batch for
+    ever (no BasicSR issue known).
+
+    Returns:
+        Whether the repair was made.
+    """
+    from basicsr.data.prefetch_dataloader import PrefetchGenerator
+
+    if hasattr(PrefetchGenerator, 'failure'):
+        return False
+    original: Callable[[Any], None] = PrefetchGenerator.run
+    take: Callable[[Any], Any] = PrefetchGenerator.__next__
+
+    def run(self: Any) -> None:
+        try:
+            original(self)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the consumer raises it
+            self.failure = error
+            self.queue.put(None)
+
+    def take_or_raise(self: Any) -> Any:
+        try:
+            return take(self)
+        except StopIteration:
+            self.queue.put(None)  # whoever asks again gets the same answer instead of waiting
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+
+    PrefetchGenerator.failure = None
+    PrefetchGenerator.run = run
+    PrefetchGenerator.__next__ = take_or_raise
+    return True
+
+
 def leave_without_gpu() -> None:
     """End a gloo process at once when all ranks have finished. Does nothing without gloo.
 
@@ -173,3 +211,4 @@ def apply() -> None:
     """Apply the repairs of the imported BasicSR."""
     resume_without_gpu()
     distributed_without_gpu()
+    pass_on_prefetch_errors()

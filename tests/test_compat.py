@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,27 @@ def test_functional_tensor_is_supplied_once() -> None:
 def test_repairs_are_made_once() -> None:
     assert compat.resume_without_gpu() is False
     assert compat.distributed_without_gpu() is False
+
+
+@pytest.mark.timeout(60)
+def test_an_error_in_the_prefetching_thread_reaches_the_training() -> None:
+    from basicsr.data.prefetch_dataloader import PrefetchGenerator
+
+    def batches(count: int, error: Exception | None) -> Iterator[int]:
+        yield from range(count)
+        if error is not None:
+            raise error
+
+    for count in (0, 3):
+        failing = PrefetchGenerator(batches(count, OSError('image 3')), 1)
+        assert [next(failing) for _ in range(count)] == list(range(count))
+        for _ in range(2):  # a second time too, instead of waiting
+            with pytest.raises(OSError, match='image 3'):
+                next(failing)
+    whole = PrefetchGenerator(batches(3, None), 2)
+    assert list(whole) == [0, 1, 2]
+    assert list(whole) == []
+    assert compat.pass_on_prefetch_errors() is False
 
 
 def test_nothing_is_repaired_on_a_machine_with_a_gpu() -> None:

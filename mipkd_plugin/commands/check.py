@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ('train', 'test'):
         mode.add_argument(f'--{name}', dest='mode', action='store_const', const=name,
                           help=f'check for basicsr {name} (default: guess from the file)')
+    parser.add_argument('--decode', action='store_true',
+                        help='also decode all pixels of all images, in parallel: finds files that are damaged')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,8 +32,10 @@ def run(args: argparse.Namespace) -> int:
     if args.mode is None:
         opt = read(args)
         if 'compare' in opt:
-            return _check_comparison(opt)
+            return _check_comparison(opt, args.decode)
     opt, is_train, report = read_checked(args, None if args.mode is None else args.mode == 'train', probe='full')
+    if args.decode:
+        _decode(opt, report)
     return _show_report(opt, 'train' if is_train else 'test', report)
 
 
@@ -55,7 +59,7 @@ def _show_report(opt: Options, command: str, report: Report) -> int:
     return 0
 
 
-def _check_comparison(opt: Options) -> int:
+def _check_comparison(opt: Options, decode: bool) -> int:
     """Check an option file with a block ``compare`` for all of its methods, and show its content."""
     from mipkd_plugin import config
     from mipkd_plugin.compare import ablated_method, read_comparison
@@ -67,6 +71,8 @@ def _check_comparison(opt: Options) -> int:
             variants = read_comparison(opt, ablate=(None, {}), probe='full').methods[2:]
         last = comparison.trials[len(comparison.methods) - 1]
         report = config.check_options(last.options, is_train=True, probe='full')
+    if decode:
+        _decode(opt, report)
     print(f'ok: {opt.source} can be used by mipkd {"compare and mipkd ablate" if variants else "compare"}')
     _show_networks(report)
     print(f'  methods  {", ".join(comparison.methods)}')
@@ -108,6 +114,15 @@ def _show_images(opt: Options, report: Report) -> None:
     for where, count in report.images.items():
         phase = where.removeprefix('datasets.')
         print(f'  {phase:8} {opt["datasets"][phase]["name"]}, {count} pairs of images')
+    for note in report.notes:
+        print(f'  note     {note}')
+
+
+def _decode(opt: Options, report: Report) -> None:
+    """Decode all images; refuse the options if one cannot be decoded."""
+    from mipkd_plugin.config.decoding import decode_images
+
+    report.notes.append(f'all {decode_images(opt):,d} images were decoded')
 
 
 def _count(module: nn.Module) -> int:

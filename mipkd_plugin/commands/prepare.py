@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``mipkd prepare``."""
     from mipkd_plugin.preparation.pairs import prepare
-    from mipkd_plugin.preparation.workers import PrepareError
+    from mipkd_plugin.preparation.sources import PrepareError
 
     try:
         summary = prepare(args.hr, args.scale, args.out, args.lmdb, args.crop, args.step, args.workers)

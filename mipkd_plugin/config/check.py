@@ -36,12 +36,14 @@ class Report:
         problems: All problems, in the order of the file.
         images: Number of images by YAML path of the data set.
         built: The networks and losses that could be built.
+        notes: What the user should know and need not fix.
     """
 
     opt: Mapping[str, Any]
     problems: list[Problem]
     images: dict[str, int] = field(default_factory=dict)
     built: Built = field(default_factory=Built)
+    notes: list[str] = field(default_factory=list)
 
 
 def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
@@ -65,7 +67,7 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
     ctx.problems += opt.problems if isinstance(opt, Options) else []
     with _logger_left_alone():
         images, built = _run(ctx, probe)
-    return Report(opt, located(ctx.problems, opt), images, built)
+    return Report(opt, located(ctx.problems, opt), images, built, list(dict.fromkeys(ctx.notes)))
 
 
 def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:

@@ -34,10 +34,9 @@ def check_paths(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
             continue
         place = f'{where}.{key}'
         if value.startswith('~') and key not in _EXPANDED:
-            ctx.add(place, f'{value} begins with ~, and BasicSR does not replace it here by your home folder',
-                    fix={place: os.path.expanduser(value)})
+            ctx.add(place, 'BasicSR does not replace ~ in this path', fix={place: os.path.expanduser(value)})
         elif as_lmdb and value != value.rstrip('/') and value.rstrip('/').endswith('.lmdb'):
-            ctx.add(place, f'{value} ends in a slash, and BasicSR takes an LMDB only if its path ends in .lmdb',
+            ctx.add(place, f'{value} must end in .lmdb for BasicSR, without a slash',
                     fix={place: value.rstrip('/')})
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import cv2
 import lmdb
 from basicsr.utils.registry import DATASET_REGISTRY
-from PIL import Image, UnidentifiedImageError
 
 from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, failure_of
+from mipkd_plugin.utils.lmdb_files import damage_of
 
 READ_ERRORS = (*FOREIGN_ERRORS, cv2.error, lmdb.Error)
 """Errors of data sets and metrics."""
@@ -96,6 +97,12 @@ def build_samples(ctx: Context, where: str, options: Mapping[str, Any]) -> Sampl
     backend = options.get('io_backend')
     if found is None or isinstance(backend, Mapping) and backend.get('type') not in ('disk', 'lmdb'):
         return None
+    for key, value in options.items() if backend and backend['type'] == 'lmdb' else ():
+        if str(key).startswith('dataroot') and isinstance(value, str) and os.path.isdir(ctx.path(value)):
+            damage = damage_of(ctx.path(value))
+            if damage:
+                ctx.add(f'{where}.{key}', f'{value} is damaged: {damage}', 'create the LMDB again')
+                return None
     with _explained(ctx, where, options, f'{name} cannot be built'):
         dataset = found(_parsed(ctx, where, options))
         if len(dataset) > 0:
@@ -142,10 +149,10 @@ def _explained(ctx: Context, where: str, options: Mapping[str, Any], doing: str)
 def _size_of_file(path: Path) -> Size | None:
     """(height, width) in the header of an image file; None if there is none."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
+        header = header_of_file(path)
+    except (BrokenImageError, OSError):
         return None
+    return header.height, header.width
 
 
 def _sizes_of_lmdb(root: Path) -> dict[str, Size]:

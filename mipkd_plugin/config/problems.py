@@ -101,6 +101,7 @@ class Context:
         problems: The problems found so far.
         always_distills: Whether to check the options for distillation, whatever ``model_type`` says.
         own_script: Whether somebody's own script reads the options: it may have further keys, and lack some of ours.
+        notes: What the user should know and need not fix.
     """
 
     opt: Mapping[str, Any]
@@ -113,6 +114,7 @@ class Context:
     problems: list[Problem] = field(default_factory=list)
     always_distills: bool = False
     own_script: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def add(self, where: str, what: str, remedy: str = '', fix: Mapping[str, Any] | None = None) -> None:
         """Record a problem; the text of a remedy is made from ``fix`` if there is none."""

@@ -32,6 +32,7 @@ from mipkd_plugin.networks.teacher_cache import (
     refuse_other_cache,
     shapes_of,
 )
+from mipkd_plugin.utils.lmdb_files import damage_of
 from mipkd_plugin.utils.words import gigabytes
 
 PLACE = 'teacher.cache'
@@ -124,6 +125,10 @@ def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[s
                     f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb')
         return
     path = ctx.path(where)
+    damage = damage_of(path) if (path / 'data.mdb').is_file() else ''
+    if damage:
+        ctx.add(PLACE, f'{where} is damaged: {damage}', 'delete it, or name another')
+        return
     if path.is_dir():
         try:
             with lmdb.open(str(path), readonly=True, lock=False) as environment:

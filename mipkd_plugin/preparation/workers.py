@@ -1,16 +1,17 @@
-"""The work of ``mipkd prepare``: read, downsample as MATLAB does, cut, write as PNG or LMDB."""
+"""The work of ``mipkd prepare``: read, downsample as MATLAB does, cut, write as PNG."""
 
 from __future__ import annotations
 
+import functools
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -18,128 +19,100 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from basicsr.utils.lmdb_util import LmdbMaker
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
+from mipkd_plugin.data.headers import PNG, BrokenImageError
+from mipkd_plugin.data.reading import decode
 from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
-from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.preparation.sources import PrepareError, Source, digest
+from mipkd_plugin.utils.cores import cores
 from mipkd_plugin.utils.files import write_bytes
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each needs enough work
 Tile = tuple[str, int, int, int, int]  # name, top, left, height, width
+FileRecord = tuple[int, str]
+"""Length and digest of a file that was written."""
 
 
-class PrepareError(MipkdError):
-    """The data cannot be prepared; the message says what is wrong, where, and how to fix it."""
+@dataclass(frozen=True)
+class Target:
+    """The files of one set that are made from one source image.
 
-
-def find_images(folders: Sequence[Path]) -> list[Path]:
-    """List the image files of all folders.
-
-    Args:
-        folders: The folders.
-
-    Returns:
-        The files, sorted by name within each folder.
-
-    Raises:
-        PrepareError: A folder is missing or holds no images, or two files differ only in their suffix.
+    Attributes:
+        name: Name of the set.
+        folder: Folder of its images.
+        scale: Scale factor of LR images; 1 for HR images.
+        tiles: The tiles to write, in HR pixels.
+        side: Height and width are cropped to a multiple of it.
+        compression: Level of PNG compression.
     """
-    files: dict[str, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise PrepareError(f'--hr {folder}: there is no such folder (looked in {Path.cwd()}).')
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        found = [path for path in found if path.is_file() and not path.name.startswith('.')]
-        if not found:
-            raise PrepareError(f'--hr {folder}: holds no images ({", ".join(SUFFIXES)}); '
-                               'subfolders are not searched.')
-        for path in found:
-            if path.stem in files:
-                raise PrepareError(f'{files[path.stem]} and {path} would become the same file; rename one of them.')
-            files[path.stem] = path
-    return list(files.values())
 
-
-def image_size(path: Path, scale: int, lmdb: bool) -> tuple[int, int]:
-    """Read the size of an image from its header, and refuse an image that cannot become an 8-bit RGB pair.
-
-    Args:
-        path: The image.
-        scale: Scale factor; the image must not be smaller.
-        lmdb: Whether the name of the file becomes an LMDB key.
-
-    Returns:
-        Width and height.
-
-    Raises:
-        PrepareError: The image cannot be used; the message says why and what to do.
-    """
-    try:
-        with Image.open(path) as image, open(path, 'rb') as file:
-            png_depth = file.read(25)[-1] if image.format == 'PNG' else 8
-            mode, transparent = image.mode, 'transparency' in image.info
-            size: tuple[int, int] = image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PrepareError(f'{path}: cannot be read ({error}); fix or remove the file.') from error
-    if mode.startswith('I') or png_depth == 16:
-        raise PrepareError(f'{path}: has 16 bits per channel; convert it to 8 bits first.')
-    if mode in ('RGBA', 'LA', 'PA') or transparent:
-        raise PrepareError(f'{path}: has an alpha channel; remove it first.')
-    if mode not in ('1', 'L', 'P', 'RGB'):
-        raise PrepareError(f'{path}: is stored as {mode}; convert it to 8-bit RGB first.')
-    if min(size) < scale:
-        raise PrepareError(f'{path}: {size[0]}x{size[1]} pixels are too few for x{scale}; remove the file.')
-    if lmdb and ('.' in path.stem or not path.stem.isascii()):
-        raise PrepareError(f'{path}: an LMDB key must be ASCII without "." (BasicSR cuts the key there); '
-                           'rename the file, or leave out --lmdb.')
-    return size
+    name: str
+    folder: Path
+    scale: int
+    tiles: list[Tile]
+    side: int
+    compression: int
 
 
 @dataclass(frozen=True)
 class Job:
-    """One source image and its tiles, the unit of work of a worker. A folder of None is finished already."""
+    """One source image and what is made from it, the unit of work of a worker."""
 
-    source: Path
-    scale: int
-    tiles: list[Tile]
-    hr: Path | None
-    lr: Path | None
-    compression: int
+    image: Source
+    targets: list[Target]
 
-    def missing(self) -> bool:
-        """Whether any file is missing."""
-        return not all((folder / f'{tile[0]}.png').exists()
-                       for folder in (self.hr, self.lr) if folder for tile in self.tiles)
+    @property
+    def source(self) -> Path:
+        """The file."""
+        return self.image.path
 
 
-def _write_png(path: Path, image: NDArray[np.uint8], compression: int) -> None:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
-    write_bytes(path, data.tobytes())
+@dataclass(frozen=True)
+class Done:
+    """What a job has written.
+
+    Attributes:
+        image: The source image.
+        digest: SHA-256 of the content that was read.
+        files: Length and digest of each file that was written, by set and name.
+    """
+
+    image: Source
+    digest: str
+    files: dict[str, dict[str, FileRecord]]
 
 
-def _do(job: Job) -> None:
+def _do(job: Job) -> Done:
+    status, data = job.source.stat(), job.source.read_bytes()
+    if (status.st_size, status.st_mtime_ns) != (job.image.size, job.image.changed):
+        raise PrepareError(f'{job.source}: has changed since this run began; run the command again.')
     try:
-        with Image.open(job.source) as opened:
-            image = np.asarray(opened.convert('RGB'))
-            plain_png = opened.format == 'PNG' and opened.mode == 'RGB'
-    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG chunk as SyntaxError
-        raise PrepareError(f'{job.source}: cannot be decoded ({error}); fix or remove the file.') from error
-    small = bicubic_downsample(image, job.scale) if job.lr else image
-    for name, top, left, height, width in job.tiles:
-        if job.lr and not (job.lr / f'{name}.png').exists():
-            y, x, h, w = (value // job.scale for value in (top, left, height, width))
-            _write_png(job.lr / f'{name}.png', small[y:y + h, x:x + w], job.compression)
-        if job.hr and not (job.hr / f'{name}.png').exists():
-            if plain_png and (height, width) == image.shape[:2]:
-                write_bytes(job.hr / f'{name}.png', job.source.read_bytes())
-            else:
-                tile = image[top:top + height, left:left + width]
-                _write_png(job.hr / f'{name}.png', tile, job.compression)
+        image = decode(data)
+    except BrokenImageError as error:
+        raise PrepareError(f'{job.source}: cannot be decoded (it {error}); fix or remove the file.') from error
+    plain = data.startswith(PNG) and data[24:26] == b'\x08\x02' and job.image.header.orientation == 1
+    small: dict[int, NDArray[np.uint8]] = {}
+    files: dict[str, dict[str, FileRecord]] = {}
+    for target in job.targets:
+        if target.scale not in small:
+            small[target.scale] = bicubic_downsample(image, target.scale) if target.scale > 1 else image
+        files[target.name] = {tile[0]: _write(target, tile, small[target.scale], data if plain else b'')
+                              for tile in target.tiles}
+    return Done(job.image, digest(data), files)
+
+
+def _write(target: Target, tile: Tile, image: NDArray[np.uint8], whole: bytes) -> FileRecord:
+    """Write a tile as a PNG; an HR image that nothing is cut from is copied byte for byte."""
+    name, top, left, height, width = (tile[0], *(value // target.scale for value in tile[1:]))
+    if whole and target.scale == 1 and (height, width) == image.shape[:2]:
+        data = whole
+    else:
+        part = image[top:top + height, left:left + width]
+        data = cv2.imencode('.png', part, [cv2.IMWRITE_PNG_COMPRESSION, target.compression])[1].tobytes()
+    write_bytes(target.folder / f'{name}.png', data)
+    return len(data), digest(data)[:16]
 
 
 def _start_worker() -> None:
@@ -157,29 +130,44 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def do_all(jobs: list[Job], workers: int | None) -> None:
+def do_all(jobs: list[Job], workers: int | None, done: Callable[[Done], None]) -> list[str]:
     """Do the jobs with a progress bar, in this process or in several.
 
     Args:
         jobs: The jobs.
         workers: Number of processes; None decides by the number of cores and jobs.
+        done: Called with the result of each job.
+
+    Returns:
+        What was wrong with the images that could not be used; all others are done.
 
     Raises:
-        PrepareError: An image cannot be decoded.
+        PrepareError: A worker process was killed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    count = workers or min(cores, math.ceil(len(jobs) / IMAGES_PER_WORKER))
+    count = workers or min(cores(), math.ceil(len(jobs) / IMAGES_PER_WORKER))
     if count <= 1:
-        for job in tqdm(jobs, 'prepare', unit='image'):
-            _do(job)
-        return
+        return _collect((functools.partial(_do, job) for job in jobs), len(jobs), done)
     pool = ProcessPoolExecutor(count, _context(), _start_worker)
     try:
         running = [pool.submit(_do, job) for job in jobs]
-        for done in tqdm(as_completed(running), 'prepare', len(jobs), unit='image'):
-            done.result()
+        return _collect((future.result for future in as_completed(running)), len(jobs), done)
+    except BrokenProcessPool:
+        raise PrepareError('A worker process was killed; was there too little memory? What is done is kept: run the '
+                           'command again, with fewer --workers.') from None
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error: drop the queue
+
+
+def _collect(results: Iterable[Callable[[], Done]], count: int, done: Callable[[Done], None]) -> list[str]:
+    problems = []
+    for result in tqdm(results, 'prepare', count, unit='image'):
+        try:
+            found = result()
+        except PrepareError as error:
+            problems.append(str(error))
+        else:
+            done(found)
+    return problems
 
 
 def _context() -> BaseContext:
@@ -189,19 +177,3 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__])
     return context
-
-
-def write_lmdb(images: Path, lmdb: Path, compression: int) -> None:
-    """Turn a folder of PNGs into an LMDB that BasicSR can read. The LMDB gets its name only when complete."""
-    part = lmdb.with_name(f'.part_{lmdb.name}')
-    shutil.rmtree(part, ignore_errors=True)  # left by an interrupted run; LmdbMaker would exit
-    files = sorted(images.glob('*.png'))
-    pages = sum(path.stat().st_size // 4096 + 3 for path in files)
-    maker = LmdbMaker(str(part), map_size=2 * 4096 * pages + 2**24, batch=500, compress_level=compression)
-    for path in tqdm(files, f'write {lmdb.name}', unit='image'):
-        with Image.open(path) as image:
-            width, height = image.size
-        maker.put(path.read_bytes(), path.stem, (height, width, 3))
-    maker.close()
-    os.replace(part, lmdb)
-    shutil.rmtree(images)

@@ -21,7 +21,12 @@ class MipkdError(ValueError):
 
     Every error class of this package derives from it. The commands print its message without a traceback. Its text
     has no control characters, wherever its parts come from: files of others reach the terminal as plain text.
+
+    Attributes:
+        of_one_rank: Whether a single rank of several may meet it; then that rank prints it, otherwise rank 0.
     """
+
+    of_one_rank = False
 
     def __str__(self) -> str:
         return plain(super().__str__())

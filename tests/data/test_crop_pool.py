@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +231,19 @@ def test_basicsr_train_with_a_pool_and_what_check_says(train_options: Make, tmp_
     assert train(path) == 0
     assert (tmp_path / 'teacher.lmdb' / 'data.mdb').is_file()
     assert '6 crops × ' in next((tmp_path / 'experiments/tiny').glob('*.log')).read_text()
+
+
+def test_a_cache_that_is_cut_short_is_refused(train_options: Make, tmp_path: Path) -> None:
+    """Opening it would end the process with a bus error."""
+    nets, (lq, _) = tapped(), batch('EDSR', samples=4)
+    TeacherCache(nets.teacher, lq[:1], 4, 'float32', tmp_path / 'c.lmdb', 'hash')(lq, torch.arange(4))
+    data = tmp_path / 'c.lmdb' / 'data.mdb'
+    os.truncate(data, data.stat().st_size // 2)
+    opt = pool_options(train_options)
+    opt['teacher']['cache'] = str(tmp_path / 'c.lmdb')
+    found = list(config.check_options(opt, is_train=True).problems)
+    assert [problem.where for problem in found] == ['teacher.cache'], found
+    assert 'c.lmdb is damaged: data.mdb is cut short' in str(found[0])
 
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -13,10 +12,10 @@ from PIL import Image
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.commands.prepare import add_arguments, run
-from mipkd_plugin.preparation import workers
+from mipkd_plugin.preparation import lmdb_sets, workers
 from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.preparation.pairs import prepare
-from mipkd_plugin.preparation.workers import PrepareError
+from mipkd_plugin.preparation.sources import PrepareError
 from mipkd_plugin.utils.files import write_atomically
 
 
@@ -212,20 +211,21 @@ def test_several_processes_write_the_same(tmp_path: Path) -> None:
 # ------------------------------------------------------------ continuing and not overwriting
 def test_same_run_again_does_nothing(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     prepare(hr, 4, tmp_path / 'out')
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*')}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.*') if path.suffix != '.lock'}
     assert run(arguments(hr, tmp_path / 'out')) == 0
     assert '3 pairs from 3 images: nothing to do.' in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*')}
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.*')
+                      if path.suffix != '.lock'}
 
 
 @pytest.mark.parametrize('ending', ['', '.lmdb'])
 def test_interrupted_run_is_continued(hr: Path, tmp_path: Path, monkeypatch, ending: str) -> None:
     whole, lmdb = workers._do, bool(ending)
 
-    def interrupted(job: workers.Job) -> None:
+    def interrupted(job: workers.Job) -> workers.Done:
         if job.source.stem == 'b':
             raise KeyboardInterrupt
-        whole(job)
+        return whole(job)
 
     monkeypatch.setattr(workers, '_do', interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -252,7 +252,7 @@ def test_interrupted_lmdb_is_written_anew(hr: Path, tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers.LmdbMaker, 'close', interrupted)
+        patch.setattr(lmdb_sets.LmdbMaker, 'close', interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(hr, 4, tmp_path / 'out', lmdb=True)
     assert not (tmp_path / 'out/HR.lmdb').exists()
@@ -262,8 +262,6 @@ def test_interrupted_lmdb_is_written_anew(hr: Path, tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(('change', 'message'), [
     (lambda hr: {'crop': 16, 'step': 16}, 'out: was made with other --crop and other --step '),
-    (lambda hr: write(hr / 'new.png', 16, 16) is None or {}, 'out: was made with other HR files'),
-    (lambda hr: os.utime(hr / 'a.png', (1, 1)) or {}, 'out: was made with other HR files'),
 ])
 def test_other_request_into_the_same_folder_is_refused(hr: Path, tmp_path: Path, change, message) -> None:
     prepare(hr, 4, tmp_path / 'out')
@@ -355,7 +353,7 @@ def test_bad_image_is_named_before_anything_is_written(hr: Path, tmp_path: Path,
 def test_truncated_image_is_named(hr: Path, tmp_path: Path) -> None:
     data = (hr / 'b.png').read_bytes()
     (hr / 'b.png').write_bytes(data[:len(data) // 2])
-    with pytest.raises(PrepareError, match=r'b\.png: cannot be decoded'):
+    with pytest.raises(PrepareError, match=r'b\.png: cannot be read \(it is cut short after'):
         prepare(hr, 4, tmp_path / 'out')
     assert not (tmp_path / 'out' / 'HR' / 'b.png').exists()
 
@@ -381,7 +379,7 @@ def test_command_prints_what_to_paste(hr: Path, tmp_path: Path, capsys: pytest.C
     assert f'    dataroot_lq: {tmp_path}/out/LRbicx4.lmdb\n' in printed
     assert '    io_backend: {type: lmdb}\n' in printed
     manifest = json.loads((tmp_path / 'out/prepare.json').read_text())
-    assert [name for name, _, _ in manifest['sources']] == ['a.png', 'b.png', 'gray.png']
+    assert [known['file'] for known in manifest['sources'].values()] == ['a.png', 'b.png', 'gray.png']
 
 
 def test_command_refuses_with_exit_code_2(hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

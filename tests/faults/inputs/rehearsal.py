@@ -48,6 +48,12 @@ def lmdbs(folder: Path) -> None:
                             multiprocessing_read=False)
 
 
+def cut_lmdb(folder: Path) -> None:
+    lmdbs(folder)
+    path = folder / 'LRbicx2.lmdb' / 'data.mdb'
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
 def listing(folder: Path) -> None:
     (folder / 'home' / 'list.txt').write_text('0.png\n1.png\n')
 
@@ -154,13 +160,18 @@ DATA = [
     BadInput('two val sets of one name', 'datasets.val_2.name', ('the file has two val sets with the name val', ),
              {'datasets.val_2': {**SINGLE, 'name': 'val'}, 'val.metrics': REMOVE}),
     BadInput('a slash behind an LMDB', 'datasets.train.dataroot_gt', (
-        'HR.lmdb/ ends in a slash', 'write dataroot_gt: HR.lmdb'),
+        'HR.lmdb/ must end in .lmdb for BasicSR, without a slash', 'write dataroot_gt: HR.lmdb'),
         {'datasets.train.io_backend': {'type': 'lmdb'}, 'datasets.train.dataroot_gt': 'HR.lmdb/',
          'datasets.train.dataroot_lq': 'LRbicx2.lmdb'}, lmdbs),
     BadInput('a list in the home folder', 'datasets.val.meta_info_file', (
-        '~/list.txt begins with ~, and BasicSR does not replace it', 'write meta_info_file: /'),
+        'BasicSR does not replace ~ in this path', 'write meta_info_file: /'),
         {'datasets.val.meta_info_file': '~/list.txt'}, listing),
-    BadInput('a name with a slash', 'name', ("'mine/run1' has a slash", 'write name: mine_run1'), {'name': 'mine/run1'}),
+    BadInput('a name with a slash', 'name', ("'mine/run1' has a slash", 'write name: mine_run1'),
+             {'name': 'mine/run1'}),
+    BadInput('an LMDB of single images that is cut short', 'datasets.test.dataroot_lq', (
+        'LRbicx2.lmdb is damaged: data.mdb is cut short', 'create the LMDB again'),
+        {'datasets.test': {**SINGLE, 'dataroot_lq': 'LRbicx2.lmdb', 'io_backend': {'type': 'lmdb'}},
+         'val.metrics': REMOVE}, cut_lmdb, 'test', remedy=False),
     BadInput('a test with a slash in its name', 'name', ('has a slash', ), {'name': 'mine/run1'}, command='test'),
     BadInput('prefetching on a GPU that is not there', 'datasets.train.prefetch_mode', (
         'cuda needs a GPU, and PyTorch finds no CUDA device here', 'write prefetch_mode: ~'),
