@@ -18,6 +18,7 @@ from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixe
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
+
 def check_training(ctx: Context) -> None:
     """Check pixel loss, perceptual loss, optimizers and scheduler."""
     train = ctx.section('train')
