@@ -41,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
             from basicsr.train import train_pipeline
 
             from mipkd_plugin.checkpoints.exact_resume import exact_resume
-            from mipkd_plugin.config import prepared
-            with (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), prepared(opt, distillation):
+            from mipkd_plugin.checkpoints.safe_saves import saving
+            from mipkd_plugin.config import prepared, save_plan
+            with saving(save_plan(opt)), (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), \
+                    prepared(opt, distillation):
                 train_pipeline(os.getcwd())
         else:
             from basicsr.test import test_pipeline

@@ -14,12 +14,13 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.config.builder import Built, build
+from mipkd_plugin.config.checkpoints import find_checkpoint
 from mipkd_plugin.config.components import check_component, check_components, check_teacher_network, find_model
 from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Distillation, take_prepared
 from mipkd_plugin.config.keys import SECTIONS, written_by_user
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
-from mipkd_plugin.config.resume import check_exact_resume, check_resume, find_resume_state
+from mipkd_plugin.config.resume import check_exact_resume, check_resume
 from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
 from mipkd_plugin.config.weights import check_pretrained
@@ -78,9 +79,9 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     images = check_datasets(ctx)
     built = build(ctx, probe)
     if ctx.files:
-        state_path = find_resume_state(ctx)
-        if state_path is not None:
-            check_resume(ctx, state_path, built)
+        checkpoint = find_checkpoint(ctx)
+        if checkpoint is not None:
+            check_resume(ctx, checkpoint, built)
         else:
             check_pretrained(ctx, built.student)
     return images, built

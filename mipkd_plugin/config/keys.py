@@ -52,6 +52,7 @@ PREFETCH = Kind('~, cpu or cuda', lambda v: v in (None, 'cpu', 'cuda'))
 NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
 COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
 DTYPE = Kind('one of float32, bfloat16, float16', lambda v: v in ('float32', 'bfloat16', 'float16'))
+KEEP_OR_NEW = Kind('keep or new', lambda v: v in ('keep', 'new'))
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
 
@@ -86,6 +87,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
         'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'exact_resume': Key(FLAG),
+        'resume_hyperparameters': Key(optional(KEEP_OR_NEW)),
     },
     'val': {
         'val_freq': Key(ITERATIONS, 'train'), 'save_img': Key(FLAG, 'always'), 'suffix': Key(optional(TEXT)),
@@ -93,7 +95,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     'logger': {
         'print_freq': Key(ITERATIONS, 'train'), 'save_checkpoint_freq': Key(ITERATIONS, 'train'),
-        'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)),
+        'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)), 'keep_last': Key(optional(INTEGER)),
     },
     'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},

@@ -15,7 +15,12 @@ class MipkdError(ValueError):
     """Something that the user can fix; the message says what is wrong, where, and how to fix it.
 
     Every error class of this package derives from it. The commands print its message without a traceback.
+
+    Attributes:
+        exit_code: Of a command that ends with this error.
     """
+
+    exit_code = 2
 
 
 class UsageError(MipkdError):
