@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-from helpers import tiny_options, write_image_pairs
-from training import train, write_options
+from helpers import tiny_options, write_image_pairs  # noqa: E402
+from training import train, write_options  # noqa: E402
 
-import basicsr.train  # noqa: F401  (loaded once here, instead of in each child)
-import torch
+import basicsr.train  # noqa: E402,F401  (loaded once here, instead of in each child)
+import torch  # noqa: E402
 
-from mipkd_plugin.checkpoints import writing
+from mipkd_plugin.checkpoints import writing  # noqa: E402
 
 ITERATIONS, EVERY, LIMIT = 40, 2, 600.0
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError)
@@ -192,9 +192,8 @@ def main(kills: int, seed: int = 0) -> int:
         experiment.finish()
         os.chdir('/')
     bad = sum('cannot be read' in fault for fault in experiment.faults)
-    print(', '.join(f'{count} {name}' for name, count in experiment.counts.items()) + f', {bad} unreadable files')
-    for fault in experiment.faults:
-        print(fault)
+    said = ', '.join(f'{count} {name}' for name, count in experiment.counts.items())
+    sys.stdout.write('\n'.join([f'{said}, {bad} unreadable files', *experiment.faults, '']))
     return int(bool(experiment.faults))
 
 
