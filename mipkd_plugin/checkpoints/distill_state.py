@@ -8,16 +8,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from mipkd_plugin.checkpoints.errors import StateError
 from mipkd_plugin.checkpoints.proof import distill_fault
 from mipkd_plugin.checkpoints.writing import save_file
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.utils.errors import MipkdError
 
 RandomState = dict[str, Any]
-
-
-class StateError(MipkdError):
-    """A run cannot be resumed: its distillation state is missing or belongs to another run."""
 
 
 def _random_state(losses: nn.ModuleList) -> RandomState:

@@ -15,7 +15,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 
-from mipkd_plugin.checkpoints.distill_state import StateError
+from mipkd_plugin.checkpoints.errors import StateError
 from mipkd_plugin.checkpoints.files import random_state_path
 from mipkd_plugin.checkpoints.proof import numpy_state, random_fault
 from mipkd_plugin.checkpoints.writing import save_file

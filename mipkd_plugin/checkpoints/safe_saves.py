@@ -8,9 +8,9 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,52 +20,24 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 
-from mipkd_plugin.checkpoints.distill_state import StateError
+from mipkd_plugin.checkpoints.errors import SaveError, StateError, save_error
 from mipkd_plugin.checkpoints.files import remove_older
 from mipkd_plugin.checkpoints.hyperparameters import apply_hyperparameters, hyperparameters_of
-from mipkd_plugin.checkpoints.writing import CheckpointSet, SaveError, open_set, save_error, save_file
+from mipkd_plugin.checkpoints.plan import Choice, SavePlan
+from mipkd_plugin.checkpoints.writing import CheckpointSet, open_set, save_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 from mipkd_plugin.utils.files import remove
 
+_AHEAD = 10.0
+"""Seconds for the first rank to say what is wrong: torchrun ends it as soon as another one has ended."""
+
 _DISK = {errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC), errno.EFBIG, errno.EROFS, errno.EIO}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a run resumes from, and how.
-
-    Attributes:
-        state: The training state; None starts a new run.
-        notes: What to tell the user, for the log.
-        keep: Entries of ``train`` that the run goes on with, whatever the option file says.
-        renew: Whether optimizers and schedulers take the values of the option file instead of the saved ones.
-    """
-
-    state: Path | None = None
-    notes: tuple[str, ...] = ()
-    keep: Mapping[str, Any] = field(default_factory=dict)
-    renew: bool = False
-
-
-@dataclass(frozen=True)
-class SavePlan:
-    """How a run saves and resumes.
-
-    Attributes:
-        choose: What to resume from; called with the options as BasicSR has parsed them.
-        record: Plain values to keep in each training state.
-        keep_last: How many checkpoints to keep; None keeps all.
-    """
-
-    choose: Callable[[Mapping[str, Any]], Choice]
-    record: Mapping[str, Any] = field(default_factory=dict)
-    keep_last: int | None = None
 
 
 class _Escape(BaseException):
     """Carries an error out of BasicSR's ``except Exception: retry, then ignore``."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: SaveError) -> None:
         self.error = error
 
 
@@ -86,7 +58,7 @@ class _Run:
         self.folders = Path(opt['path']['models']), Path(opt['path']['training_states'])
         self.choice = self.plan.choose(opt)
         self.last = self.choice.state
-        _remove_parts(self.folders)
+        _prepare_folders(self.folders if self.last is not None else ())
         opt['train'].update(copy.deepcopy(dict(self.choice.keep)))
         self.record['hyperparameters'] = {**self.record.get('hyperparameters', {}), **self.choice.keep}
         auto_resume, opt['auto_resume'] = opt['auto_resume'], False  # BasicSR would take the last, whole or not
@@ -144,7 +116,7 @@ class _Run:
             return
         try:
             save_file(path, content)
-        except Exception as error:  # noqa: BLE001  (whatever it is, BasicSR would ignore it)
+        except SaveError as error:
             raise _Escape(error) from error
 
     def save(self, save: Callable[..., None], epoch: int, current_iter: int) -> None:
@@ -184,14 +156,11 @@ class _Run:
             get_root_logger().info(f'Removed the checkpoints of iteration {", ".join(map(str, old))} '
                                    f'(logger.keep_last: {self.plan.keep_last}).')
 
-    def _told(self, error: Exception) -> SaveError:
+    def _told(self, error: SaveError) -> SaveError:
         """The error with the way to go on."""
-        what = str(error) if isinstance(error, SaveError) else (
-            f'cannot save the checkpoint: torch cannot write it ({type(error).__name__}: {error})')
-        remedy = getattr(error, 'remedy', 'fix the class named in the message')
         there = (f'go on with --auto_resume: the last complete checkpoint is {self.last}'
                  if self.last is not None else 'start the run again: no checkpoint was saved before')
-        return SaveError(f'{what}\n   -> {remedy}, then {there}')
+        return SaveError(f'{error}\n   -> {error.remedy}, then {there}')
 
     def disk_error(self, error: OSError) -> SaveError:
         """An error of the disk anywhere else in the training: in the log, the images, the events of TensorBoard."""
@@ -204,16 +173,18 @@ def _raise_on_all_ranks(problem: SaveError | None) -> None:
     if get_dist_info()[1] > 1:
         said = [None if problem is None else str(problem)]
         torch.distributed.broadcast_object_list(said, src=0)
-        if said[0] is not None:
-            raise problem or SaveError(said[0])
+        if said[0] is not None and problem is None:
+            time.sleep(_AHEAD)
+            raise SaveError(said[0])
     if problem is not None:
         raise problem
 
 
-def _remove_parts(folders: tuple[Path, ...]) -> None:
-    """Remove what a run that was killed in a save has left."""
+def _prepare_folders(folders: tuple[Path, ...]) -> None:
+    """Make folders that a resumed run lacks, and remove what a run that was killed in a save has left."""
     if get_dist_info()[0] == 0:
         for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
             for part in folder.glob('.*.part'):
                 remove(part)
 

@@ -5,38 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import torch
 
-from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.checkpoints.errors import SaveError, save_error
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.files import flush_folder, part_of, remove
 
 RECORD = 'mipkd'
 """Key of our record in a training state: its files, and the options that it was trained with."""
 
 _CHUNK = 1 << 20
-
-
-class SaveError(MipkdError):
-    """A checkpoint cannot be saved; the message says which file, and why.
-
-    Args:
-        message: What failed.
-        remedy: What to do about it.
-
-    Attributes:
-        remedy: What to do about it.
-    """
-
-    exit_code = 4
-
-    def __init__(self, message: str, remedy: str = 'fix this') -> None:
-        super().__init__(message)
-        self.remedy = remedy
 
 
 class Written(NamedTuple):
@@ -125,7 +108,11 @@ def write_part(path: Path, content: Any) -> Written:
         remove(part)
         problem = save_error(error, path, size)
         raise problem from error
-    except BaseException:  # also Ctrl-C, and objects that torch cannot save
+    except (*FOREIGN_ERRORS, pickle.PicklingError) as error:
+        remove(part)
+        raise SaveError(f'cannot save {path}: torch cannot write what is in it ({type(error).__name__}: {error})',
+                        'keep only tensors and plain values in it') from error
+    except BaseException:  # Ctrl-C
         remove(part)
         raise
 
@@ -145,47 +132,6 @@ def _proven(part: Path, sink: _Sink) -> Written:
     if file_digest(part) != written:
         raise OSError(errno.EIO, 'what was read back differs from what was written')
     return written
-
-
-def save_error(error: OSError, path: Path, size: int | None = None) -> SaveError:
-    """Say in words why a file cannot be written, and what to do.
-
-    Args:
-        error: The error.
-        path: The file.
-        size: Its size in bytes, if it is known.
-
-    Returns:
-        The error to raise.
-    """
-    folder, needs = path.parent, '' if size is None else f': it needs {size:,d} bytes'
-    if not folder.is_dir():
-        what, remedy = (f'{folder} is not a folder' if folder.exists() else f'the folder {folder} is gone',
-                        'leave the folders of a training alone while it runs')
-    elif error.errno == errno.ENOSPC:
-        free = f', and {shutil.disk_usage(folder).free:,d} are free' if needs else ''
-        what, remedy = f'the disk is full{needs}{free}', ('free some space (with logger.keep_last: 2 a run keeps '
-                                                          'only its last two checkpoints)')
-    elif error.errno == getattr(errno, 'EDQUOT', errno.ENOSPC):
-        what, remedy = f'your quota on this disk is used up{needs}', 'free some space'
-    elif error.errno == errno.EFBIG:
-        what, remedy = f'the file would be too large here{needs}{_limit()}', 'raise the limit: ulimit -f unlimited'
-    elif error.errno == errno.EROFS:
-        what, remedy = f'the disk of {folder} is read-only', 'make it writable'
-    elif error.errno in (errno.EACCES, errno.EPERM):
-        what, remedy = f'you have no right to write into {folder}', 'give yourself that right: chmod u+rwx'
-    else:
-        what, remedy = str(error.strerror or error), 'find out what is wrong with this disk'
-    return SaveError(f'cannot save {path}: {what}', remedy)
-
-
-def _limit() -> str:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ''
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return '' if limit == resource.RLIM_INFINITY else f', and the limit of this shell (ulimit -f) is {limit:,d}'
 
 
 class CheckpointSet:

@@ -19,6 +19,7 @@ from mipkd_plugin.config.components import check_component, check_components, ch
 from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Distillation, take_prepared
 from mipkd_plugin.config.keys import SECTIONS, written_by_user
+from mipkd_plugin.config.output_folders import check_output_folders
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
 from mipkd_plugin.config.resume import check_exact_resume, check_resume
 from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
@@ -84,6 +85,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
             check_resume(ctx, checkpoint, built)
         else:
             check_pretrained(ctx, built.student)
+        check_output_folders(ctx, built.student, checkpoint is not None)
     return images, built
 
 

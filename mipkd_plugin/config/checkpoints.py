@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, training_states
+from mipkd_plugin.checkpoints.plan import Choice, SavePlan
 from mipkd_plugin.checkpoints.proof import Summary, changed_files, summary_of
-from mipkd_plugin.checkpoints.safe_saves import Choice, SavePlan
 from mipkd_plugin.config.components import find_model
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.resume_changes import Change, changes, hyperparameters, in_words, trained_with

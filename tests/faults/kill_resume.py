@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from helpers import tiny_options, write_image_pairs  # noqa: E402
-from training import train, write_options  # noqa: E402
+import training  # noqa: E402
 
 import basicsr.train  # noqa: E402,F401  (loaded once here, instead of in each child)
 import torch  # noqa: E402
@@ -57,7 +57,8 @@ def start(path: Path, log: Path, prepare: Callable[[], object] = lambda: None) -
         for stream in (1, 2):
             os.dup2(handle, stream)
         prepare()
-        code = train(path, '--auto_resume')
+        training._TIMES = itertools.count(time.time_ns())  # or two children would archive a run under one name
+        code = training.train(path, '--auto_resume')
     finally:
         os._exit(code)
 
@@ -121,7 +122,7 @@ class Experiment:
         self.run, self.log = folder / 'experiments/tiny', folder / 'log'
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
-        self.path = write_options(options(write_image_pairs(folder)), folder / 'tiny.yml')
+        self.path = training.write_options(options(write_image_pairs(folder)), folder / 'tiny.yml')
         begin = time.monotonic()
         if wait(start(self.path, self.log), LIMIT) != 0:
             raise SystemExit(f'the run that nobody kills has failed:\n{self.log.read_text()}')
