@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from basicsr.models import lr_scheduler
 
 _STEPS, _COSINE = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
@@ -43,6 +44,10 @@ def apply_hyperparameters(model: Any, fresh: Hyperparameters) -> None:
     for optimizer, groups in zip(model.optimizers, fresh.groups):
         for group, values in zip(optimizer.param_groups, groups):
             group.update(values)
+            for parameter in group['params'] if group.get('amsgrad') else ():
+                moments = optimizer.state.get(parameter, {})
+                if 'exp_avg_sq' in moments:  # a run without amsgrad has not kept it
+                    moments.setdefault('max_exp_avg_sq', torch.zeros_like(moments['exp_avg_sq']))
     for scheduler, state in zip(model.schedulers, fresh.schedulers):
         iterations = scheduler.last_epoch
         for name in [name for name in vars(scheduler) if name not in state and name != 'optimizer']:

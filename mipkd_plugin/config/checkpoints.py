@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, training_states
+from torch import Tensor
+
+from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path, training_states
 from mipkd_plugin.checkpoints.plan import Choice, SavePlan
 from mipkd_plugin.checkpoints.proof import Summary, changed_files, summary_of
 from mipkd_plugin.config.components import find_model
@@ -75,15 +77,28 @@ def _fault(ctx: Context, state: Path) -> str | None:
             read_file(scratch, '', path, '', 'x')
             if scratch.problems:
                 return f'{name}: {scratch.problems[0].what}'
+    if _holds_nan(student_path(models, summary.iteration)):
+        return f'net_g_{summary.iteration}.pth holds NaN: the training had diverged'
     return None
+
+
+def _holds_nan(path: Path) -> bool:
+    """Whether a file of weights is readable and holds NaN."""
+    content = read_file(Context({}, is_train=True), '', path, '', 'x') if path.is_file() else None
+    weights = content.get('params') if isinstance(content, Mapping) else None
+    return isinstance(weights, Mapping) and any(
+        isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any())
+        for value in weights.values())
 
 
 def needed_files(ctx: Context, iteration: int) -> list[tuple[str, Path]]:
     """(Name, path) of the files that a resume reads besides the training state."""
     models = run_folder(ctx) / 'models'
     ignored = ctx.section('path').get('ignore_resume_networks') or []
-    paths = [models / f'net_{key.removeprefix("network_")}_{iteration}.pth'
-             for key in map(str, ctx.opt) if key.startswith('network_') and key not in ignored]
+    nets = [key.removeprefix('network_') for key in map(str, ctx.opt)
+            if key.startswith('network_') and key not in ignored]
+    paths = [models / f'net_{net}_{iteration}.pth' for net in nets
+             if net == 'g' or next(models.glob(f'net_{net}_*.pth'), None) is not None]  # some models never save one
     if ctx.distills:
         paths.append(distill_state_path(models, iteration))
     if ctx.section('train').get('exact_resume') is True:

@@ -16,6 +16,7 @@ from test_safe_saves import assert_whole, distilling, plain, states
 from training import train, train_until, write_options
 
 from mipkd_plugin import config
+from mipkd_plugin.checkpoints.writing import file_digest
 from mipkd_plugin.checkpoints.hyperparameters import apply_hyperparameters, hyperparameters_of
 from mipkd_plugin.config.resume_changes import changes, hyperparameters, trained_with
 
@@ -63,7 +64,8 @@ def run(opt: dict[str, Any], *arguments: str, code: int = 0, **train_options: An
 def test_new_hyperparameters_are_those_of_the_next_iterations(train_options: Make, seen: dict[int, dict[str, Any]],
                                                               new: dict[str, Any]) -> None:
     """The same learning rates as in a run that had them from its beginning."""
-    changed = {'optim_g': {'type': 'Adam', 'lr': 0.02, 'betas': [0.8, 0.95], 'weight_decay': 0.01, 'eps': 1e-7},
+    changed = {'optim_g': {'type': 'Adam', 'lr': 0.02, 'betas': [0.8, 0.95], 'weight_decay': 0.01, 'eps': 1e-7,
+                           'amsgrad': True},
                'scheduler': new, 'ema_decay': 0.5, 'total_iter': 9}
     run(plain(train_options, 9), **changed)
     expected = dict(seen)
@@ -163,10 +165,23 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
 
 
+def diverge(path: Path) -> None:
+    content = torch.load(path)
+    content['params']['conv_first.bias'][0] = float('nan')
+    torch.save(content, path)
+    state = RUN / 'training_states/6.state'
+    saved = torch.load(state)
+    if 'mipkd' in saved:
+        written = file_digest(path)
+        saved['mipkd']['files'][path.name] = {'bytes': written.size, 'sha256': written.sha256}
+        torch.save(saved, state)
+
+
 @pytest.mark.parametrize(('name', 'harm', 'said'), [
     ('training_states/6.state', cut, '6.state: is damaged: torch cannot read it'),
-    ('models/net_g_6.pth', cut, '6.state: net_g_6.pth has '), ('models/distill_6.pth', Path.unlink, '6.state: distill_6'
-                                                               '.pth is missing.'),
+    ('models/net_g_6.pth', cut, '6.state: net_g_6.pth has '),
+    ('models/distill_6.pth', Path.unlink, '6.state: distill_6.pth is missing.'),
+    ('models/net_g_6.pth', diverge, '6.state: net_g_6.pth holds NaN: the training had diverged'),
     ('models/random_6.pth', lambda path: path.write_bytes(b'x' * path.stat().st_size),
      '6.state: random_6.pth is not the file that was saved with it.')])
 @pytest.mark.parametrize('record', [True, False])
