@@ -27,17 +27,15 @@ def check_output_folders(ctx: Context, student: nn.Module | None, resumes: bool)
     needed = [run if resumes else run.parent, *(folder for folder in inner if folder.exists())]
     if ctx.is_train and ctx.section('logger').get('use_tb_logger') is True:
         needed.append(ctx.root / 'tb_logger')
-    for folder in needed:
-        _check_folder(ctx, folder)
-    if ctx.is_train and student is not None and all(ctx.clean(str(folder)) for folder in needed):
+    if all(_check_folder(ctx, folder) for folder in needed) and ctx.is_train and student is not None:
         _check_room(ctx, needed[0], student)
 
 
-def _check_folder(ctx: Context, folder: Path) -> None:
-    """Check that a folder can be written, or made."""
+def _check_folder(ctx: Context, folder: Path) -> bool:
+    """Check that a folder can be written, or made; return whether it can."""
     there = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), None)
     if there is None:
-        return
+        return True
     if not there.is_dir():
         what = 'is a link that leads nowhere' if there.is_symlink() and not there.exists() else 'is a file'
         ctx.add(str(there), f'{what}, and BasicSR writes to a folder of that name', f'move {there} away')
@@ -46,6 +44,9 @@ def _check_folder(ctx: Context, folder: Path) -> None:
         ctx.add(str(there), 'is on a read-only disk, and BasicSR writes there' if read_only else
                 'cannot be written: you have no right to, and BasicSR writes there',
                 'start in a folder that can be written' if read_only else f'chmod u+rwx {there}')
+    else:
+        return True
+    return False
 
 
 def _check_room(ctx: Context, folder: Path, student: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,8 +287,19 @@ def test_models_of_others_are_saved_whole_too(train_options: Make, monkeypatch: 
     assert states() == [2, 4]
 
 
-def test_a_folder_on_a_read_only_disk_is_said_before(train_options: Make, tmp_path: Path,
+def test_a_folder_on_a_read_only_disk_is_said_before(train_options: Make, small_disk: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    opt = plain(train_options)
+    opt['logger']['use_tb_logger'] = True
+    monkeypatch.chdir(small_disk)
+    Path('experiments').mkdir()
+    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
+    problem, = config.check_options(opt, is_train=True).problems
+    assert str(problem).startswith(f'{small_disk}/experiments: is on a read-only disk, and BasicSR writes there')
+
+
+def test_a_folder_without_rights_is_said_before(train_options: Make, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     access = os.access

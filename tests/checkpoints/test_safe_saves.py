@@ -8,7 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,6 @@ def assert_whole(run: str | Path = 'experiments/tiny') -> None:
     for path in files:
         torch.load(path, weights_only=True)
     assert not [path for path in Path(run).rglob('*') if path.name.endswith('.part')]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 900 KB."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    mounted = shutil.which('mount') is not None and subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', 'size=900k', 'tmpfs', str(folder)], capture_output=True).returncode == 0
-    if not mounted:
-        pytest.skip('no right to mount a tmpfs')
-    yield folder
-    os.chdir(tmp_path)
-    subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
 # ---------------------------------------------------------------------------------------------------- saves that fail

@@ -31,6 +31,9 @@ import torch  # noqa: E402
 from mipkd_plugin.checkpoints import writing  # noqa: E402
 
 ITERATIONS, EVERY, LIMIT = 40, 2, 600.0
+WRITES, NAMES = 20_000, 160
+"""About as many steps a whole run makes in its saves: writes, and flushes and new names."""
+
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError)
 
 
@@ -74,14 +77,14 @@ def wait(child: int, limit: float) -> int | None:
     return None
 
 
-def die_in_a_save(number: int) -> None:
-    """Kill this process at its step ``number`` in saves: in the middle of a write, or before a flush or a new name."""
+def die_in_a_save(number: int, names: bool) -> None:
+    """Kill this process in a save: in the middle of write ``number``, or before flush or new name ``number``."""
     steps = itertools.count(1)
 
     def dying(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             if next(steps) == number:
-                if function is write and len(args[1]) > 1:
+                if not names and len(args[1]) > 1:
                     write(args[0], memoryview(args[1]).cast('B')[:len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args)
@@ -89,8 +92,10 @@ def die_in_a_save(number: int) -> None:
         return call
 
     write = writing._Sink.write
-    writing._Sink.write = dying(write)
-    os.fsync, os.replace, writing.remove = dying(os.fsync), dying(os.replace), dying(writing.remove)
+    if names:
+        os.fsync, os.replace, writing.remove = dying(os.fsync), dying(os.replace), dying(writing.remove)
+    else:
+        writing._Sink.write = dying(write)
 
 
 def unreadable(folder: Path) -> list[Path]:
@@ -120,7 +125,7 @@ class Experiment:
     def __init__(self, folder: Path, draw: random.Random) -> None:
         self.folder, self.draw = folder, draw
         self.run, self.log = folder / 'experiments/tiny', folder / 'log'
-        self.counts: Counter[str] = Counter()
+        self.counts = Counter[str]()
         self.faults: list[str] = []
         self.path = training.write_options(options(write_image_pairs(folder)), folder / 'tiny.yml')
         begin = time.monotonic()
@@ -137,8 +142,9 @@ class Experiment:
     def kill_once(self) -> None:
         """Start or resume the run, and kill it; if it finishes first, compare its weights and begin another."""
         before, inside = self.newest(), self.draw.random() < 0.5
-        step = self.draw.randrange(1, 400)
-        child = start(self.path, self.log, (lambda: die_in_a_save(step)) if inside else (lambda: None))
+        names = self.draw.random() < 0.5
+        step = self.draw.randrange(1, NAMES if names else WRITES)
+        child = start(self.path, self.log, (lambda: die_in_a_save(step, names)) if inside else (lambda: None))
         status = wait(child, LIMIT if inside else self.draw.uniform(0, self.seconds))
         if status is None:
             os.kill(child, signal.SIGKILL)
