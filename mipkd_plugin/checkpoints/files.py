@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -53,7 +54,7 @@ def find_checkpoints(models: Path) -> dict[str, tuple[Path, Path]]:
 
 def training_states(folder: Path) -> list[Path]:
     """The training states in ``experiments/<name>/training_states``, the newest first."""
-    found = [path for path in folder.glob('*.state') if path.stem.isdigit()] if folder.is_dir() else []
+    found = [path for path in folder.glob('*.state') if path.stem.isdigit()] if os.path.isdir(folder) else []
     return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
 

@@ -45,11 +45,14 @@ def summary_of(state: Any) -> Summary | None:
     record = state.get(RECORD)
     try:
         groups = [[len(group['params']) for group in optimizer['param_groups']] for optimizer in state['optimizers']]
-        options = saved_options(state)
         files = {str(name): Written(int(file['bytes']), str(file['sha256']))
                  for name, file in (record['files'].items() if isinstance(record, Mapping) else ())}
     except _WRONG:
         return None
+    try:
+        options = saved_options(state)
+    except _WRONG:  # of an optimizer or scheduler that is not BasicSR's
+        options = {}
     return Summary(state['iter'], groups, options, files, record if isinstance(record, Mapping) else {})
 
 
@@ -58,7 +61,7 @@ def changed_files(files: Mapping[str, Written], models: Path) -> list[str]:
     found = []
     for name, written in files.items():
         path = models / Path(name).name
-        if not path.is_file():
+        if not os.path.isfile(path):
             found.append(f'{name} is missing')
         elif path.stat().st_size != written.size:
             found.append(f'{name} has {path.stat().st_size:,d} bytes, and {written.size:,d} were saved')

@@ -108,14 +108,14 @@ class _Run:
         if self.choice.renew:
             apply_hyperparameters(model, fresh)
 
-    def torch_save(self, content: Any, file: Any, *args: Any, **named: Any) -> None:
+    def torch_save(self, obj: Any, f: Any, *args: Any, **named: Any) -> None:
         """``torch.save``; a file of a checkpoint becomes part of the set that is being saved."""
-        path = Path(file) if isinstance(file, (str, os.PathLike)) else None
+        path = Path(f) if isinstance(f, (str, os.PathLike)) else None
         if path is None or path.parent not in self.folders:
-            self.originals['save'](content, file, *args, **named)
+            self.originals['save'](obj, f, *args, **named)
             return
         try:
-            save_file(path, content)
+            save_file(path, obj)
         except SaveError as error:
             raise _Escape(error) from error
 
@@ -165,7 +165,7 @@ class _Run:
     def disk_error(self, error: OSError) -> SaveError:
         """An error of the disk anywhere else in the training: in the log, the images, the events of TensorBoard."""
         name = error.filename if isinstance(error.filename, str) else None
-        return self._told(save_error(error, Path(name) if name else self.folders[0] / '(a file)'))
+        return self._told(save_error(error, Path(name or Path.cwd() / 'a file of this run')))
 
 
 def _raise_on_all_ranks(problem: SaveError | None) -> None:

@@ -94,7 +94,8 @@ def _holds_nan(path: Path) -> bool:
 def needed_files(ctx: Context, iteration: int) -> list[tuple[str, Path]]:
     """(Name, path) of the files that a resume reads besides the training state."""
     models = run_folder(ctx) / 'models'
-    ignored = ctx.section('path').get('ignore_resume_networks') or []
+    ignored = ctx.section('path').get('ignore_resume_networks')
+    ignored = ignored if isinstance(ignored, (list, str)) else ()
     nets = [key.removeprefix('network_') for key in map(str, ctx.opt)
             if key.startswith('network_') and key not in ignored]
     paths = [models / f'net_{net}_{iteration}.pth' for net in nets
@@ -118,7 +119,7 @@ def read_summary(ctx: Context, where: str, state: Path, remedy: str) -> Summary 
     Returns:
         What is worth knowing of it; None with a problem noted.
     """
-    if not state.is_file():
+    if not os.path.isfile(state):
         read_file(ctx, where, state, remedy, remedy)
         return None
     status = os.stat(state)

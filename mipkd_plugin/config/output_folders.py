@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from mipkd_plugin.config.keys import is_number
 from mipkd_plugin.config.problems import Context
 
 
@@ -23,8 +24,8 @@ def check_output_folders(ctx: Context, student: nn.Module | None, resumes: bool)
     if not isinstance(name, str) or not name or not ctx.clean('name'):
         return
     run = ctx.root / ('experiments' if ctx.is_train else 'results') / name
-    inner = [run / folder for folder in ('models', 'training_states')] if resumes else []
-    needed = [run if resumes else run.parent, *(folder for folder in inner if folder.exists())]
+    inner = [run / folder for folder in ('models', 'training_states')] if resumes or ctx.auto_resume else []
+    needed = [run if resumes else run.parent, *(folder for folder in inner if os.path.exists(folder))]
     if ctx.is_train and ctx.section('logger').get('use_tb_logger') is True:
         needed.append(ctx.root / 'tb_logger')
     if all(_check_folder(ctx, folder) for folder in needed) and ctx.is_train and student is not None:
@@ -39,7 +40,7 @@ def _check_folder(ctx: Context, folder: Path) -> bool:
     if not there.is_dir():
         what = 'is a link that leads nowhere' if there.is_symlink() and not there.exists() else 'is a file'
         ctx.add(str(there), f'{what}, and BasicSR writes to a folder of that name', f'move {there} away')
-    elif not os.access(there, os.W_OK | os.X_OK):
+    elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         read_only = hasattr(os, 'statvfs') and os.statvfs(there).f_flag & getattr(os, 'ST_RDONLY', 1)
         ctx.add(str(there), 'is on a read-only disk, and BasicSR writes there' if read_only else
                 'cannot be written: you have no right to, and BasicSR writes there',
@@ -51,7 +52,8 @@ def _check_folder(ctx: Context, folder: Path) -> bool:
 
 def _check_room(ctx: Context, folder: Path, student: nn.Module) -> None:
     """Check that one checkpoint of the student fits on the disk: weights, their average and Adam's two moments."""
-    copies = 3 + ((ctx.section('train').get('ema_decay') or 0) > 0)
+    decay = ctx.section('train').get('ema_decay', 0)
+    copies = 4 if is_number(decay) and decay > 0 else 3
     size = copies * sum(p.numel() * p.element_size() for p in student.parameters())
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def _check_name(ctx: Context, where: str, state: Path) -> None:
     """Check that a training state belongs to the run of this name, where BasicSR looks for its networks."""
     folder = state.absolute().parent.parent
     other = folder.name
-    if (ctx.auto_resume or state.parent.name != 'training_states' or not state.is_file()
+    if (ctx.auto_resume or state.parent.name != 'training_states' or not os.path.isfile(state)
             or folder.parent.resolve() != (ctx.root / 'experiments').resolve()
             or folder.resolve() == run_folder(ctx).resolve()):
         return

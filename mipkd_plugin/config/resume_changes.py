@@ -121,7 +121,7 @@ def _complete(path: str, value: Any) -> Any:
     if name == 'MultiStepRestartLR':
         own['type'] = 'MultiStepLR'
     if isinstance(own.get('milestones'), list):
-        own['milestones'] = sorted(own['milestones'])
+        own['milestones'] = sorted(own['milestones'], key=str)
     return own
 
 

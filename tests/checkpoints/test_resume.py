@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
+from helpers import change, tiny_options, write_image_pairs
 from test_exact_resume import differences
 from test_safe_saves import assert_whole, distilling, plain, states
 from training import train, train_until, write_options
@@ -144,6 +147,39 @@ def test_a_longer_run_ends_like_one_that_was_never_stopped(train_options: Make) 
     run(opt, total_iter=4)
     run(opt, '--auto_resume', total_iter=8)
     assert differences(Path('experiments/whole'), RUN) == []
+
+
+@pytest.mark.parametrize('value', ['x', None, [1], {'type': 'x'}, ['x', 1, {}], -1, float('nan')])
+@pytest.mark.parametrize('key', ['train', 'train.optim_g', 'train.scheduler', 'train.scheduler.milestones', 'datasets',
+                                 'datasets.train', 'network_g', 'teacher', 'logger.keep_last', 'path.resume_state',
+                                 'path.ignore_resume_networks', 'train.distill_opt'])
+def test_odd_values_in_a_resume_are_problems_not_crashes(train_options: Make, trained: Path, key: str,
+                                                         value: Any) -> None:
+    opt = distilling(train_options)
+    change(opt, key, value)
+    for text in (None, str(RUN / 'training_states/2.state')):
+        if isinstance(opt['path'], dict) and key != 'path.resume_state':
+            opt['path']['resume_state'] = text
+        config.check_options(opt, is_train=True, auto_resume=text is None, probe='none')
+
+
+@pytest.fixture(scope='module')
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('trained')
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        opt = distilling(functools.partial(tiny_options, write_image_pairs(folder)))
+        assert train(write_options(opt, folder / 'x.yml')) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained_once / 'experiments', tmp_path / 'experiments')
+    return tmp_path
 
 
 def test_a_shorter_schedule_of_distillation_is_not_exact(train_options: Make) -> None:
@@ -300,8 +336,6 @@ def test_a_folder_on_a_read_only_disk_is_said_before(train_options: Make, small_
 
 def test_a_folder_without_rights_is_said_before(train_options: Make, tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     access = os.access
     (tmp_path / 'experiments').mkdir()
     monkeypatch.setattr(os, 'access', lambda path, mode: not str(path).endswith('experiments') and access(path, mode))
