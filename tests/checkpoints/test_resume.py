@@ -149,7 +149,7 @@ def test_a_longer_run_ends_like_one_that_was_never_stopped(train_options: Make) 
     assert differences(Path('experiments/whole'), RUN) == []
 
 
-@pytest.mark.parametrize('value', ['x', None, [1], {'type': 'x'}, ['x', 1, {}], -1, float('nan')])
+@pytest.mark.parametrize('value', ['x', [1, 'x'], {'type': 'x'}, -1])
 @pytest.mark.parametrize('key', ['train', 'train.optim_g', 'train.scheduler', 'train.scheduler.milestones', 'datasets',
                                  'datasets.train', 'network_g', 'teacher', 'logger.keep_last', 'path.resume_state',
                                  'path.ignore_resume_networks', 'train.distill_opt'])
