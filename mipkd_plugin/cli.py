@@ -30,7 +30,8 @@ def basicsr_main(argv: Sequence[str] | None = None) -> int:
         argv: Command line arguments; default: the arguments of this process.
 
     Returns:
-        Exit code: 0; 2 if the options are refused (nothing was written); 130 after Ctrl-C.
+        Exit code: 0; 2 if the options are refused (nothing was written); 4 if a checkpoint cannot be saved; 130 after
+        Ctrl-C.
     """
     arguments = compat.accept_dashed_local_rank(list(sys.argv[1:] if argv is None else argv))
     args = basicsr_parser().parse_args(arguments)
@@ -90,4 +91,4 @@ def _guarded(command: Callable[[], int]) -> int:
     except MipkdError as error:
         if error.of_one_rank or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             sys.stderr.write(f'{error}\n')
-        return 2
+        return error.exit_code

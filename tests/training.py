@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 import yaml
 from basicsr.utils.logger import initialized_logger
 
+from mipkd_plugin.checkpoints.writing import CheckpointSet
 from mipkd_plugin.cli import basicsr_main
 
 _TIMES = itertools.count(20200101_000000)
@@ -61,8 +64,8 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
     Args:
         monkeypatch: To be undone before the training goes on.
         moment: ``trained``: iteration ``count`` is trained, and not saved yet; ``saved``: it has just been saved;
-            ``cut``: while its training state is written; ``written``: right after it; ``validated``: after the
-            validation number ``count``.
+            ``cut``: while its training state is written; ``written``: as soon as that has its name;
+            ``validated``: after the validation number ``count``.
         count: Which.
     """
     model = basicsr.models.sr_model.SRModel
@@ -77,12 +80,13 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
 
         return dying
 
-    def dying_save(state: Any, path: str) -> None:
-        save(state, path)
-        if str(path).endswith(f'/{count}.state'):
-            content = Path(path).read_bytes()
-            Path(path).write_bytes(content[:len(content) // 2] if moment == 'cut' else content)
+    def dying_save(state: Any, file: Any) -> None:
+        if str(getattr(file, 'name', file)).endswith(f'/.{count}.state.part'):
+            whole = io.BytesIO()
+            save(state, whole)
+            file.write(whole.getvalue()[:whole.tell() // 2])
             raise Killed
+        save(state, file)
 
     save = torch.save
     if moment == 'trained':
@@ -90,9 +94,11 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
             model.get_current_learning_rate, lambda self: self.trained == count))
         monkeypatch.setattr(model, 'update_learning_rate', _remember(model.update_learning_rate))
     elif moment == 'saved':
-        monkeypatch.setattr(model, 'save', after(model.save, lambda self, epoch, iteration: iteration == count))
-    elif moment in ('cut', 'written'):
+        monkeypatch.setattr(CheckpointSet, 'commit', after(CheckpointSet.commit, lambda self: self.iteration == count))
+    elif moment == 'cut':
         monkeypatch.setattr(torch, 'save', dying_save)
+    elif moment == 'written':
+        monkeypatch.setattr(os, 'replace', after(os.replace, lambda part, path: str(path).endswith(f'/{count}.state')))
     elif moment == 'validated':
         monkeypatch.setattr(model, '_log_validation_metric_values', after(
             model._log_validation_metric_values, lambda *args: next(validations) == count))

@@ -8,15 +8,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from mipkd_plugin.checkpoints.errors import StateError
+from mipkd_plugin.checkpoints.proof import distill_fault
+from mipkd_plugin.checkpoints.writing import save_file
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.utils.errors import MipkdError
-from mipkd_plugin.utils.files import write_atomically
 
 RandomState = dict[str, Any]
-
-
-class StateError(MipkdError):
-    """A run cannot be resumed: its distillation state is missing or belongs to another run."""
 
 
 def _random_state(losses: nn.ModuleList) -> RandomState:
@@ -48,7 +45,7 @@ def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[Rando
 
 
 def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_states: list[RandomState]) -> None:
-    """Save the distillation state; an interrupted save leaves no file under the final name.
+    """Save the distillation state, whole or not at all, together with the other files of its checkpoint.
 
     Args:
         path: ``…/models/distill_<iter>.pth``.
@@ -57,12 +54,12 @@ def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_state
         random_states: From :func:`gather_random_states`.
 
     Raises:
-        OSError: The file cannot be written.
+        SaveError: The file cannot be written.
     """
     state = {'teacher': fingerprint, 'types': [type(loss).__name__ for loss in losses],
              'pairs': _pairs(losses),
              'losses': losses.state_dict(), 'random': random_states}
-    write_atomically(path, lambda part: torch.save(state, part))
+    save_file(path, state)
 
 
 def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -> None:
@@ -81,6 +78,9 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
         raise StateError(f'{path} is missing: without the state of the distillation losses training cannot resume; '
                          'restore the file, or start a new run without --auto_resume')
     state = torch.load(path, map_location='cpu', weights_only=True)
+    fault = distill_fault(state)
+    if fault is not None:
+        raise StateError(f'{path} holds no distillation state: {fault}; restore the file, or start a new run')
     if state['teacher'] != fingerprint:
         raise StateError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
                          f'{fingerprint[:12]}…); name the old one in teacher.weights, or start a new run under '
@@ -89,8 +89,8 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
     if state['types'] != types:
         raise StateError(f'{path} holds the losses {state["types"]}, but train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
-    if state['pairs'] != _pairs(losses):
-        raise StateError(f'{path} was trained with the taps {state["pairs"]}, now they are {_pairs(losses)}; '
+    if state.get('pairs') != _pairs(losses):
+        raise StateError(f'{path} was trained with the taps {state.get("pairs")}, now they are {_pairs(losses)}; '
                          'resume with the option file the run was started with')
     weights = dict(state['losses'])
     random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)

@@ -15,8 +15,10 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 
+from mipkd_plugin.checkpoints.errors import StateError
 from mipkd_plugin.checkpoints.files import random_state_path
-from mipkd_plugin.utils.files import write_atomically
+from mipkd_plugin.checkpoints.proof import numpy_state, random_fault
+from mipkd_plugin.checkpoints.writing import save_file
 
 
 def _save_random_state(path: Path) -> None:
@@ -25,15 +27,17 @@ def _save_random_state(path: Path) -> None:
     state = {'torch': torch.get_rng_state(), 'python': random.getstate(),
              'numpy': (name, np.asarray(keys).tolist(), *rest),
              'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
-    write_atomically(path, lambda part: torch.save(state, part))
+    save_file(path, state)
 
 
 def _restore_random_state(path: Path) -> None:
     state = torch.load(path, map_location='cpu', weights_only=True)
+    fault = random_fault(state)
+    if fault is not None:
+        raise StateError(f'{path} holds no random numbers: {fault}; restore the file, or remove train.exact_resume')
     torch.set_rng_state(state['torch'])
     random.setstate(state['python'])
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    np.random.set_state(numpy_state(state['numpy']))
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'])
 

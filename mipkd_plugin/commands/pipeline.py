@@ -41,10 +41,11 @@ def run(args: argparse.Namespace) -> int:
             from basicsr.train import train_pipeline
 
             from mipkd_plugin.checkpoints.exact_resume import exact_resume
-            from mipkd_plugin.config import prepared
+            from mipkd_plugin.checkpoints.safe_saves import saving
+            from mipkd_plugin.config import prepared, save_plan
             from mipkd_plugin.config.handover import handed_over
-            with (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), prepared(opt, distillation), \
-                    handed_over(opt):
+            with saving(save_plan(opt)), (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), \
+                    prepared(opt, distillation), handed_over(opt):
                 train_pipeline(os.getcwd())
         else:
             from basicsr.test import test_pipeline

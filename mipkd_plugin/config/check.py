@@ -14,14 +14,16 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.config.builder import Built, build
+from mipkd_plugin.config.checkpoints import find_checkpoint
 from mipkd_plugin.config.components import check_component, check_components, check_teacher_network, find_model
 from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Distillation, take_prepared
 from mipkd_plugin.config.keys import SECTIONS, written_by_user
 from mipkd_plugin.config.names import check_names
+from mipkd_plugin.config.output_folders import check_output_folders
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
 from mipkd_plugin.config.rehearsal import check_test_settings, rehearse
-from mipkd_plugin.config.resume import check_exact_resume, check_resume, find_resume_state
+from mipkd_plugin.config.resume import check_exact_resume, check_resume
 from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
 from mipkd_plugin.config.weights import check_all_pretrained
@@ -74,8 +76,8 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     find_model(ctx)
     check_numbers(ctx)
     check_sections(ctx)
-    state_path = find_resume_state(ctx) if ctx.files and ctx.clean('name') else None
-    check_names(ctx, resumes=state_path is not None)
+    checkpoint = find_checkpoint(ctx) if ctx.files and ctx.clean('name') else None
+    check_names(ctx, resumes=checkpoint is not None)
     check_gpus(ctx)
     check_components(ctx)
     if ctx.is_train:
@@ -84,11 +86,12 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     images = check_datasets(ctx)
     built = build(ctx, probe)
     if ctx.files:
-        if state_path is not None:
-            check_resume(ctx, state_path, built)
-        check_all_pretrained(ctx, built.student, resumes=state_path is not None)
-        if state_path is None:
+        if checkpoint is not None:
+            check_resume(ctx, checkpoint, built)
+        check_all_pretrained(ctx, built.student, resumes=checkpoint is not None)
+        if checkpoint is None:
             check_test_settings(ctx, built.student)
+        check_output_folders(ctx, built.student, checkpoint is not None)
     rehearse(ctx, None if probe == 'none' else built.student, images)
     return images, built
 

@@ -84,6 +84,7 @@ NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_num
 COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
 DTYPE = one_of('float32', 'bfloat16', 'float16')
 CACHE_TYPE = one_of('float32', 'float16', 'bfloat16')
+KEEP_OR_NEW = one_of('keep', 'new')
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
 
@@ -118,6 +119,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
         'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'exact_resume': Key(FLAG),
+        'resume_hyperparameters': Key(optional(KEEP_OR_NEW)),
     },
     'val': {
         'val_freq': Key(ITERATIONS, 'train'), 'save_img': Key(FLAG, 'always'), 'suffix': Key(optional(TEXT)),
@@ -125,7 +127,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     'logger': {
         'print_freq': Key(ITERATIONS, 'train'), 'save_checkpoint_freq': Key(ITERATIONS, 'train'),
-        'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)),
+        'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)), 'keep_last': Key(optional(INTEGER)),
     },
     'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
+from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path, training_states
+from mipkd_plugin.checkpoints.proof import Summary, distill_fault, random_fault
 from mipkd_plugin.config.builder import Built
+from mipkd_plugin.config.checkpoints import (
+    Checkpoint,
+    changed_hyperparameters,
+    needed_files,
+    newest_complete,
+    read_summary,
+    run_folder,
+)
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.resume_changes import changes, in_words, trained_with
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
-
-def find_resume_state(ctx: Context) -> Path | None:
-    """The training state that ``basicsr.train.load_resume_state`` will pick, or None."""
-    if not ctx.is_train or not isinstance(ctx.opt.get('name'), str):
-        return None
-    if not ctx.auto_resume:
-        text = ctx.section('path').get('resume_state')
-        return ctx.path(text) if isinstance(text, str) and text else None
-    folder = ctx.root / 'experiments' / ctx.opt['name'] / 'training_states'
-    names = [path.name.split('.state')[0] for path in folder.glob('*.state')] if folder.is_dir() else []
-    numbers = [int(name) for name in names if name.isdigit()]
-    return folder / f'{max(numbers)}.state' if numbers else None
+_AS_STARTED = 'resume with the option file the run was started with'
 
 
 def check_exact_resume(ctx: Context) -> None:
@@ -48,45 +49,121 @@ def check_exact_resume(ctx: Context) -> None:
                 'write num_worker_per_gpu: 1, or prefetch_mode: ~')
 
 
-def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
-    """Check the checkpoint that belongs to a training state.
+def check_resume(ctx: Context, found: Checkpoint, built: Built) -> None:
+    """Check a checkpoint, and what has changed since it was saved.
 
     Args:
         ctx: Options, and where problems go.
-        state_path: The training state.
+        found: The checkpoint.
         built: Student, teacher and losses of these options.
     """
+    before = len(ctx.problems)
     where = '--auto_resume' if ctx.auto_resume else 'path.resume_state'
-    damaged = f'a save was cut short: delete {state_path} to resume from the previous training state'
-    state = read_file(ctx, where, state_path, 'fix the path, or write ~ to start a new run', damaged)
-    if state is None:
+    remedy, fix = _way_out(ctx, found)
+    _check_name(ctx, where, found.state)
+    if len(ctx.problems) == before:
+        summary = read_summary(ctx, where, found.state, remedy)
+        if summary is not None:
+            _check_files(ctx, where, summary.iteration, built, remedy)
+            if len(ctx.problems) == before:
+                _check_optimizers(ctx, where, found.state, summary, built)
+                _check_changes(ctx, found.state, summary)
+    ctx.problems[before:] = [problem if problem.fix or problem.remedy != remedy else replace(problem, fix=fix)
+                             for problem in ctx.problems[before:]]
+
+
+def _way_out(ctx: Context, found: Checkpoint) -> tuple[str, dict[str, Any]]:
+    """What to do about a checkpoint that cannot be used: in words, and as data."""
+    name = ctx.opt['name']
+    anew = (f'the run then starts anew, and experiments/{name} is kept as experiments/{name}_archived_<time>')
+    if ctx.auto_resume:
+        return f'restore the file, or leave out --auto_resume: {anew}', {}
+    other = newest_complete(ctx, [state for state in training_states(run_folder(ctx) / 'training_states')
+                                  if state.name != found.state.name])
+    if other is None:
+        return f'restore the file, or write resume_state: ~ ({anew})', {'path.resume_state': None}
+    return f'write resume_state: {other.state}', {'path.resume_state': str(other.state)}
+
+
+def _check_name(ctx: Context, where: str, state: Path) -> None:
+    """Check that a training state belongs to the run of this name, where BasicSR looks for its networks."""
+    folder = state.absolute().parent.parent
+    other = folder.name
+    if (ctx.auto_resume or state.parent.name != 'training_states' or not os.path.isfile(state)
+            or folder.parent.resolve() != (ctx.root / 'experiments').resolve()
+            or folder.resolve() == run_folder(ctx).resolve()):
         return
-    if not isinstance(state, Mapping) or not {'iter', 'epoch', 'optimizers', 'schedulers'} <= set(state):
-        ctx.add(where, f'{state_path} is not a training state of BasicSR', 'name a file in training_states/')
-        return
-    models = ctx.root / 'experiments' / ctx.opt['name'] / 'models'
-    path = student_path(models, state['iter'])
-    content = read_file(ctx, where, path,
-                        f'without it {state_path} cannot be resumed; restore it, or start a new run', damaged)
-    weights = None if content is None else select_state(ctx, where, where, path, content, 'params')
-    problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
-    if problem:
-        ctx.add(where, f'{path} {problem[0]}', 'resume with the option file the run was started with')
-    if ctx.section('train').get('exact_resume') is True:
-        read_file(ctx, where, random_state_path(models, state['iter']),
-                  'without its random numbers the run cannot resume exactly; restore the file, or remove '
-                  'train.exact_resume', damaged)
+    summary = read_summary(Context({}, is_train=True), where, state, '')
+    if summary is None or not all(path.is_file() for _, path in needed_files(ctx, summary.iteration)):
+        ctx.add(where, f'{state} belongs to the run {other!r}, but name: is {ctx.opt["name"]!r}, and BasicSR looks for '
+                f'its networks in {run_folder(ctx) / "models"}', fix={'name': other})
+
+
+def _check_files(ctx: Context, where: str, iteration: int, built: Built, remedy: str) -> None:
+    """Check the files beside the training state."""
+    models = run_folder(ctx) / 'models'
+    path = student_path(models, iteration)
+    needed = dict(needed_files(ctx, iteration))
+    if path.name in needed:
+        content = read_file(ctx, where, path, remedy, remedy)
+        weights = None if content is None else select_state(ctx, where, where, path, content, 'params')
+        problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
+        if problem:
+            ctx.add(where, f'{path} {problem[0]}', _AS_STARTED)
+    own = random_state_path(models, iteration)
+    if own.name in needed:
+        hint = 'restore the file, or remove train.exact_resume'
+        before = len(ctx.problems)
+        content = read_file(ctx, where, own, hint, hint)
+        fault = None if len(ctx.problems) > before else random_fault(content)
+        if fault is not None:
+            ctx.add(where, f'{own} holds no random numbers: {fault}', hint, fix={'train.exact_resume': False})
+        elif len(ctx.problems) > before:
+            ctx.problems[-1] = replace(ctx.problems[-1], fix={'train.exact_resume': False})
     if ctx.distills:
-        _check_distillation_state(ctx, where, distill_state_path(models, state['iter']), built, damaged)
+        _check_distillation_state(ctx, where, distill_state_path(models, iteration), built, remedy)
+    for name, other in needed.items():
+        if name.startswith('net_') and other != path:
+            read_file(ctx, where, other, remedy, remedy)
 
 
-def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built, damaged: str) -> None:
-    saved = read_file(ctx, where, path, 'without the state of the distillation losses training cannot '
-                      'resume; restore it, or start a new run', damaged)
-    if saved is None:
+def _check_optimizers(ctx: Context, where: str, state: Path, summary: Summary, built: Built) -> None:
+    """Compare the number of trained tensors with the saved one, in a model with the usual optimizer."""
+    setup = getattr(getattr(ctx.model_class, 'setup_optimizers', None), '__qualname__', '')
+    if built.student is None or len(summary.groups) != 1 or not setup.startswith(('SRModel.', 'DistillMixin.')):
         return
-    if not isinstance(saved, Mapping) or not {'teacher', 'losses', 'types'} <= set(saved):
-        ctx.add(where, f'{path} holds no distillation state', 'restore the file, or start a new run')
+    groups = summary.groups[0]
+    count = sum(parameter.requires_grad for parameter in built.student.parameters())
+    plain = setup.startswith('SRModel.')
+    if groups[:1] != [count] or plain and len(groups) > 1:
+        ctx.add(where, f'{state} holds an optimizer for {" + ".join(map(str, groups))} tensors, and this model trains '
+                f'{count}{"" if plain else " and those of its losses"}', _AS_STARTED)
+
+
+def _check_changes(ctx: Context, state: Path, summary: Summary) -> None:
+    """Refuse changes that would be ignored, and those after which exact resume cannot be exact."""
+    found = changed_hyperparameters(ctx, summary)
+    if found and ctx.section('train').get('resume_hyperparameters') is None:
+        ctx.add(found[0][0], f'changed since {state} (old -> new): {in_words(found)}',
+                'write train.resume_hyperparameters: new to go on with the new values, or keep to go on with the old '
+                'ones', fix={'train.resume_hyperparameters': 'new'})
+    saved = summary.record.get('trained_with')
+    if ctx.section('train').get('exact_resume') is not True or not isinstance(saved, Mapping):
+        return
+    found = changes(saved, trained_with(ctx.opt, ctx.root))
+    if found:
+        ctx.add(found[0][0], f'changed since {state} (old -> new): {in_words(found)}; the run cannot end like one that '
+                'was not interrupted', 'write the old values, or exact_resume: false to go on with the new ones',
+                fix={'train.exact_resume': False})
+
+
+def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built, remedy: str) -> None:
+    before = len(ctx.problems)
+    saved = read_file(ctx, where, path, remedy, remedy)
+    fault = None if len(ctx.problems) > before else distill_fault(saved)
+    if fault is not None:
+        ctx.add(where, f'{path} holds no distillation state: {fault}', remedy)
+    if len(ctx.problems) > before:
         return
     weights = ctx.section('teacher').get('weights')
     now = built.fingerprint
@@ -97,14 +174,14 @@ def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built
     types = [type(loss).__name__ for loss in built.losses.values()]
     if ctx.clean('train.distill_opt') and saved['types'] != types:
         ctx.add('train.distill_opt', f'asks for {types}, but {path} holds {list(saved["types"])}',
-                'resume with the option file the run was started with')
+                _AS_STARTED)
         return
     _check_loss_state(ctx, path, saved, built)
 
 
 def _check_loss_state(ctx: Context, path: Path, saved: Mapping[str, Any], built: Built) -> None:
     """Compare taps and tensor sizes of the losses with the saved ones, if all losses could be bound."""
-    remedy = 'resume with the option file the run was started with'
+    remedy = _AS_STARTED
     if not ctx.clean('train.distill_opt') or set(built.pairs) != set(built.losses):
         return
     pairs = [[list(pair.paths) for pair in built.pairs[where]] for where in built.losses]

@@ -23,9 +23,11 @@ class MipkdError(ValueError):
     has no control characters, wherever its parts come from: files of others reach the terminal as plain text.
 
     Attributes:
+        exit_code: Of a command that ends with this error.
         of_one_rank: Whether a single rank of several may meet it; then that rank prints it, otherwise rank 0.
     """
 
+    exit_code = 2
     of_one_rank = False
 
     def __str__(self) -> str:

@@ -7,19 +7,53 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def part_of(path: Path) -> Path:
+    """The file beside ``path`` that is written first, ``.NAME.part``. BasicSR skips hidden files in its folders."""
+    return path.with_name(f'.{path.name}.part')
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then give it its name.
+    """Let ``write`` fill a file beside ``path``, then give it its name. If that fails, nothing is left beside it.
 
     Args:
         path: The file to make or to replace.
-        write: Called with the file to write to, ``.NAME.part``. BasicSR skips hidden files when it lists a folder.
+        write: Called with the file to write to, from :func:`part_of`.
 
     Raises:
         OSError: The file cannot be written.
     """
-    part = path.with_name(f'.{path.name}.part')
-    write(part)
-    os.replace(part, path)
+    part = part_of(path)
+    try:
+        write(part)
+        os.replace(part, path)
+    except BaseException:  # also Ctrl-C: a part is of no use to anybody
+        remove(part)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; a folder that is gone or cannot be changed is no error."""
+    try:
+        path.unlink()
+    except OSError:
+        return
+
+
+def flush_folder(folder: Path) -> None:
+    """Make sure that the names in a folder outlive a power failure, where the system can do so.
+
+    Raises:
+        OSError: The folder does not exist.
+    """
+    if os.name != 'posix':
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems cannot flush a folder
+        return
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

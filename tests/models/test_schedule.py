@@ -63,6 +63,7 @@ def hand_over(distilled: Path, plain: Path, iteration: int, name: str) -> None:
     shutil.copy(distilled / 'models' / f'net_g_{iteration}.pth', plain / 'models')
     shutil.copy(random_state_path(distilled / 'models', iteration), plain / 'models')
     state = torch.load(distilled / 'training_states' / f'{iteration}.state')
+    del state['mipkd']  # the record of the files and options of the run that distills
     optimizer = state['optimizers'][0]
     groups = optimizer['param_groups']
     own = set(groups[0]['params'])

@@ -1,5 +1,5 @@
 """The bad inputs, one module a kind."""
 
-from faults.inputs import hostile, images, rehearsal, settings, weights
+from faults.inputs import hostile, images, rehearsal, resume, settings, weights
 
-CASES = [case for module in (images, settings, hostile, weights, rehearsal) for case in module.CASES]
+CASES = [case for module in (images, settings, hostile, weights, rehearsal, resume) for case in module.CASES]

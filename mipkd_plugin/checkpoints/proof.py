@@ -1,0 +1,144 @@
+"""What a file of a checkpoint must hold, told before anything uses it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mipkd_plugin.checkpoints.hyperparameters import saved_options
+from mipkd_plugin.checkpoints.writing import RECORD, Written, file_digest
+
+_STATE = {'iter': int, 'epoch': int, 'optimizers': list, 'schedulers': list}
+_DISTILL = {'teacher': str, 'types': list, 'losses': Mapping, 'random': list}
+_WRONG = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
+
+
+class Summary(NamedTuple):
+    """What is worth knowing of a training state.
+
+    Attributes:
+        iteration: Number of iterations that were trained.
+        groups: Number of parameters in each group of each optimizer.
+        options: ``optim_g`` and ``scheduler`` as the state itself tells them, in a run with one optimizer.
+        files: The other files of its checkpoint by name; empty if the state does not say.
+        record: Further plain values that this package has saved.
+    """
+
+    iteration: int
+    groups: list[list[int]]
+    options: dict[str, Any]
+    files: dict[str, Written]
+    record: Mapping[str, Any]
+
+
+def summary_of(state: Any) -> Summary | None:
+    """Summarize the content of a training state; None if it is none of BasicSR's."""
+    if _fault(state, _STATE) is not None or state['iter'] < 0 or state['epoch'] < 0:
+        return None
+    record = state.get(RECORD)
+    try:
+        groups = [[len(group['params']) for group in optimizer['param_groups']] for optimizer in state['optimizers']]
+        files = {str(name): Written(int(file['bytes']), str(file['sha256']))
+                 for name, file in (record['files'].items() if isinstance(record, Mapping) else ())}
+    except _WRONG:
+        return None
+    try:
+        options = saved_options(state)
+    except _WRONG:  # of an optimizer or scheduler that is not BasicSR's
+        options = {}
+    return Summary(state['iter'], groups, options, files, record if isinstance(record, Mapping) else {})
+
+
+def changed_files(files: Mapping[str, Written], models: Path) -> list[str]:
+    """Say which files of a checkpoint are not as they were saved, such as ``net_g_4.pth is missing``."""
+    found = []
+    for name, written in files.items():
+        path = models / Path(name).name
+        if not os.path.isfile(path):
+            found.append(f'{name} is missing')
+        elif path.stat().st_size != written.size:
+            found.append(f'{name} has {path.stat().st_size:,d} bytes, and {written.size:,d} were saved')
+        elif _digest(path) != written:
+            found.append(f'{name} is not the file that was saved with it')
+    return found
+
+
+def _digest(path: Path) -> Written:
+    status = os.stat(path)
+    return _known_digest(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=64)
+def _known_digest(path: Path, status: tuple[int, ...]) -> Written:
+    """Size and hash of a file; the second argument tells its versions apart."""
+    return file_digest(path)
+
+
+def random_fault(content: Any) -> str | None:
+    """What is wrong with the content of ``random_<iter>.pth``; None if it can be used. Draws no random number."""
+    fault = _fault(content, {'torch': torch.Tensor, 'python': tuple, 'numpy': (tuple, list)})
+    if fault is not None:
+        return fault
+    return _unusable({'torch': lambda: torch.Generator().set_state(content['torch']),
+                      'python': lambda: random.Random().setstate(content['python']),
+                      'numpy': lambda: np.random.RandomState().set_state(numpy_state(content['numpy'])),
+                      'cuda': lambda: _check_cuda(content.get('cuda'))})
+
+
+def numpy_state(saved: Any) -> tuple[Any, ...]:
+    """NumPy's random state as ``np.random.set_state`` wants it."""
+    name, keys, *rest = saved
+    return name, np.array(keys, dtype=np.uint32), *rest
+
+
+def distill_fault(content: Any) -> str | None:
+    """What is wrong with the content of ``distill_<iter>.pth``; None if its parts have the right types."""
+    fault = _fault(content, _DISTILL)
+    if fault is not None:
+        return fault
+    return _unusable({f'random[{rank}]': functools.partial(_check_rank, own)
+                      for rank, own in enumerate(content['random'])})
+
+
+def _check_rank(own: Any) -> None:
+    torch.Generator().set_state(own['cpu'])
+    dict(own['losses'])
+    _check_cuda(own.get('cuda'))
+
+
+def _check_cuda(state: Any) -> None:
+    if state is not None and not isinstance(state, torch.Tensor):
+        raise TypeError(f'cuda is {type(state).__name__}')
+    if state is not None and torch.cuda.is_available():
+        torch.Generator('cuda').set_state(state)
+
+
+def _unusable(uses: Mapping[str, Any]) -> str | None:
+    for name, use in uses.items():
+        try:
+            use()
+        except _WRONG as error:
+            return f'its {name!r} cannot be used ({type(error).__name__}: {str(error).splitlines()[0][:100]})'
+    return None
+
+
+def _fault(content: Any, parts: Mapping[str, Any]) -> str | None:
+    if not isinstance(content, Mapping):
+        return f'it holds {type(content).__name__}, not named parts'
+    missing = [name for name in parts if name not in content]
+    if missing:
+        return f'it has no {_listed(missing)}'
+    wrong = [name for name, kind in parts.items()
+             if not isinstance(content[name], kind) or isinstance(content[name], bool)]
+    return f'its {_listed(wrong)} has a wrong type' if wrong else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ', '.join(repr(name) for name in names)
