@@ -51,7 +51,8 @@ ODD = st.one_of(
 
 TENSORS = st.sampled_from([
     torch.ones(2, 2), torch.ones(()), torch.ones(0), torch.ones(3, dtype=torch.int8),
-    torch.ones(2, dtype=torch.complex64), torch.ones(2, 2).to_sparse(), torch.ones(2, device='meta'), torch.ones(2, dtype=torch.bool),
+    torch.ones(2, dtype=torch.complex64), torch.ones(2, 2).to_sparse(), torch.ones(2, device='meta'),
+    torch.ones(2, dtype=torch.bool),
     torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)])
 """Values for entries of a file of tensors."""
 
