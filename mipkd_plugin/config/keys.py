@@ -52,7 +52,7 @@ def optional(kind: Kind) -> Kind:
 
 def one_of(*values: Any) -> Kind:
     """A kind of these values alone; 1 is not ``true``."""
-    words = [str(value) if value is not None else '~' for value in values]
+    words = [{None: '~', True: 'true', False: 'false'}.get(value, str(value)) for value in values]
     return Kind(f'{", ".join(words[:-1])} or {words[-1]}' if len(words) > 1 else words[0],
                 lambda v: any(v == value and type(v) is type(value) for value in values), values[0])
 

@@ -122,7 +122,7 @@ MISTAKES = [
     ('path.pretrain_network_g', 'no.pth', ['path.pretrain_network_g: does not exist; looked for /', 'no.pth']),
     ('path.resume_sate', None, ['path.resume_sate: unknown key', "'resume_state'"]),
     ('train.distil_opt', {}, ['train.distil_opt: unknown key', "'distill_opt'"]),
-    ('train.total_iter', 0, ['train.total_iter: must be a whole number, 1 or more, not 0']),
+    ('train.total_iter', 0, ['train.total_iter: must be a whole number from 1 to 1e12, not 0']),
     ('train.total_iter', '5000', ["train.total_iter: '5000' is a string, not a number", 'write 5000 without quotes']),
     ('train.ema_decay', 1.5, ['train.ema_decay: must be a number from 0']),
     ('train.optim_g.lr', '1e-4', ["train.optim_g.lr: '1e-4' is a string, not a number", 'write !!float 1e-4']),
