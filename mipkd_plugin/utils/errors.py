@@ -14,8 +14,11 @@ FOREIGN_ERRORS = (ArithmeticError, AssertionError, AttributeError, ImportError, 
 class MipkdError(ValueError):
     """Something that the user can fix; the message says what is wrong, where, and how to fix it.
 
-    Every error class of this package derives from it. The commands print its message without a traceback.
+    Every error class of this package derives from it. The commands print its message without a traceback, and end with
+    its exit code.
     """
+
+    exit_code = 2
 
 
 class UsageError(MipkdError):
