@@ -81,11 +81,11 @@ class MetaStep(nn.Module):
         """Train φ for one step, whether due or not.
 
         Returns:
-            ``meta_rec``: L_rec(B; θ') (second order) or L_rec(B; θ) (first order). NaN if the gradient for φ is not
-            finite: φ has stayed as it was.
+            ``meta_rec``: L_rec(B; θ') (second order) or L_rec(B; θ) (first order).
 
         Raises:
             MetaStepError: The batch has a single image, or the student has BatchNorm.
+            FloatingPointError: The gradient for φ is not finite; φ stays as it was, on all ranks.
         """
         reason = self.unsupported_reason(plan.nets.student.net)
         if reason is not None or len(plan.lq) < 2:
@@ -93,8 +93,8 @@ class MetaStep(nn.Module):
         with _random_numbers_given_back(plan.lq):
             phi = self.phi()
             value, gradient = (self._first_order if self.first_order else self._second_order)(plan, loss, phi)
-        moved = self._descend(phi, gradient)
-        return {'meta_rec': value.detach() if moved else torch.full_like(value.detach(), torch.nan)}
+        self._descend(phi, gradient, plan.iteration)
+        return {'meta_rec': value.detach()}
 
     def phi(self) -> dict[str, Tensor]:
         """φ, by number."""
@@ -123,24 +123,21 @@ class MetaStep(nn.Module):
         here, there = passes
         return value, gradients(loss.gap(here, there, _part(plan.teacher, first)), phi)
 
-    def _descend(self, phi: dict[str, Tensor], gradient: list[Tensor]) -> bool:
-        """φ's Adam step, with the gradient averaged over the ranks; leaves no ``grad`` behind for other optimizers.
-
-        Returns:
-            Whether the gradient is finite; if not, no rank takes the step.
-        """
+    def _descend(self, phi: dict[str, Tensor], gradient: list[Tensor], iteration: int) -> None:
+        """φ's Adam step, with the gradient averaged over the ranks; leaves no ``grad`` behind for other optimizers."""
         flat = torch.cat([g.reshape(-1) for g in gradient])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(flat)
             flat /= torch.distributed.get_world_size()
         if not torch.isfinite(flat).all():
-            return False
+            raise FloatingPointError(f'iteration {iteration}: the gradient of the meta step is not finite; go '
+                                     'back to weights from before it went wrong, with a lower inner_lr or '
+                                     'train.optim_g.lr')
         for parameter, g in zip(phi.values(), torch.split(flat, [p.numel() for p in phi.values()])):
             parameter.grad = g.view_as(parameter)
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
-        return True
 
     def get_extra_state(self) -> dict[str, Any]:
         """State of φ's Adam: part of the loss's ``state_dict``."""

@@ -160,7 +160,16 @@ class DistillMixin(HostModel):
         """Let losses train their own parameters; names of a second such loss end in ``_2``."""
         own = [loss for loss in self._losses() if loss.self_trained_parameters()]
         return {name if number == 1 else f'{name}_{number}': value
-                for number, loss in enumerate(own, 1) for name, value in loss.prepare(plan).items()}
+                for number, loss in enumerate(own, 1) for name, value in self._prepare_one(loss, plan).items()}
+
+    def _prepare_one(self, loss: DistillationLoss, plan: StepPlan) -> dict[str, Tensor]:
+        """Let one loss train its own parameters; where its gradient is not finite, the whole step is not."""
+        try:
+            return loss.prepare(plan)
+        except FloatingPointError:
+            if self.see_losses is None:
+                raise
+            return {type(loss).__name__: torch.full((), torch.nan, device=self.device)}
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
         """Compute the terms of BasicSR's SRModel: pixel loss and perceptual loss.

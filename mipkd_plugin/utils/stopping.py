@@ -131,5 +131,6 @@ def listening(together: float = TOGETHER) -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        if stop.signum is None:  # else the process is about to end, and a second signal must not change how
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
