@@ -11,6 +11,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
+from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import ITERATIONS
 from mipkd_plugin.config.patches import check_output, check_windows, probe_shape, small_shape
 from mipkd_plugin.config.problems import Context
@@ -82,7 +83,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     if probe == 'none':
         return built
     shape = probe_shape(ctx.opt) if probe == 'full' else small_shape(ctx.opt)
-    sizes_fit = [check_output(ctx, net, where) for net, where in (
+    sizes_fit = [check_output(ctx, net, where) and check_image(ctx, net, where) for net, where in (
         (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
     if built.student is not None and built.teacher is not None:
         if all(sizes_fit):

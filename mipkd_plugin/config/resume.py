@@ -10,6 +10,7 @@ from torch import nn
 
 from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
 from mipkd_plugin.config.builder import Built
+from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
@@ -72,6 +73,8 @@ def check_resume(ctx: Context, state_path: Path, built: Built) -> None:
     problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
     if problem:
         ctx.add(where, f'{path} {problem[0]}', 'resume with the option file the run was started with')
+    elif weights:
+        check_weights(ctx, where, path, weights, built.student)
     if ctx.section('train').get('exact_resume') is True:
         read_file(ctx, where, random_state_path(models, state['iter']),
                   'without its random numbers the run cannot resume exactly; restore the file, or remove '

@@ -13,6 +13,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.config.components import construct, lookup
+from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, nearest
 
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
@@ -48,7 +49,7 @@ def load_teacher(ctx: Context) -> nn.Module | None:
         problem = misfit(net, state, 'teacher.network')
         if problem:
             ctx.add('teacher.weights', f'{path} {problem[0]}', problem[1])
-        else:
+        elif check_weights(ctx, 'teacher.weights', path, state, net):
             net.load_state_dict(state)
     return net
 
@@ -160,6 +161,8 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
             key = 'params'  # as BasicSR does
         state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
         if state is None:
+            return
+        if not check_weights(ctx, where, path, state, net):
             return
         problem = misfit(net, state, f'network_{label}') if net is not None else None
         if problem is None:
