@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shlex
 import sys
@@ -53,10 +54,13 @@ def run(args: argparse.Namespace) -> int:
         try:
             return _run(args, stop)
         except (Stopped, MipkdError) as error:
-            if compat.has_gloo():
-                report(error)
-                compat.leave_without_gpu(error.exit_code)
-            raise
+            if not compat.has_gloo():
+                raise
+            report(error)
+            code = error.exit_code
+        gc.collect()  # data workers end with the frames of the error
+        compat.leave_without_gpu(code)
+        return code
 
 
 def _run(args: argparse.Namespace, stop: Stop) -> int:

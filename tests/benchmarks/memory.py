@@ -75,8 +75,8 @@ def main(iterations: int) -> None:
     found = readings(iterations)
     value, error = slope(found)
     first, last = found[int(PASSED * len(found))], found[-1]
-    print(f'memory: {first[1] / 2**20:.1f} MiB at step {first[0]:,d}, {last[1] / 2**20:.1f} MiB at step {last[0]:,d}; '
-          f'slope {value / 2**10:+.1f} ± {error / 2**10:.1f} KiB for each 1,000 steps')
+    sys.stdout.write(f'memory: {first[1] / 2**20:.1f} MiB at step {first[0]:,d}, {last[1] / 2**20:.1f} MiB at step '
+                     f'{last[0]:,d}; slope {value / 2**10:+.1f} ± {error / 2**10:.1f} KiB for each 1,000 steps\n')
 
 
 if __name__ == '__main__':
