@@ -10,7 +10,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from mipkd_plugin.models.ranks import over_all_ranks
+from mipkd_plugin.models.ranks import over_all_ranks, ranks
 from mipkd_plugin.utils.finite import NotFiniteError, bad_weights, gradients_are_bad, is_finite, scalars_are_bad
 
 MOST_IN_A_ROW = 10
@@ -55,19 +55,26 @@ class FiniteSteps:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Leave the optimizer without gradients if one of them, or a loss, is not finite: then nothing moves."""
         parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        found: list[Tensor] = [scalars_are_bad(self._values)] if self._values else []
+        found: list[Tensor | float] = [scalars_are_bad(self._values)] if self._values else []
         self._values.clear()
         if parameters:
             found.append(gradients_are_bad([p.grad for p in parameters if p.grad is not None]))
-        if not found:
-            found = [torch.zeros((), device=self.model.device)]
-        flags = torch.stack([torch.stack(found).max(), torch.full_like(found[0], self._stop_wish())])
-        bad, wish = over_all_ranks(flags).tolist()
+        bad, wish = self._agreed(found)
         self.agreed_wish = max(self.agreed_wish, int(wish))
         if bad:
             self._is_bad = True
             for parameter in parameters:
                 parameter.grad = None
+
+    def _agreed(self, found: list[Tensor | float]) -> tuple[float, float]:
+        """Whether something bad was found, on any rank, and the wish to stop; waits for the device once."""
+        device, wish = torch.device(self.model.device), float(self._stop_wish())
+        if device.type == 'cpu':
+            bad = float(any(map(bool, found)))
+            return tuple(over_all_ranks(torch.tensor([bad, wish])).tolist()) if ranks() > 1 else (bad, wish)
+        flags = torch.stack([torch.as_tensor(flag, dtype=torch.float32, device=device) for flag in (*found, 0.0)]).max()
+        bad, wish = over_all_ranks(torch.stack([flags, torch.full_like(flags, wish)])).tolist()
+        return bad, wish
 
     def end(self, iteration: int) -> None:
         """An iteration is done.
@@ -107,8 +114,13 @@ class FiniteSteps:
             self.model, f'iteration {iteration:,d}: the weights of {name} are not finite: {len(found)} tensors, the '
             f'first is {found[0]}. They are not saved. {reason}'.rstrip('. ')))
 
-    def may_save(self) -> bool:
-        """Whether the weights give finite images; asked only after a step that was not finite."""
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether more than a single step was not finite: a run that resumed from here would forget it."""
+        return self.in_a_row > 1
+
+    def gives_images(self) -> bool:
+        """Whether the weights give finite images; looked at only after a step that was not finite."""
         if not self.in_a_row or not isinstance(getattr(self.model, 'lq', None), Tensor):
             return True
         net = self.model.get_bare_model(self.model.net_g)
@@ -120,15 +132,17 @@ class FiniteSteps:
         bad = float(not all(is_finite(found) for found in _tensors(output)))
         return not over_all_ranks(torch.tensor([bad], device=self.model.device)).item()
 
-    def refuse_last_save(self, iteration: int) -> None:
-        """The training is over, and its weights give no finite images.
+    def refuse_end(self, iteration: int, is_saved: bool) -> None:
+        """The training is over, and its last steps were not applied.
 
         Raises:
             NotFiniteError: Always.
         """
+        what = ('net_g_latest.pth holds the weights from before them' if is_saved else
+                'The network gives images that are not finite, and its weights are not saved')
         raise NotFiniteError(_how_to_go_on(
-            self.model, f'iteration {iteration:,d}: the training has ended, but its last steps were not finite, and '
-            'the network gives images that are not finite. Its weights are not saved'))
+            self.model, f'iteration {iteration:,d}: the training has ended, but its last {self.in_a_row} steps were '
+            f'not finite and were not applied. {what}'))
 
     def refuse_image(self, where: str) -> None:
         """Look at the image that the model has just made.

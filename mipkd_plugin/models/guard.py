@@ -71,16 +71,16 @@ class Guard:
             self._finish(agreed)
 
     def _save(self, epoch: int, current_iter: int, *args: Any) -> None:
-        """Save, but no weights that are not finite."""
+        """Save, but no weights that are not finite, and nothing to go on from while steps are not."""
         self.steps.require_finite_weights(self.iteration)
-        if not self.steps.may_save():
-            if current_iter == -1:
-                self.steps.refuse_last_save(self.iteration)
-            get_root_logger().warning(f'The checkpoint of iteration {self.iteration:,d} is left out: the network gives '
-                                      'images that are not finite.')
-            return
-        self._own['save'](epoch, current_iter, *args)
-        self.saved = None if current_iter == -1 else current_iter
+        is_last, gives_images = current_iter == -1, self.steps.gives_images()
+        if gives_images and (is_last or not self.steps.is_in_doubt):
+            self._own['save'](epoch, current_iter, *args)
+            self.saved = None if is_last else current_iter
+        elif not is_last:
+            get_root_logger().warning(f'No checkpoint of iteration {self.iteration:,d}: its last steps are not finite.')
+        if is_last and (self.steps.is_in_doubt or not gives_images):
+            self.steps.refuse_end(self.iteration, gives_images)
 
     def _test(self, *args: Any) -> None:
         """Make one image of a validation."""

@@ -26,13 +26,18 @@ class RankError(MipkdError):
     is_of_one_rank = True
 
 
+def ranks() -> int:
+    """Number of processes of this run."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
 def over_all_ranks(flags: Tensor) -> Tensor:
     """The largest value of each flag over all ranks; a run of one process keeps its own.
 
     Returns:
         The same flags on each rank.
     """
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if ranks() > 1:
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)
     return flags
 
@@ -112,6 +117,6 @@ def _lives(process: psutil.Process) -> bool:
 
 def watched_peers() -> Peers | None:
     """The other ranks, if this process is one of several."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if ranks() > 1:
         return Peers()
     return None

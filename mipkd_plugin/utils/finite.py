@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,10 @@ def gradients_are_bad(gradients: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def scalars_are_bad(values: Iterable[Tensor]) -> Tensor:
-    """Whether one of some small tensors has a value that is not finite: 1. or 0., on their device."""
+def scalars_are_bad(values: Sequence[Tensor]) -> Tensor | float:
+    """Whether one of some small tensors has a value that is not finite: 1. or 0., without waiting for their device."""
+    if all(value.numel() == 1 and not value.is_cuda for value in values):
+        return float(not all(math.isfinite(value.item()) for value in values))  # quicker than three kernels
     flat = torch.cat([value.detach().reshape(-1).float() for value in values])
     return (~torch.isfinite(flat).all()).float()
 

@@ -82,8 +82,20 @@ def test_a_run_that_ends_before_so_many_steps(options: Any, model: str, capsys: 
     opt = options(model)
     opt['train']['optim_g']['lr'] = 1e10
     assert run(opt) == 3
-    assert 'the training has ended, but its last steps were not finite' in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert 'iteration 8: the training has ended, but its last 7 steps were not finite and were not applied' in message
+    assert 'The network gives images that are not finite, and its weights are not saved' in message
     assert files() == []
+
+
+def test_a_run_whose_last_steps_are_bad_keeps_its_weights_and_says_so(options: Any, spoiled: Any,
+                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    spoiled(lambda iteration: iteration > 5)
+    assert run(options('SRModel')) == 3
+    message = capsys.readouterr().err
+    assert 'its last 3 steps were not finite and were not applied. net_g_latest.pth holds the weights from' in message
+    assert files() == ['2.state', '4.state', '6.state', 'net_g_2.pth', 'net_g_4.pth', 'net_g_6.pth',
+                       'net_g_latest.pth'], 'none of iteration 8: a run that resumed there would forget what was wrong'
 
 
 @MODELS
@@ -116,10 +128,10 @@ def test_the_last_good_checkpoint_is_left_as_it_was(options: Any, spoiled: Any,
     assert run(opt) == 3
     message = capsys.readouterr().err
     assert 'iteration 16: the loss' in message
-    assert 'experiments/tiny/models/net_g_12.pth, with a lower train.optim_g.lr (now 0.001)' in message, message[-900:]
+    assert 'experiments/tiny/models/net_g_4.pth, with a lower train.optim_g.lr (now 0.001)' in message, message[-900:]
     assert 'A resumed run would keep its learning rate and diverge again' in message
     net = EDSR(**{key: value for key, value in STUDENTS['EDSR'].items() if key != 'type'})
-    net.load_state_dict(torch.load('experiments/tiny/models/net_g_14.pth')['params'])
+    net.load_state_dict(torch.load('experiments/tiny/models/net_g_6.pth')['params'])
     assert not bad_weights(net)
 
 
