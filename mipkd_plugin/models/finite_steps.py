@@ -11,6 +11,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from mipkd_plugin.models.ranks import over_all_ranks, ranks
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.finite import NotFiniteError, bad_weights, gradients_are_bad, is_finite, scalars_are_bad
 
 MOST_IN_A_ROW = 10
@@ -126,9 +127,14 @@ class FiniteSteps:
         net = self.model.get_bare_model(self.model.net_g)
         was_training = net.training
         net.eval()
-        with torch.no_grad():
-            output = net(torch.nan_to_num(self.model.lq, 0.0, 0.0, 0.0).clamp(0, 1))
-        net.train(was_training)
+        output: Any = None
+        try:
+            with torch.no_grad():
+                output = net(torch.nan_to_num(self.model.lq, 0.0, 0.0, 0.0).clamp(0, 1))
+        except FOREIGN_ERRORS:  # this network takes something else
+            pass
+        finally:
+            net.train(was_training)
         bad = float(not all(is_finite(found) for found in _tensors(output)))
         return not over_all_ranks(torch.tensor([bad], device=self.model.device)).item()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 
 from mipkd_plugin.models.finite_steps import FiniteSteps
@@ -47,9 +48,12 @@ class Guard:
         self.model = model
         self.steps = FiniteSteps(model, lambda: self.stop.signum or 0)
         names = ['feed_data', 'test', 'validation', *(['optimize_parameters', 'save'] if model.is_train else [])]
-        self._own = {name: getattr(model, name) for name in names}
-        for name in names:
+        self._own = {name: getattr(model, name) for name in names if hasattr(model, name)}
+        for name in self._own:
             setattr(model, name, getattr(self, f'_{name}'))
+        # a validation in which ranks exchange something cannot end on one of them
+        of_one_rank = getattr(type(model), 'dist_validation', None) is SRModel.dist_validation
+        self._may_cut = not model.opt['dist'] or of_one_rank
         if model.is_train:
             self.peers = watched_peers()
 
@@ -84,8 +88,8 @@ class Guard:
 
     def _test(self, *args: Any) -> None:
         """Make one image of a validation."""
-        if self._is_validating and self.stop.signum is not None:
-            raise _CutError
+        if self._is_validating:
+            self._cut_if_asked()
         self._own['test'](*args)
         if self._is_validating:
             path = self._image[0] if isinstance(self._image, (list, tuple)) and self._image else self._image
@@ -96,11 +100,10 @@ class Guard:
         if self._random is None or self._random[0] != self.iteration:
             self._random = self.iteration, random_states()
         after = f'validation after iteration {self.iteration:,d}' if self.model.is_train else 'test'
-        self._where = f'{after} on {dataloader.dataset.opt.get("name", "?")}'
+        self._where = f'{after} on {getattr(dataloader.dataset, "opt", {}).get("name", "?")}'
         self._is_validating = True
         try:
-            if self.stop.signum is not None:
-                raise _CutError
+            self._cut_if_asked()
             self._own['validation'](dataloader, *args, **named)
         except _CutError:
             get_root_logger().info(f'The {self._where} is cut short.')
@@ -109,6 +112,10 @@ class Guard:
                 self._finish(self.stop.signum)
         finally:
             self._is_validating = False
+
+    def _cut_if_asked(self) -> None:
+        if self._may_cut and self.stop.signum is not None:
+            raise _CutError
 
     def _finish(self, signum: int) -> None:
         """Save what is trained, and stop.

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from training import train, write_options
 
 from mipkd_plugin.models import DistillModel
+from mipkd_plugin.models.guard import Guard
 from mipkd_plugin.models.finite_steps import MOST_IN_A_ROW, FiniteSteps
 from mipkd_plugin.utils.finite import bad_weights, gradients_are_bad, is_finite, scalars_are_bad
+from mipkd_plugin.utils.stopping import Stop
 
 Make = Callable[..., dict[str, Any]]
 MODELS = pytest.mark.parametrize('model', ['SRModel', 'DistillModel'])
@@ -174,15 +176,41 @@ def test_an_image_of_the_validation_that_is_not_finite(options: Any, monkeypatch
     assert 'psnr' not in message.partition('Start training')[2]
 
 
+def test_a_checkpoint_that_is_not_finite_is_not_resumed(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    opt = options('SRModel')
+    assert run({**opt, 'train': {**opt['train'], 'total_iter': 2}}) == 0
+    path = Path('experiments/tiny/models/net_g_2.pth')
+    content = torch.load(path)
+    content['params']['conv_last.bias'][0] = float('nan')
+    torch.save(content, path)
+    capsys.readouterr()
+    assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 2
+    message = capsys.readouterr().err
+    assert "--auto_resume: the student's weights in " in message
+    assert 'the run cannot go on from here: start a new one, under another name' in message
+
+
+def test_a_model_with_other_methods_is_guarded_too() -> None:
+    model = _Model()
+    Guard(Stop(), '').attach(model)
+    assert not hasattr(model, 'test')
+
+
 class _Model:
     """What a model with two optimizers has: a GAN of somebody else."""
 
     def __init__(self) -> None:
-        self.opt: dict[str, Any] = {'train': {}, 'is_train': True}
+        self.opt: dict[str, Any] = {'train': {}, 'is_train': True, 'dist': False}
         self.device = torch.device('cpu')
         self.net_g, self.net_d, self.cri_gan = nn.Linear(2, 2), nn.Linear(2, 1), nn.BCEWithLogitsLoss()
         self.optimizers = [torch.optim.Adam(net.parameters()) for net in (self.net_g, self.net_d)]
         self.log_dict: dict[str, float] = {}
+        self.is_train = True
+
+    def validation(self) -> None:
+        """Look at nothing."""
+
+    feed_data = optimize_parameters = save = validation
 
 
 def test_only_the_optimizer_with_the_bad_gradient_stands_still() -> None:
