@@ -216,6 +216,19 @@ def test_a_signal_to_the_whole_group_with_data_workers(work: Path, options: dict
     assert GO_ON in out
 
 
+def test_a_terminal_that_is_gone(work: Path, options: dict[str, Any]) -> None:
+    """SIGHUP comes as the terminal closes, and the parent of a run may be killed: nobody reads any more."""
+    write_options({**options, 'train': {**options['train'], 'total_iter': 900}, 'datasets': {
+        **options['datasets'], 'train': {**options['datasets']['train'], 'dataset_enlarge_ratio': 500}}}, work)
+    process = start(work.parent)
+    read_until(process, 'iter:       5')
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=100) == 129
+    assert max(int(path.stem) for path in Path('experiments/tiny/training_states').iterdir()) >= 5
+
+
 SPAWN = "import multiprocessing; multiprocessing.set_start_method('spawn')"
 PLUGIN = """
 import multiprocessing

@@ -104,13 +104,20 @@ def is_first_rank() -> bool:
 def report(error: BaseException) -> None:
     """Write the message of an error that ends the command; if all ranks have the same to say, one does."""
     if is_first_rank() or getattr(error, 'is_of_one_rank', False):
-        sys.stderr.write(f'{error}\n')
+        try:
+            sys.stderr.write(f'{error}\n')
+            sys.stderr.flush()
+        except OSError:  # the terminal, or the process that reads this, is gone: keep the exit code all the same
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in (1, 2):
+                os.dup2(nowhere, descriptor)
 
 
 def _say(text: str, always: bool = False) -> None:
     """Write to stderr past its buffer, which a signal may have interrupted."""
     if always or is_first_rank():
-        os.write(2, f'{text}\n'.encode())
+        with suppress(OSError):  # the terminal, or the process that reads this, is gone
+            os.write(2, f'{text}\n'.encode())
 
 
 @contextmanager
