@@ -11,3 +11,10 @@ __spec__ = None
 
 if __name__ == '__main__':
     sys.exit(basicsr_main())
+elif __name__ == '__mp_main__':  # a worker process: what the option file imports may register its data set
+    from mipkd_plugin.compat.workers import plugins_of_the_parent
+
+    if plugins_of_the_parent():
+        from mipkd_plugin.config.plugins import load_plugins
+
+        load_plugins(named=plugins_of_the_parent())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from importlib.metadata import version
 
 from mipkd_plugin import compat
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.stopping import Stopped, listening, report
 from mipkd_plugin.utils.weight_files import only_tensors
 from mipkd_plugin.version import __version__
 
@@ -30,8 +32,9 @@ def basicsr_main(argv: Sequence[str] | None = None) -> int:
         argv: Command line arguments; default: the arguments of this process.
 
     Returns:
-        Exit code: 0; 2 if the options are refused (nothing was written); 4 if a checkpoint cannot be saved; 130 after
-        Ctrl-C.
+        Exit code: 0; 1 if another rank has died; 2 if the options are refused (nothing was written); 3 if the training
+        or a weights file is not finite; 4 if a checkpoint cannot be saved; 130 after Ctrl-C, 143 after SIGTERM, 129
+        after SIGHUP.
     """
     arguments = compat.accept_dashed_local_rank(list(sys.argv[1:] if argv is None else argv))
     args = basicsr_parser().parse_args(arguments)
@@ -45,10 +48,16 @@ def mipkd_main(argv: Sequence[str] | None = None) -> int:
         argv: Command line arguments; default: the arguments of this process.
 
     Returns:
-        Exit code: 0; 1 if a run of a comparison failed; 2 if the command refuses its input; 130 after Ctrl-C.
+        Exit code: 0; 1 if a run of a comparison failed; 2 if the command refuses its input; 130 after Ctrl-C, 143
+        after SIGTERM, 129 after SIGHUP.
     """
     args = mipkd_parser().parse_args(argv)
-    return _guarded(lambda: int(args.run(args)))
+    return _guarded(lambda: _listening(args))
+
+
+def _listening(args: argparse.Namespace) -> int:
+    with listening():
+        return int(args.run(args))
 
 
 def basicsr_parser() -> argparse.ArgumentParser:
@@ -77,18 +86,18 @@ def _parser(program: str, description: str, commands: dict[str, str]) -> argpars
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """Turn our own errors into one message and exit code 2; under torchrun only rank 0 prints what all ranks meet."""
+    """Turn our own errors into one message and their exit code; under torchrun only rank 0 prints what all meet."""
     warnings.filterwarnings('ignore', 'torch.meshgrid')  # BasicSR's SwinIR warns at every start
     try:
         with only_tensors():
             return command()
-    except KeyboardInterrupt:
-        sys.stderr.write('interrupted\n')
-        return 130
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        report(stopped)
+        return stopped.exit_code
     except BrokenPipeError:  # the reader of our output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MipkdError as error:
-        if error.of_one_rank or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-            sys.stderr.write(f'{error}\n')
+        report(error)
         return error.exit_code

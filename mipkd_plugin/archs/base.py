@@ -40,7 +40,8 @@ class ScaledFeatures(nn.Module):
     def update_scale(self, teacher_feature: Tensor) -> None:
         """Update the running mean with the mean of |F_T| of this batch (N, C, H, W), over all ranks; the first sets it.
 
-        The buffers are replaced, not changed in place: earlier forward passes may still wait for their backward.
+        The buffers are replaced, not changed in place: earlier forward passes may still wait for their backward. A
+        mean that is not finite is left out, as its step will be.
         """
         if self.feature_scale == 'none' or not self.training:
             return
@@ -48,5 +49,7 @@ class ScaledFeatures(nn.Module):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(mean)
             mean /= torch.distributed.get_world_size()
-        self.scale = torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean)
-        self.num_batches = self.num_batches + 1
+        finite = torch.isfinite(mean)
+        new = torch.where(self.num_batches > 0, self.scale + self.momentum * (mean - self.scale), mean)
+        self.scale = torch.where(finite, new, self.scale)
+        self.num_batches = self.num_batches + finite

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
+import shlex
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mipkd_plugin import compat
 from mipkd_plugin.commands.shared import add_option_file, read_checked
+from mipkd_plugin.compat.workers import repaired_when_spawned
 from mipkd_plugin.utils import parent_watch
+from mipkd_plugin.utils.errors import MipkdError, UsageError
+from mipkd_plugin.utils.locks import TakenError, alone, run_lock
+from mipkd_plugin.utils.stopping import (
+    TOGETHER,
+    TOGETHER_FROM_A_LAUNCHER,
+    Stop,
+    Stopped,
+    is_first_rank,
+    listening,
+    report,
+)
 
 if TYPE_CHECKING:
     from mipkd_plugin.config import Distillation, Options
 
 HELP = {'train': "check an option file, then train with BasicSR's own pipeline",
         'test': "check an option file, then test with BasicSR's own pipeline"}
+EXPERIMENTS = Path('experiments')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,38 +48,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the option file, then run BasicSR with the teacher and losses that the check has built."""
-    parent_watch.watch_parent()
+    told_twice = args.launcher != 'none' or parent_watch.is_asked()
+    with listening(TOGETHER_FROM_A_LAUNCHER if told_twice else TOGETHER) as stop:
+        parent_watch.watch_parent()
+        try:
+            return _run(args, stop)
+        except (Stopped, MipkdError) as error:
+            if not compat.has_gloo():
+                raise
+            report(error)
+            code = error.exit_code
+        gc.collect()  # data workers end with the frames of the error
+        compat.leave_without_gpu(code)
+        return code
+
+
+def _run(args: argparse.Namespace, stop: Stop) -> int:
     is_train = args.command == 'train'
     opt, distillation = _check(args, is_train)
+    from mipkd_plugin.config.plugins import absolute_imports
+
     before = sys.argv
     sys.argv = [f'basicsr {args.command}', *_for_basicsr(args)]  # BasicSR parses them itself
     try:
-        if is_train:
-            from basicsr.train import train_pipeline
+        with _alone(opt, is_train), repaired_when_spawned(absolute_imports(opt)):
+            if is_train:
+                _train(args, opt, distillation, stop)
+            else:
+                import basicsr.test as pipeline
 
-            from mipkd_plugin.checkpoints.exact_resume import exact_resume
-            from mipkd_plugin.checkpoints.safe_saves import saving
-            from mipkd_plugin.config import prepared, save_plan
-            from mipkd_plugin.config.handover import handed_over
-            with saving(save_plan(opt)), (exact_resume() if opt['train'].get('exact_resume') else nullcontext()), \
-                    prepared(opt, distillation), handed_over(opt):
-                train_pipeline(os.getcwd())
-        else:
-            from basicsr.test import test_pipeline
-
-            from mipkd_plugin.config.handover import handed_over
-            with handed_over(opt):
-                test_pipeline(os.getcwd())
+                from mipkd_plugin.config.handover import handed_over
+                from mipkd_plugin.models.guard import guarded
+                with handed_over(opt), guarded(pipeline, stop):
+                    pipeline.test_pipeline(os.getcwd())
     finally:
         sys.argv = before
     compat.leave_without_gpu()
     return 0
 
 
+def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | None, stop: Stop) -> None:
+    import basicsr.train as pipeline
+
+    from mipkd_plugin.checkpoints.exact_resume import exact_resume
+    from mipkd_plugin.checkpoints.safe_saves import saving
+    from mipkd_plugin.config import prepared, save_plan
+    from mipkd_plugin.config.handover import handed_over
+    from mipkd_plugin.models.guard import guarded
+    with ExitStack() as stack:
+        stack.enter_context(saving(save_plan(opt)))
+        stack.enter_context(exact_resume() if opt['train'].get('exact_resume') else nullcontext())
+        stack.enter_context(prepared(opt, distillation))
+        stack.enter_context(handed_over(opt))
+        stack.enter_context(guarded(pipeline, stop, go_on(args)))
+        pipeline.train_pipeline(os.getcwd())
+
+
 def _check(args: argparse.Namespace, is_train: bool) -> tuple[Options, Distillation | None]:
     """Check the options; return them with teacher and losses, and drop everything else that the check has built."""
     opt, _, report = read_checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume, probe='full')
     return opt, report.built.distillation
+
+
+@contextmanager
+def _alone(opt: Options, is_train: bool) -> Iterator[None]:
+    """Inside the block, no other process trains a run of this name; the first rank sees to it for all."""
+    path = run_lock(EXPERIMENTS, str(opt['name']))
+    with ExitStack() as stack:
+        if is_train and is_first_rank():
+            try:
+                stack.enter_context(alone(path, keep=False))
+            except TakenError as error:
+                holder = f' ({error.holder})' if error.holder else ''
+                raise UsageError(
+                    f'another basicsr train is training {opt["name"]!r} in {EXPERIMENTS.resolve()}{holder}, and both '
+                    'would write the same files; wait for it, stop it, or give this run another name: in the option '
+                    'file') from error
+            except OSError:  # the disk has no locks: train all the same
+                pass
+        yield
+
+
+def go_on(args: argparse.Namespace) -> str:
+    """What to type to continue a stopped run."""
+    if args.launcher != 'none':
+        return 'the same command with --auto_resume'
+    own = [*_for_basicsr(args), *(f'--import={entry}' for entry in args.imports)]
+    own = own if args.auto_resume else [*own[:2], '--auto_resume', *own[2:]]
+    return shlex.join(['basicsr', 'train', *own])
 
 
 def _for_basicsr(args: argparse.Namespace) -> list[str]:

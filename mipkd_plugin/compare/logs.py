@@ -17,6 +17,7 @@ _NETWORK = re.compile(r'Network: .*, with parameters: ([\d,]+)')
 _DISTILLATION = re.compile(r'Distillation: .*losses \(training only\) ([\d,]+) parameters')
 _BEFORE = re.compile('Start training from epoch|Read past ')  # the time before these lines is not training time
 _END = 'End of training'
+_STOPPED = re.compile(r'Stopped by \S+ after iteration ([\d,]+); saved')
 
 
 @dataclass
@@ -73,6 +74,7 @@ def _read(lines: Iterable[str], total: int, history: History) -> None:
             continue
         now, text = datetime.strptime(stamped[1], '%Y-%m-%d %H:%M:%S,%f').timestamp(), stamped[2]
         at, resumed, validation = progress(text), _RESUMED.match(text), _VALIDATION.match(text)
+        stopped = _STOPPED.match(text)
         testset = validation[1] if validation is not None else ''
         if validation is None:
             spent += max(now - since, 0)  # someone may set the clock back
@@ -82,6 +84,8 @@ def _read(lines: Iterable[str], total: int, history: History) -> None:
             iteration, history.seconds[at], spent = at, spent, 0
         elif resumed is not None:
             iteration = int(resumed[1])
+        elif stopped is not None:  # the run goes on from here; a progress line of this iteration has counted already
+            history.seconds.setdefault(_number(stopped[1]), spent)
         elif text.startswith(_END):
             iteration = total
             history.seconds.setdefault(total, spent)  # after the last progress line

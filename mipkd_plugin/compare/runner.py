@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -81,7 +82,13 @@ class ComparisonRunner:
         history = read_history(run_folder(trial), trial.iterations)
         if not history.metrics:
             return []
-        return rows_of(trial, self.comparison, history, commit_of(trial), hardware_of(trial))
+        rows = rows_of(trial, self.comparison, history, commit_of(trial), hardware_of(trial))
+        for row in rows:
+            if not math.isfinite(row.psnr) or not math.isfinite(row.ssim):
+                raise RunError(f'{trial.name} has finished, but on {row.testset} its PSNR is {row.psnr} and its SSIM '
+                               f'{row.ssim}: they do not enter {RESULTS}. Move {run_folder(trial)} away, and fix the '
+                               'images or lower train.optim_g.lr before you repeat it')
+        return rows
 
     def _take(self, future: Future[list[Row]], trial: Trial) -> list[RunError]:
         self.ended += 1

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
@@ -15,7 +16,7 @@ from mipkd_plugin.compare.logs import progress
 from mipkd_plugin.compare.run_folders import EXPERIMENTS, RunError
 from mipkd_plugin.compare.trials import Trial
 from mipkd_plugin.utils import parent_watch
-from mipkd_plugin.utils.locks import TakenError, alone
+from mipkd_plugin.utils.locks import TakenError, alone, run_lock
 
 # runs `basicsr` of this package; with -m Python would prefer a clone in the working directory
 _PROGRAM = (f'import sys; sys.path[0] = {str(Path(__file__).resolve().parents[2])!r}; '
@@ -66,6 +67,7 @@ class Runner:
 
     def _train(self, trial: Trial, on_iteration: Callable[[int], object]) -> tuple[int, Sequence[str]]:
         """Train a run; return the exit code and the end of the output."""
+        _refuse_running(trial)
         run_folders.refuse_other_options(trial, self.protocol_hash)
         resume = ['--auto_resume'] if run_folders.can_resume(trial) else []
         commit = run_folders.commit_of(trial) if resume else run_folders.code_version()
@@ -92,7 +94,7 @@ class Runner:
         return code, tail
 
     def stop(self) -> None:
-        """Stop all runs. Their checkpoints stay, so they can resume."""
+        """Stop all runs: each finishes its iteration and saves, so that it can resume."""
         with self._lock:
             self._stopped = True
             for child in self._children:
@@ -102,10 +104,26 @@ class Runner:
         # one thread for any number of jobs: another order of summation would change the results
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1',
                        **parent_watch.environment(self._reading_end)}
+        passed = (self._reading_end, ) if os.name == 'posix' else ()
         with self._lock:
             if self._stopped:
                 raise InterruptedRunError('no new run starts after a stop')
             child = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, errors='replace',
-                          env=environment, pass_fds=(self._reading_end, ))
+                          env=environment, pass_fds=passed)
             self._children.add(child)
         return child
+
+
+def _refuse_running(trial: Trial) -> None:
+    """Refuse a run that somebody trains by hand, or whose process still saves after its comparison was killed.
+
+    Raises:
+        RunError: Its process is there.
+    """
+    path = run_lock(EXPERIMENTS, trial.name)
+    try:
+        with alone(path, keep=False) if path.exists() else nullcontext():
+            pass
+    except TakenError as error:
+        raise RunError(f'{error.holder or "another process"} is training {trial.name}; run this command again when it '
+                       'has finished') from error

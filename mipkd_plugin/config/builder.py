@@ -11,6 +11,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
+from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
@@ -83,7 +84,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         return built
     full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
     shape = probe_shape(ctx.opt) if full else small_shape(ctx.opt)
-    sizes_fit = [check_output(ctx, net, where) for net, where in (
+    sizes_fit = [check_output(ctx, net, where) and check_image(ctx, net, where) for net, where in (
         (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
     if built.student is not None and built.teacher is not None:
         if all(sizes_fit):

@@ -21,6 +21,7 @@ from mipkd_plugin.config.checkpoints import (
     read_summary,
     run_folder,
 )
+from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.resume_changes import changes, in_words, trained_with
 from mipkd_plugin.config.weights import misfit, read_file, select_state
@@ -110,6 +111,8 @@ def _check_files(ctx: Context, where: str, iteration: int, built: Built, remedy:
         problem = misfit(built.student, weights, 'network_g') if built.student is not None and weights else None
         if problem:
             ctx.add(where, f'{path} {problem[0]}', _AS_STARTED)
+        elif weights:
+            check_weights(ctx, where, path, weights, built.student)
     own = random_state_path(models, iteration)
     if own.name in needed:
         hint = 'restore the file, or remove train.exact_resume'

@@ -13,6 +13,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.config.components import construct, lookup
+from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, nearest
 from mipkd_plugin.utils.weight_files import SAVE, WeightFileError, read_tensors, unusable
 from mipkd_plugin.utils.words import some
@@ -47,7 +48,7 @@ def load_teacher(ctx: Context) -> nn.Module | None:
         problem = misfit(net, state, 'teacher.network')
         if problem:
             ctx.add('teacher.weights', f'{path} {problem[0]}', problem[1])
-        else:
+        elif check_weights(ctx, 'teacher.weights', path, state, net):
             net.load_state_dict(state)
     return net
 
@@ -199,6 +200,8 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
         if state is None:
             return
         if net is not None and not _check_fits(ctx, where, label, path, net, state):
+            return
+        if not check_weights(ctx, where, path, state, net):
             return
 
 

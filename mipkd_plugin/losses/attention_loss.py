@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +24,8 @@ def attention_map(feature: Tensor) -> Tensor:
     Returns:
         The attention maps.
     """
-    return F.normalize(feature.pow(2).mean(1).flatten(1), dim=1)
+    wide = feature.to(torch.promote_types(feature.dtype, torch.float32))  # squares leave the range of float16
+    return F.normalize(wide.pow(2).mean(1).flatten(1), dim=1)
 
 
 @register(LOSS_REGISTRY)

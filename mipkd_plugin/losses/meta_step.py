@@ -85,7 +85,7 @@ class MetaStep(nn.Module):
 
         Raises:
             MetaStepError: The batch has a single image, or the student has BatchNorm.
-            FloatingPointError: The gradient for φ is not finite.
+            FloatingPointError: The gradient for φ is not finite; φ stays as it was, on all ranks.
         """
         reason = self.unsupported_reason(plan.nets.student.net)
         if reason is not None or len(plan.lq) < 2:
@@ -130,8 +130,9 @@ class MetaStep(nn.Module):
             torch.distributed.all_reduce(flat)
             flat /= torch.distributed.get_world_size()
         if not torch.isfinite(flat).all():
-            raise FloatingPointError(f'iteration {iteration}: the gradient of the meta step is not finite; lower '
-                                     'inner_lr, or train.optim_g.lr, and resume from the last checkpoint')
+            raise FloatingPointError(f'iteration {iteration}: the gradient of the meta step is not finite; go '
+                                     'back to weights from before it went wrong, with a lower inner_lr or '
+                                     'train.optim_g.lr')
         for parameter, g in zip(phi.values(), torch.split(flat, [p.numel() for p in phi.values()])):
             parameter.grad = g.view_as(parameter)
         if self._optimizer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,9 @@ class DistillMixin(HostModel):
     Raises:
         OptionError: The options of teacher or losses have problems; the message lists all of them.
     """
+
+    see_losses: Callable[[Iterable[Tensor]], None] | None = None
+    """Takes the terms of each step, before it is applied: who sets this decides about steps that are not finite."""
 
     def init_training_settings(self) -> None:
         """Build teacher and losses, then let BasicSR set up the rest.
@@ -87,10 +91,11 @@ class DistillMixin(HostModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA.
 
-        An iteration that the schedule ``train.distill`` leaves out is one of plain training.
+        An iteration that the schedule ``train.distill`` leaves out is one of plain training. Under ``basicsr train`` a
+        step that is not finite is not applied.
 
         Raises:
-            FloatingPointError: The loss is not finite.
+            FloatingPointError: The loss is not finite, in a training loop of one's own.
         """
         self.optimizer_g.zero_grad()
         prepared: dict[str, Tensor] = {}
@@ -102,11 +107,14 @@ class DistillMixin(HostModel):
             self.output = self.net_g(self.lq)
             terms = self.reconstruction_terms(self.output, self.gt)
         total = _sum(terms)
-        if not torch.isfinite(total):
+        if self.see_losses is not None:
+            self.see_losses([*terms.values(), *prepared.values()])
+        elif not torch.isfinite(total):
             raise FloatingPointError(
                 f'iteration {current_iter}: the loss is not finite ('
                 + ', '.join(f'{name} = {value.item():.4g}' for name, value in terms.items())
-                + '); lower train.optim_g.lr or the weights in train.distill_opt, and resume from the last checkpoint')
+                + '); go back to weights from before it went wrong, with a lower learning rate or lower weights of the '
+                'losses')
         torch.autograd.backward(total)
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(OrderedDict({**terms, **prepared}))
@@ -152,7 +160,16 @@ class DistillMixin(HostModel):
         """Let losses train their own parameters; names of a second such loss end in ``_2``."""
         own = [loss for loss in self._losses() if loss.self_trained_parameters()]
         return {name if number == 1 else f'{name}_{number}': value
-                for number, loss in enumerate(own, 1) for name, value in loss.prepare(plan).items()}
+                for number, loss in enumerate(own, 1) for name, value in self._prepare_one(loss, plan).items()}
+
+    def _prepare_one(self, loss: DistillationLoss, plan: StepPlan) -> dict[str, Tensor]:
+        """Let one loss train its own parameters; where its gradient is not finite, the whole step is not."""
+        try:
+            return loss.prepare(plan)
+        except FloatingPointError:
+            if self.see_losses is None:
+                raise
+            return {type(loss).__name__: torch.full((), torch.nan, device=self.device)}
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
         """Compute the terms of BasicSR's SRModel: pixel loss and perceptual loss.

@@ -10,6 +10,7 @@ from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.features import TapInfo, nearly_equal
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, evaluating
+from mipkd_plugin.utils.finite import is_finite
 
 
 def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
@@ -41,6 +42,8 @@ def reentry_problem(net: nn.Module, lq: Tensor, paths: Sequence[str], execution:
             image = tapped.finish(lq, paths[0], run.features[paths[0]])
         except TapError as error:
             return str(error)
+    if not is_finite(run.output):
+        return f'{type(net).__name__} makes images that are not finite from random images in [0, 1]'
     pairs = [*zip(again, (run.features[path] for path in paths[1:])), (image, run.output)]
     return '' if all(nearly_equal(a, b) for a, b in pairs) else (
         f'{type(net).__name__} does more between the blocks of its trunk than call them in turn, so no '

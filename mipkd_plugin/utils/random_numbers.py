@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,3 +25,19 @@ def random_numbers_restored(devices: Sequence[torch.device | int] = ()) -> Itera
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+def random_states() -> tuple[Any, ...]:
+    """Where the random numbers of Python, NumPy and torch are, on the current GPU too."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def restore_random_states(states: tuple[Any, ...]) -> None:
+    """Go back to a place that :func:`random_states` has returned."""
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)

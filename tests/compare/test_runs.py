@@ -37,7 +37,7 @@ from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.compare import equal_time, run_folders, runs
 from mipkd_plugin.compare.step_times import StepTime
 from mipkd_plugin.compare.times import read_times
-from mipkd_plugin.utils.locks import alone
+from mipkd_plugin.utils.locks import alone, run_lock
 from mipkd_plugin.compare.results import COLUMNS
 from mipkd_plugin.version import __version__
 
@@ -405,13 +405,47 @@ def test_a_run_that_fails_does_not_stop_the_others(work: Path, options: dict[str
         captured = capsys.readouterr()
         assert '/3] broken seed 0: failed\n' in captured.out
         assert '| logits | ' in captured.out
-        assert 'tiny_broken_seed0 ended with code 1; the end of its output:\n' in captured.err
-        assert captured.err.rstrip().splitlines()[-1].startswith(
-            'FloatingPointError: iteration 1: the loss is not finite (l_pix = ')
+        assert 'tiny_broken_seed0 ended with code 3; the end of its output:\n' in captured.err
+        assert 'the loss or its gradient is not finite, 10 steps in a row (l_pix = ' in captured.err
         assert captured.err[captured.err.index('tiny_broken_seed0 ended'):].count('\n') <= 14
         assert {row['method'] for row in rows()} == {'none', 'logits'}
     assert Child.started.count('tiny_broken_seed0') == 2
     assert len(Child.started) == 4
+
+
+def test_a_run_that_diverges_does_not_enter_the_results(work: Path, options: dict[str, Any],
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    opt = copy.deepcopy(options)
+    opt['train']['optim_g']['lr'] = 1e10
+    write_options(opt, work / 'x.yml')
+    assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
+    captured = capsys.readouterr()
+    assert '[1/1] none seed 0: failed\n' in captured.out
+    assert 'tiny_none_seed0 ended with code 3' in captured.err
+    assert not RESULTS.exists()
+    assert list(Path('experiments/tiny_none_seed0/models').iterdir()) == []
+
+
+def test_a_measurement_that_is_not_finite_does_not_enter_the_results(whole: Path, work: Path,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / 'experiments', 'experiments')
+    RESULTS.unlink()
+    for log in Path('experiments/tiny_none_seed0').glob('*.log'):
+        log.write_text(re.sub(r'# ssim: [\d.]+', '# ssim: nan', log.read_text()))
+    assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
+    message = capsys.readouterr().err
+    assert 'tiny_none_seed0 has finished, but on val its PSNR is ' in message
+    assert 'and its SSIM nan: they do not enter results.csv' in message
+    assert not RESULTS.exists()
+
+
+def test_a_run_that_somebody_trains_by_hand_is_left_alone(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(run_lock(Path('experiments'), 'tiny_none_seed0')):
+        assert mipkd_main([*COMPARE, '--methods', 'none']) == 1
+    message = capsys.readouterr().err
+    assert f'process {os.getpid()} on ' in message
+    assert 'is training tiny_none_seed0; run this command again when it has finished' in message
+    assert Child.started == []
 
 
 def test_a_run_that_ends_without_being_measured(work: Path, monkeypatch: pytest.MonkeyPatch,
@@ -859,4 +893,4 @@ def test_ctrl_c_and_kill(work: Path, options: dict[str, Any], monkeypatch: pytes
     resumed = [re.findall(r'Resuming training from epoch: \d+, iter: (\d+)', path.read_text())
                for path in sorted(run.glob('*.log'))]
     assert [bool(found) for found in resumed] == [False, True, True]
-    assert 10 <= int(resumed[1][0]) < int(resumed[2][0]) < 40
+    assert 12 <= int(resumed[1][0]) < 27 <= int(resumed[2][0]) < 40  # each stop has saved, also that of the orphan

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from helpers import REPO, STUDENTS
@@ -76,3 +81,46 @@ def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., di
     result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'l_zoom_out_logits' in result.stdout + result.stderr
+
+
+def two_ranks(folder: Path) -> list[subprocess.Popen[str]]:
+    """A training of two processes that nobody looks after; each has its output in ``rank<n>.txt``."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, '-W', 'ignore', '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher',
+               'pytorch']
+    return [subprocess.Popen(command, cwd=folder, text=True, stderr=subprocess.STDOUT,
+                             stdout=(folder / f'rank{rank}.txt').open('w'),
+                             env={**os.environ, 'PYTHONPATH': str(REPO), 'RANK': str(rank), 'LOCAL_RANK': str(rank),
+                                  'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port})
+            for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(('signum', 'codes', 'pieces'), [
+    (signal.SIGKILL, [1, -9], ['rank 1 of this run has died, and rank 0 stops with it',
+                               'start the same command again with --auto_resume']),
+    (signal.SIGTERM, [143, 143], ['; saved. Go on with: the same command with --auto_resume'])])
+def test_one_rank_gets_a_signal(signum: int, codes: list[int], pieces: list[str], train_options: Callable[..., Any],
+                                tmp_path: Path) -> None:
+    """A killed rank ends the other one; a stopped one takes it along after the same iteration."""
+    opt = train_options()
+    opt['datasets']['train']['dataset_enlarge_ratio'] = 2000
+    opt['train'].update(total_iter=3000)
+    opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = 3000
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    ranks, end = two_ranks(tmp_path), time.monotonic() + 200
+    try:
+        while 'iter:       5' not in (tmp_path / 'rank0.txt').read_text():
+            assert time.monotonic() < end
+            assert ranks[0].poll() is None, (tmp_path / 'rank0.txt').read_text()[-2000:]
+            time.sleep(0.05)
+        ranks[1].send_signal(signum)
+        assert [rank.wait(timeout=60) for rank in ranks] == codes
+    finally:
+        for rank in ranks:
+            rank.kill()
+    out = (tmp_path / 'rank0.txt').read_text()
+    assert all(piece in out for piece in pieces), out[-2000:]
+    assert 'Traceback' not in out
+    assert len(list((tmp_path / 'experiments/tiny/training_states').iterdir())) == (signum == signal.SIGTERM)

@@ -96,10 +96,14 @@ def train(option: Path, iterations: int | None) -> float:
     environment = {'OMP_NUM_THREADS': '1', **os.environ, 'PYTHONUNBUFFERED': '1'}
     with subprocess.Popen([basicsr, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           env=environment) as process:
-        for line in process.stdout or ():
-            tail.append(line)
-            if '[eta:' in line or '# psnr:' in line:
-                print(line.rstrip(), flush=True)
+        try:
+            for line in process.stdout or ():
+                tail.append(line)
+                if '[eta:' in line or '# psnr:' in line:
+                    print(line.rstrip(), flush=True)
+        except BaseException:
+            process.terminate()
+            raise
     if process.returncode:
         raise DemoError(f'basicsr train -opt {option} ended with code {process.returncode}:\n{"".join(tail)}')
     return time.monotonic() - start

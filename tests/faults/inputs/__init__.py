@@ -1,5 +1,6 @@
 """The bad inputs, one module a kind."""
 
-from faults.inputs import hostile, images, rehearsal, resume, settings, weights
+from faults.inputs import hostile, images, not_finite, rehearsal, resume, settings, weights
 
-CASES = [case for module in (images, settings, hostile, weights, rehearsal, resume) for case in module.CASES]
+CASES = [case for module in (images, settings, hostile, weights, rehearsal, resume, not_finite)
+         for case in module.CASES]

@@ -15,6 +15,8 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mipkd_plugin.compat.workers import workers_leave_signals_to_their_parent
+
 if TYPE_CHECKING:
     import torch
 
@@ -170,20 +172,31 @@ def pass_on_prefetch_errors() -> bool:
     return True
 
 
-def leave_without_gpu() -> None:
+def has_gloo() -> bool:
+    """Whether this process is one of several that talk over gloo."""
+    from torch import distributed
+
+    return bool(distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == 'gloo')
+
+
+def leave_without_gpu(code: int = 0) -> None:
     """End a gloo process at once when all ranks have finished. Does nothing without gloo.
 
     Sometimes gloo's threads abort the shutdown of the interpreter ("terminate called without an active exception",
     PyTorch 2.14, no PyTorch issue known), and torchrun then reports a finished run as failed.
-    """
-    from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == 'gloo':
-        distributed.barrier()
+    Args:
+        code: Exit code. With another one than 0 the other ranks are not waited for: they may be gone.
+    """
+    if has_gloo():
+        if code == 0:
+            from torch import distributed
+
+            distributed.barrier()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def accept_dashed_local_rank(argv: list[str]) -> list[str]:
@@ -212,3 +225,4 @@ def apply() -> None:
     resume_without_gpu()
     distributed_without_gpu()
     pass_on_prefetch_errors()
+    workers_leave_signals_to_their_parent()
