@@ -155,10 +155,10 @@ def with_equal_time(comparison: Comparison, factor: float) -> Comparison:
 
     Args:
         comparison: The comparison.
-        factor: Length of these runs, over that of the control's other runs.
+        factor: How many times as many iterations these runs have as the control.
 
     Returns:
-        The comparison with a run more for each seed, behind that of the control.
+        The comparison with one more run for each seed, right after the control's.
     """
     trials = []
     for trial in comparison.trials:

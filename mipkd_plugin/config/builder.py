@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.finite import check_image
-from mipkd_plugin.config.keys import ITERATIONS, LARGEST_PATCH
+from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
@@ -105,19 +106,20 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
         if loss is not None:
             built.losses[where] = loss
             _check_batch(ctx, loss)
-            _check_block_every(ctx, where, loss)
+            _check_turns(ctx, where, options)
 
 
-def _check_block_every(ctx: Context, where: str, loss: DistillationLoss) -> None:
-    """Check that a chain that runs in each n-th iteration runs at all."""
+def _check_turns(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
+    """Check that what a loss does in each n-th iteration, as ``block_every`` and ``meta_every`` say, happens at all."""
     if not ctx.clean('train.distill') or not ITERATIONS.fits(ctx.section('train').get('total_iter')):
         return
-    every, schedule = getattr(loss, 'block_every', 1), read_schedule(ctx.opt)
+    schedule = read_schedule(ctx.opt)
     last = min(schedule.last, int(ctx.section('train')['total_iter']))
-    if every > 1 and math.lcm(every, schedule.every) > last:
-        ctx.add(f'{where}.block_every', f'is {every}, and only the first {last:,d} iterations distill'
-                + (f', one in {schedule.every}' if schedule.every > 1 else '') + ': the chain would never run',
-                'write a smaller number, or block_weight: 0')
+    for name, every in options.items():
+        if str(name).endswith('_every') and INTEGER.fits(every) and math.lcm(every, schedule.every) > last:
+            ctx.add(f'{where}.{name}', f'is {every}, and only the first {last:,d} iterations distill'
+                    + (f', one in {schedule.every}' if schedule.every > 1 else '') + ': its turn would never come',
+                    'write a smaller number')
 
 
 def _check_batch(ctx: Context, loss: DistillationLoss) -> None:

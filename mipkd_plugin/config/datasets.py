@@ -27,6 +27,7 @@ from mipkd_plugin.config.keys import (
 from mipkd_plugin.config.patches import check_patch
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_epoch, check_keys
+from mipkd_plugin.data.crop_pool_dataset import fits_bytes
 from mipkd_plugin.utils.words import gigabytes
 
 
@@ -103,9 +104,9 @@ def _check_pool(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     if not ctx.clean(where) or not ctx.scale:
         return
     channels = 1 if options.get('color') == 'y' else 3
-    exact = channels == 3 and not options.get('mean') and not options.get('std')
     pixels = options['gt_size'] ** 2 + (options['gt_size'] // ctx.scale) ** 2
-    size, free = options['crops'] * channels * pixels * (1 if exact else 4), psutil.virtual_memory().available
+    size = options['crops'] * channels * pixels * (1 if fits_bytes(options) else 4)
+    free = psutil.virtual_memory().available
     if size > free:
         ctx.add(f'{where}.crops', f'{options["crops"]:,d} crops take {gigabytes(size)}, and {gigabytes(free)} of '
                 'memory are free', 'write fewer crops')

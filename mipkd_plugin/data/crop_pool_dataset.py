@@ -37,7 +37,7 @@ class CropPoolDataset(Dataset[dict[str, Any]]):
         if opt['phase'] != 'train':
             raise ValueError(f'CropPoolDataset is for training, not for {opt["phase"]}')
         images = PairedImageDataset({**opt, 'io_backend': dict(opt['io_backend'])})
-        self.exact = opt.get('color') != 'y' and images.mean is None and images.std is None
+        self.exact = fits_bytes(opt)
         order = list(range(len(images)))
         random.Random(opt.get('crop_seed', 0)).shuffle(order)
         self.paths: list[tuple[str, str]] = []
@@ -70,6 +70,11 @@ class CropPoolDataset(Dataset[dict[str, Any]]):
 
     def _unpacked(self, image: Tensor) -> Tensor:
         return image.float() / 255 if self.exact else image
+
+
+def fits_bytes(opt: Mapping[str, Any]) -> bool:
+    """Whether the crops of these options are 8-bit numbers, so that a pool keeps one byte for each."""
+    return opt.get('color') != 'y' and opt.get('mean') is None and opt.get('std') is None
 
 
 @contextmanager

@@ -436,7 +436,7 @@ def test_the_check_compares_a_checkpoint_with_the_options(change: Callable[[dict
     assert any(message in str(problem) for problem in problems) if message else problems == []
 
 
-@pytest.mark.parametrize(('change', 'message'), [({}, None), ({'meta_lr': 1e-3, 'meta_every': 7}, None),
+@pytest.mark.parametrize(('change', 'message'), [({}, None), ({'meta_lr': 1e-3, 'meta_every': 3}, None),
                                                  ({'num_kernels': 5}, 'of another shape')], ids=str)
 def test_the_check_compares_krnets_with_a_checkpoint(change: dict[str, Any], message: str | None,
                                                      train_options: Make, tmp_path: Path) -> None:

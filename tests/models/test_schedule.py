@@ -276,10 +276,12 @@ def test_shares_of_round_numbers_are_round_numbers() -> None:
 
 @pytest.mark.parametrize(('distill', 'every', 'refused'), [({}, 10, False), ({}, 11, True), ({'every': 2}, 5, False),
                                                            ({'every': 4}, 3, True), ({'until': 0.5}, 6, True)])
-def test_a_chain_that_never_runs_is_refused(train_options: Make, distill: Any, every: int, refused: bool) -> None:
-    opt = options(train_options, {**MIPKD, 'block_every': every}, **distill)
-    found = [problem.where for problem in check_options(opt, is_train=True).problems]
-    assert found == (['train.distill_opt.block_every'] if refused else [])
+@pytest.mark.parametrize('loss', [{**MIPKD, 'block_every': 1}, {**KRNET, 'meta_every': 1}], ids=['chain', 'meta step'])
+def test_a_turn_that_never_comes_is_refused(train_options: Make, loss: dict[str, Any], distill: Any, every: int,
+                                            refused: bool) -> None:
+    name = next(key for key in loss if key.endswith('_every'))
+    problems = check_options(options(train_options, {**loss, name: every}, **distill), is_train=True).problems
+    assert [problem.where for problem in problems] == ([f'train.distill_opt.{name}'] if refused else [])
 
 
 def test_no_distillation_block_and_an_empty_one_are_the_default(train_options: Make) -> None:
