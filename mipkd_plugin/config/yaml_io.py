@@ -80,9 +80,7 @@ def _parse(path: Path, text: str) -> Options:
         opt = Options({}, path)
         opt.text = text
         fatal = _inspect(node, '', opt, ()) if node is not None else []
-        if fatal:
-            raise OptionError(fatal + opt.problems, path)
-        content = loader.construct_document(node) if node is not None else None
+        content = loader.construct_document(node) if node is not None and not fatal else None
     except RefusedError as error:
         raise OptionError([Problem(str(path), error.what, error.remedy, error.place)], path) from error
     except yaml.MarkedYAMLError as error:
@@ -97,6 +95,8 @@ def _parse(path: Path, text: str) -> Options:
         raise OptionError([problem], path) from error
     finally:
         loader.dispose()
+    if fatal:
+        raise OptionError(fatal + opt.problems, path)
     if not isinstance(content, dict):
         raise OptionError([Problem(str(path), 'is not an option file: it holds no `key: value` pairs',
                                    'give an option file: see options/')], path)

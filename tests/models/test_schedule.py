@@ -233,7 +233,7 @@ def test_the_schedule_in_words(train_options: Make, tmp_path: Path, monkeypatch:
     ({'fade': 'fast'}, 'train.distill.fade', "must be 'none', 'linear' or 'cosine'", 'write fade: none, linear or'),
     ({'evry': 2}, 'train.distill.evry', 'is not an option of distill', 'valid here: until, every, share, fade'),
     ({'total_iter': 5}, 'train.distill.total_iter', 'is not an option of distill', 'valid here: until, every'),
-    ({1: 0.5}, 'train.distill.1', 'is not an option', 'valid here: until, every'),
+    ({1: 0.5}, 'train.distill.1', 'the key is read as a number, not as a name', "-> write '1':, in quotes"),
     ([1], 'train.distill', 'must be a block of keys', '')])
 def test_bad_schedules_are_refused_before_anything_is_written(
         train_options: Make, tmp_path: Path, distill: Any, place: str, what: str, remedy: str,
