@@ -16,6 +16,7 @@ from importlib.metadata import version
 
 from mipkd_plugin import compat
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.launcher import started_by
 from mipkd_plugin.utils.stopping import Stopped, listening, report
 from mipkd_plugin.utils.weight_files import only_tensors
 from mipkd_plugin.version import __version__
@@ -32,12 +33,13 @@ def basicsr_main(argv: Sequence[str] | None = None) -> int:
         argv: Command line arguments; default: the arguments of this process.
 
     Returns:
-        Exit code: 0; 1 if another rank has died; 2 if the options are refused (nothing was written); 3 if the training
-        or a weights file is not finite; 4 if a checkpoint cannot be saved; 130 after Ctrl-C, 143 after SIGTERM, 129
-        after SIGHUP.
+        Exit code: 0; 1 if the run has broken off, by an image that cannot be read or a process that has died; 2 if the
+        options are refused (nothing was written); 3 if the training or a weights file is not finite; 4 if a file
+        cannot be written; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     arguments = compat.accept_dashed_local_rank(list(sys.argv[1:] if argv is None else argv))
     args = basicsr_parser().parse_args(arguments)
+    started_by(args.launcher)
     return _guarded(lambda: int(args.run(args)))
 
 

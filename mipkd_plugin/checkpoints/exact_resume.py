@@ -19,6 +19,7 @@ from mipkd_plugin.checkpoints.errors import StateError
 from mipkd_plugin.checkpoints.files import random_state_path
 from mipkd_plugin.checkpoints.proof import numpy_state, random_fault
 from mipkd_plugin.checkpoints.writing import save_file
+from mipkd_plugin.utils.replacing import replaced
 
 
 def _save_random_state(path: Path) -> None:
@@ -110,15 +111,8 @@ def exact_resume() -> Iterator[None]:
             _save_random_state(random_state_path(self.opt['path']['models'], current_iter))
         save_training_state(self, epoch, current_iter)
 
-    replaced = {'load_resume_state': load_resume_state, 'create_train_val_dataloader': create_train_val_dataloader,
-                'build_model': build_model,
-                **{name: _catching_up(before[name], resumption) for name in ('CPUPrefetcher', 'CUDAPrefetcher')}}
-    try:
-        for name, value in replaced.items():
-            setattr(pipeline, name, value)
-        BaseModel.save_training_state = master_only(save_with_random_state)
+    ours = {'load_resume_state': load_resume_state, 'create_train_val_dataloader': create_train_val_dataloader,
+            'build_model': build_model,
+            **{name: _catching_up(before[name], resumption) for name in ('CPUPrefetcher', 'CUDAPrefetcher')}}
+    with replaced(pipeline, ours), replaced(BaseModel, {'save_training_state': master_only(save_with_random_state)}):
         yield
-    finally:
-        for name, value in before.items():
-            setattr(pipeline, name, value)
-        BaseModel.save_training_state = save_training_state

@@ -21,16 +21,19 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 
 from mipkd_plugin.checkpoints.errors import SaveError, StateError, save_error
-from mipkd_plugin.checkpoints.files import remove_older
+from mipkd_plugin.checkpoints.files import remove_older, student_path
 from mipkd_plugin.checkpoints.hyperparameters import apply_hyperparameters, hyperparameters_of
 from mipkd_plugin.checkpoints.plan import Choice, SavePlan
 from mipkd_plugin.checkpoints.writing import CheckpointSet, open_set, save_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 from mipkd_plugin.utils.files import remove
+from mipkd_plugin.utils.replacing import replaced
 
 _AHEAD = 10.0
 """Seconds for the first rank to say what is wrong: torchrun ends it as soon as another one has ended."""
 
+_OUTPUTS = ('experiments', 'results', 'tb_logger')
+"""Where BasicSR writes."""
 _DISK = {errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC), errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -52,11 +55,13 @@ class _Run:
         self.choice = Choice()
         self.start = (0, 0)
         self.last: Path | None = None
+        self.named: Path | None = None
 
     def load_resume_state(self, opt: dict[str, Any]) -> Any:
         """BasicSR's function, for the training state of our choice."""
         self.folders = Path(opt['path']['models']), Path(opt['path']['training_states'])
         self.choice = self.plan.choose(opt)
+        self.named = None if opt['auto_resume'] else self.choice.state
         self.last = self.choice.state
         _prepare_folders(self.folders if self.last is not None else ())
         opt['train'].update(copy.deepcopy(dict(self.choice.keep)))
@@ -132,7 +137,7 @@ class _Run:
             checkpoint.commit()
         except (_Escape, SaveError) as error:
             checkpoint.discard()
-            problem = self._told(error.error if isinstance(error, _Escape) else error)
+            problem = self.told(error.error if isinstance(error, _Escape) else error)
         except BaseException:
             checkpoint.discard()
             raise
@@ -148,7 +153,7 @@ class _Run:
             return
         models, states = self.folders
         try:
-            old = remove_older(models, states, self.plan.keep_last, iteration, self.choice.state)
+            old = remove_older(models, states, self.plan.keep_last, iteration, self.named)
         except OSError as error:
             get_root_logger().warning(f'Older checkpoints cannot be removed: {error}.')
             return
@@ -156,16 +161,15 @@ class _Run:
             get_root_logger().info(f'Removed the checkpoints of iteration {", ".join(map(str, old))} '
                                    f'(logger.keep_last: {self.plan.keep_last}).')
 
-    def _told(self, error: SaveError) -> SaveError:
+    def told(self, error: SaveError) -> SaveError:
         """The error with the way to go on."""
-        there = (f'go on with --auto_resume: the last complete checkpoint is {self.last}'
-                 if self.last is not None else 'start the run again: no checkpoint was saved before')
+        if self.last is None:
+            there = 'start the run again: no checkpoint was saved before'
+        elif self.last.is_file() and student_path(self.folders[0], int(self.last.stem)).is_file():
+            there = f'go on with --auto_resume: the last complete checkpoint is {self.last}'
+        else:
+            there = f'start the run again: the checkpoint {self.last} is gone'
         return SaveError(f'{error}\n   -> {error.remedy}, then {there}')
-
-    def disk_error(self, error: OSError) -> SaveError:
-        """An error of the disk anywhere else in the training: in the log, the images, the events of TensorBoard."""
-        name = error.filename if isinstance(error.filename, str) else None
-        return self._told(save_error(error, Path(name or Path.cwd() / 'a file of this run')))
 
 
 def _raise_on_all_ranks(problem: SaveError | None) -> None:
@@ -210,22 +214,35 @@ def saving(plan: SavePlan) -> Iterator[None]:
         OSError: An error that has nothing to do with the disk.
     """
     run = _Run(plan)
-    replaced: list[tuple[Any, str, Callable[..., Any]]] = [
-        (pipeline, 'load_resume_state', run.load_resume_state), (pipeline, 'build_model', run.build_model),
-        (pipeline, 'create_train_val_dataloader', run.create_train_val_dataloader), (torch, 'save', run.torch_save)]
-    run.originals = {name: getattr(place, name) for place, name, _ in replaced}
-    handle_error = logging.Handler.handleError
-    try:
-        for place, name, value in replaced:
-            setattr(place, name, value)
-        logging.Handler.handleError = (  # type: ignore[method-assign]
-            lambda self, record: _handle_log_error(handle_error, self, record))
+    names = ('load_resume_state', 'build_model', 'create_train_val_dataloader')
+    run.originals = {'save': torch.save, **{name: getattr(pipeline, name) for name in names}}
+    with (replaced(pipeline, {name: getattr(run, name) for name in names}), replaced(torch, {'save': run.torch_save}),
+          disk_errors(run.told)):
         yield
+
+
+@contextmanager
+def disk_errors(told: Callable[[SaveError], SaveError] = lambda error: error) -> Iterator[None]:
+    """Inside the block, a log, an image or any other file of a run that cannot be written is one message.
+
+    Args:
+        told: Adds how to go on.
+
+    Raises:
+        SaveError: A file cannot be written.
+        OSError: An error that has nothing to do with the files of a run.
+    """
+    handle_error = logging.Handler.handleError
+    handler = {'handleError': lambda self, record: _handle_log_error(handle_error, self, record)}
+    try:
+        with replaced(logging.Handler, handler):
+            yield
     except OSError as error:
-        if error.errno not in _DISK:
+        path = Path(error.filename) if isinstance(error.filename, str) else None
+        if error.errno not in _DISK and not (path is not None and _is_of_a_run(path)):
             raise
-        raise run.disk_error(error) from error
-    finally:
-        for place, name, _ in replaced:
-            setattr(place, name, run.originals[name])
-        logging.Handler.handleError = handle_error  # type: ignore[method-assign]
+        raise told(save_error(error, path or Path.cwd() / 'a file of this run')) from error
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return any((Path.cwd() / folder) in (Path.cwd() / path).parents for folder in _OUTPUTS)

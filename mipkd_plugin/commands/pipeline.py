@@ -17,13 +17,13 @@ from mipkd_plugin.commands.shared import add_option_file, read_checked
 from mipkd_plugin.compat.workers import repaired_when_spawned
 from mipkd_plugin.utils import parent_watch
 from mipkd_plugin.utils.errors import MipkdError, UsageError
+from mipkd_plugin.utils.launcher import is_first_rank
 from mipkd_plugin.utils.locks import TakenError, alone, run_lock
 from mipkd_plugin.utils.stopping import (
     TOGETHER,
     TOGETHER_FROM_A_LAUNCHER,
     Stop,
     Stopped,
-    is_first_rank,
     listening,
     report,
 )
@@ -77,9 +77,10 @@ def _run(args: argparse.Namespace, stop: Stop) -> int:
             else:
                 import basicsr.test as pipeline
 
+                from mipkd_plugin.checkpoints.safe_saves import disk_errors
                 from mipkd_plugin.config.handover import handed_over
                 from mipkd_plugin.models.guard import guarded
-                with handed_over(opt), guarded(pipeline, stop):
+                with disk_errors(), handed_over(opt), guarded(pipeline, stop):
                     pipeline.test_pipeline(os.getcwd())
     finally:
         sys.argv = before
@@ -122,8 +123,8 @@ def _alone(opt: Options, is_train: bool) -> Iterator[None]:
                 holder = f' ({error.holder})' if error.holder else ''
                 raise UsageError(
                     f'another basicsr train is training {opt["name"]!r} in {EXPERIMENTS.resolve()}{holder}, and both '
-                    'would write the same files; wait for it, stop it, or give this run another name: in the option '
-                    'file') from error
+                    'would write the same files; wait for it, stop it, or write another name: in the option file'
+                    ) from error
             except OSError:  # the disk has no locks: train all the same
                 pass
         yield

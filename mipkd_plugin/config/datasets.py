@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from mipkd_plugin.config.patches import check_patch
 from mipkd_plugin.config.problems import Context, suggestion
 from mipkd_plugin.config.sections import check_epoch, check_keys
 from mipkd_plugin.data.crop_pool_dataset import fits_bytes
+from mipkd_plugin.utils.launcher import world_size
 from mipkd_plugin.utils.words import gigabytes
 
 
@@ -156,7 +156,7 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
     ratio = options.get('dataset_enlarge_ratio', 1)
     if not INTEGER.fits(batch) or not ITERATIONS.fits(total):
         return
-    world = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
+    world = world_size(ctx.launcher)
     gpus = ctx.opt.get('num_gpu')
     loaded: int = batch * (gpus if world == 1 and isinstance(gpus, int) and gpus > 1 else 1)
 

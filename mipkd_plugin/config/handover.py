@@ -20,6 +20,7 @@ from basicsr.utils.dist_util import master_only
 
 from mipkd_plugin.config.problems import Options
 from mipkd_plugin.utils.files import write_text
+from mipkd_plugin.utils.replacing import replaced
 
 _HEADER = re.compile(r'\A(# GENERATE TIME: .*\n# CMD:\n# .*\n\n)+')
 
@@ -35,11 +36,11 @@ def handed_over(opt: Options) -> Iterator[None]:
     Args:
         opt: The options that were checked.
     """
-    before = reader.parse_options, basicsr.train.copy_opt_file
+    plain = reader.parse_options
 
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], Any]:
         with _instead_of_the_file(opt):
-            found: tuple[dict[str, Any], Any] = before[0](root_path, is_train=is_train)
+            found: tuple[dict[str, Any], Any] = plain(root_path, is_train=is_train)
         return found
 
     @master_only  # type: ignore[untyped-decorator]  # BasicSR ships no types
@@ -50,13 +51,9 @@ def handed_over(opt: Options) -> Iterator[None]:
         text = _HEADER.sub('', opt.text)  # the file may be such a copy itself
         write_text(path, f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {command}\n\n{text}')
 
-    basicsr.train.parse_options = basicsr.test.parse_options = parse_options
-    basicsr.train.copy_opt_file = copy_opt_file
-    try:
+    with (replaced(basicsr.train, {'parse_options': parse_options, 'copy_opt_file': copy_opt_file}),
+          replaced(basicsr.test, {'parse_options': parse_options})):
         yield
-    finally:
-        basicsr.train.parse_options = basicsr.test.parse_options = before[0]
-        basicsr.train.copy_opt_file = before[1]
 
 
 @contextmanager

@@ -45,8 +45,10 @@ def check_names(ctx: Context, resumes: bool = False) -> None:
 def run_name_problem(name: str) -> str:
     """Why a run cannot have this name; '' if it can."""
     what = _file_name_problem(name)
-    if not what and (name in ('.', '..') or name in _RESERVED):
+    if not what and (name.startswith('.') or name in _RESERVED):
         what = 'names a folder that is no run'
+    if not what and (name.startswith('-') or name != name.strip()):
+        what = 'begins with a dash, or begins or ends with a blank'
     return f'{_short(name)} {what}, and a run is one folder in experiments/ or results/' if what else ''
 
 
@@ -69,7 +71,7 @@ def _leads_out(name: str) -> str:
 
 def safe_name(name: str) -> str:
     """A name like this one that any folder can have."""
-    found = _UNSAFE.sub('_', name).strip('._')[:40]
+    found = _UNSAFE.sub('_', name).strip('._-')[:40]
     return f'{found}_run' if found in _RESERVED else found or 'run'
 
 
@@ -79,13 +81,13 @@ def _short(text: str) -> str:
 
 def _check_folder_is_a_run(ctx: Context, name: str) -> None:
     """Refuse a name whose folder is there and is no run: BasicSR would rename that folder into an archive."""
-    folders = [(ctx.root / ('experiments' if ctx.is_train else 'results') / name, ctx.is_train)]
+    folders = [ctx.root / ('experiments' if ctx.is_train else 'results') / name]
     if ctx.is_train and ctx.section('logger').get('use_tb_logger') is True and 'debug' not in name:
-        folders.append((ctx.root / 'tb_logger' / name, False))
-    for folder, _ in folders:
+        folders.append(ctx.root / 'tb_logger' / name)
+    for folder in folders:
         if folder.exists() and not _is_run(folder):
             ctx.add('name', f'{folder} exists and is no run: BasicSR would rename it to {folder.name}_archived_…',
-                    fix={'name': _free_name(name, [place.parent for place, _ in folders])})
+                    fix={'name': _free_name(name, [place.parent for place in folders])})
             return
 
 

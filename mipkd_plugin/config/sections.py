@@ -13,6 +13,7 @@ import torch
 from mipkd_plugin.config.keys import LARGEST_SCALE, PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
 from mipkd_plugin.config.problems import Context, Options, Problem, block, nearest, shortened, suggestion
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.utils.launcher import missing_variables
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
@@ -160,9 +161,15 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
 def check_gpus(ctx: Context) -> None:
     """Check ``num_gpu`` against the machine and the launcher."""
     gpus, visible = ctx.opt.get('num_gpu'), torch.cuda.device_count()
-    if ctx.launcher == 'pytorch' and 'RANK' not in os.environ:
-        ctx.add('--launcher pytorch', 'was given, but torchrun did not start this process',
+    missing = missing_variables(ctx.launcher)
+    if missing:
+        program = {'pytorch': 'torchrun', 'slurm': 'srun'}[ctx.launcher]
+        ctx.add(f'--launcher {ctx.launcher}', f'was given, but {program} did not start this process: {missing[0]} is '
+                f'{"not a number" if missing[0] in os.environ else "not set"}',
                 f'run: {torchrun_line(ctx.opt, max(visible, 2))}')
+    elif ctx.launcher == 'slurm' and visible == 0:
+        ctx.add('--launcher slurm', 'BasicSR needs a CUDA device for it, and PyTorch finds none here',
+                f'run: {torchrun_line(ctx.opt, 2)}')
     if not isinstance(gpus, int) and gpus != 'auto':
         return
     if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:

@@ -32,6 +32,7 @@ from mipkd_plugin.networks.teacher_cache import (
     refuse_other_cache,
     shapes_of,
 )
+from mipkd_plugin.utils.launcher import world_size
 from mipkd_plugin.utils.lmdb_files import damage_of
 from mipkd_plugin.utils.words import gigabytes
 
@@ -117,7 +118,7 @@ def _identity(fingerprint: str, teacher: Mapping[str, Any]) -> str:
 def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[str, Any]) -> None:
     fewer = 'write fewer crops, fewer taps, or cache_dtype: float16'
     if where == MEMORY:
-        ranks = int(os.environ.get('WORLD_SIZE', 1)) if ctx.launcher != 'none' else 1
+        ranks = world_size(ctx.launcher)
         free, needed = psutil.virtual_memory().available, total * ranks
         if needed > free:
             processes = f' in each of {ranks} processes' if ranks > 1 else ''

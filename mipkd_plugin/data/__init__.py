@@ -1,10 +1,11 @@
-"""Data sets, and the reading of images; importing this package registers the data sets and repairs the reading."""
+"""Data sets, and the reading and writing of images; importing this package registers and repairs them."""
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
-from mipkd_plugin.data import reading
+from mipkd_plugin.data import reading, writing
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
 
 __all__ = ['CropPoolDataset']
 
 reading.apply()
+writing.apply()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor
 from mipkd_plugin.data.headers import PNG, BrokenImageError, any_size, check_png_sums, header_of_bytes
 from mipkd_plugin.data.stores import shared_lmdb
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.replacing import replace_everywhere
 
 _REMEDY = ('restore the image, or remove it together with its partner; mipkd check --decode -opt FILE.yml finds all '
            'images of this kind')
@@ -199,7 +199,5 @@ def apply() -> bool:
     for dataset in (PairedImageDataset, SingleImageDataset):
         dataset.__getitem__ = _name_pairs(dataset.__getitem__)
     checked = _refuse_broken(plain)
-    for name, module in list(sys.modules.items()):
-        if name.partition('.')[0] == 'basicsr' and vars(module).get('imfrombytes') is plain:
-            module.imfrombytes = checked  # type: ignore[attr-defined]  # each module has imported the name
+    replace_everywhere('basicsr', 'imfrombytes', plain, checked)
     return True

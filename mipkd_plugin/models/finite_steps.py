@@ -202,7 +202,7 @@ def _how_to_go_on(model: Any, what: str) -> str:
         return (f'{what}.\n -> There is no checkpoint of this run yet. Start again with {lower}, and see that no image '
                 'of the training set holds NaN')
     older = labels[-2] if len(labels) > 1 else labels[-1]
-    return (f'{what}.\n -> The checkpoints up to iteration {labels[-1]:,d} are as they were. Start a new run, under '
-            f'another name, from a student from before it went wrong, as path.pretrain_network_g: '
-            f'{folder / f"net_g_{older}.pth"}, with {lower}. A resumed run would keep its learning rate and diverge '
-            'again')
+    state = Path(model.opt['path']['training_states']) / f'{older}.state'
+    return (f'{what}.\n -> The checkpoints up to iteration {labels[-1]:,d} are as they were. Go on from one before it '
+            f'went wrong, with path.resume_state: {state}, train.resume_hyperparameters: new and {lower}; or start a '
+            f'new run, under another name, with path.pretrain_network_g: {folder / f"net_g_{older}.pth"}')

@@ -11,13 +11,31 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 
 from mipkd_plugin.models.finite_steps import FiniteSteps
 from mipkd_plugin.models.ranks import Peers, refuse_death, watched_peers
+from mipkd_plugin.utils.errors import MipkdError, reason
 from mipkd_plugin.utils.random_numbers import random_states, restore_random_states
+from mipkd_plugin.utils.replacing import replaced
 from mipkd_plugin.utils.stopping import Stop, Stopped, name_of
+
+
+class BrokenOffError(MipkdError):
+    """A run that has begun cannot go on.
+
+    Args:
+        message: Why, and how to go on.
+        of_one_rank: Whether a single rank of several may meet it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, of_one_rank: bool) -> None:
+        super().__init__(message)
+        self.of_one_rank = of_one_rank
 
 
 class _CutError(Exception):
@@ -38,6 +56,7 @@ class Guard:
         self.epoch = 0
         self.iteration = 0
         self.saved: int | None = None
+        self.model: Any = None
         self.peers: Peers | None = None
         self._image: Any = None
         self._is_validating = False
@@ -47,7 +66,8 @@ class Guard:
         """Guard a model."""
         self.model = model
         self.steps = FiniteSteps(model, lambda: self.stop.signum or 0)
-        names = ['feed_data', 'test', 'validation', *(['optimize_parameters', 'save'] if model.is_train else [])]
+        names = ['feed_data', 'test', 'validation',
+                 *(['optimize_parameters', 'save', 'resume_training'] if model.is_train else [])]
         self._own = {name: getattr(model, name) for name in names if hasattr(model, name)}
         for name in self._own:
             setattr(model, name, getattr(self, f'_{name}'))
@@ -56,6 +76,10 @@ class Guard:
         self._may_cut = not model.opt['dist'] or of_one_rank
         if model.is_train:
             self.peers = watched_peers()
+
+    def _resume_training(self, state: dict[str, Any]) -> None:
+        self._own['resume_training'](state)
+        self.iteration = state['iter']
 
     def _feed_data(self, data: dict[str, Any], *args: Any) -> None:
         self._image = data.get('lq_path') if self._is_validating else None
@@ -80,7 +104,7 @@ class Guard:
         is_last, gives_images = current_iter == -1, self.steps.gives_images()
         if gives_images and (is_last or not self.steps.is_in_doubt):
             self._own['save'](epoch, current_iter, *args)
-            self.saved = None if is_last else current_iter
+            self.saved = self.saved if is_last else current_iter
         elif not is_last:
             get_root_logger().warning(f'No checkpoint of iteration {self.iteration:,d}: its last steps are not finite.')
         if is_last and (self.steps.is_in_doubt or not gives_images):
@@ -112,6 +136,39 @@ class Guard:
                 self._finish(self.stop.signum)
         finally:
             self._is_validating = False
+
+    def refuse_lack(self, error: RuntimeError) -> None:
+        """Say what a run lacks, if that is the reason for an error.
+
+        Raises:
+            BrokenOffError: A data worker has died, or the memory of the GPU is full.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            self.refuse_break(error, f'the memory of the GPU is full ({reason(error)}): a smaller batch_size_per_gpu '
+                              'or gt_size needs less')
+        if str(error).startswith('DataLoader worker'):
+            self.refuse_break(error, 'a data worker has died, most often because the memory is full: fewer '
+                              'num_worker_per_gpu need less')
+
+    def refuse_break(self, error: Exception, text: str = '') -> None:
+        """Say how to go on after an error that ends the run.
+
+        Args:
+            error: The error.
+            text: What it means; default: its own text.
+
+        Raises:
+            BrokenOffError: The run has begun. Errors with an exit code of their own are left as they are.
+        """
+        if self.model is None or getattr(error, 'exit_code', 2) != 2:
+            return
+        where, what = '', text or str(error)
+        if self.model.is_train:
+            where = f'The training breaks off after iteration {self.iteration:,d}: '
+            kept = any(Path(self.model.opt['path']['training_states']).glob('*.state'))
+            what += f'\n   -> Then {f"go on with: {self.go_on}" if kept else "start again: there is no checkpoint yet"}'
+            get_root_logger().error(f'{where}{what.splitlines()[0]}')
+        raise BrokenOffError(f'{where}{what}', bool(getattr(error, 'of_one_rank', True))) from error
 
     def _cut_if_asked(self) -> None:
         if self._may_cut and self.stop.signum is not None:
@@ -145,19 +202,20 @@ def guarded(pipeline: ModuleType, stop: Stop, go_on: str = '') -> Iterator[None]
 
     Raises:
         RankError: Another process of the run has died.
+        BrokenOffError: The run cannot go on: an image cannot be read, a data worker has died, or the memory is full.
         RuntimeError: From the pipeline, for any other reason.
+        MipkdError: From the pipeline, before the run has begun, or with an exit code of its own.
     """
     guard = Guard(stop, go_on)
-    before = {name: getattr(pipeline, name) for name in ('build_model', 'create_train_val_dataloader')
-              if hasattr(pipeline, name)}
+    plain_model, plain_loaders = pipeline.build_model, getattr(pipeline, 'create_train_val_dataloader', None)
 
     def build_model(opt: dict[str, Any]) -> Any:
-        model = before['build_model'](opt)
+        model = plain_model(opt)
         guard.attach(model)
         return model
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> Any:
-        found = before['create_train_val_dataloader'](opt, logger)
+        found = plain_loaders(opt, logger)  # type: ignore[misc]  # a test has none, and does not call this
         sampler = found[1]
         set_epoch = sampler.set_epoch
 
@@ -168,17 +226,18 @@ def guarded(pipeline: ModuleType, stop: Stop, go_on: str = '') -> Iterator[None]
         sampler.set_epoch = remembering
         return found
 
-    replaced = {'build_model': build_model, 'create_train_val_dataloader': create_train_val_dataloader}
     try:
-        for name in before:
-            setattr(pipeline, name, replaced[name])
-        yield
+        with replaced(pipeline, {'build_model': build_model,
+                                 'create_train_val_dataloader': create_train_val_dataloader}):
+            yield
     except RuntimeError as error:
         refuse_death(guard.peers, error)
+        guard.refuse_lack(error)
+        raise
+    except MipkdError as error:
+        guard.refuse_break(error)
         raise
     finally:
         stop.is_later = False
         if guard.peers is not None:
             guard.peers.leave()
-        for name, value in before.items():
-            setattr(pipeline, name, value)

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from mipkd_plugin.utils.launcher import is_first_rank
+
 SIGNALS = tuple(signal.Signals[name] for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if name in signal.Signals.__members__)
 TOGETHER = 0.5
-"""Seconds: signals that follow each other faster are one request. ``timeout`` sends two at once."""
+"""Seconds after the first signal in which others belong to it. ``timeout`` sends two at once."""
 TOGETHER_FROM_A_LAUNCHER = 5.0
 """The same for a process whose launcher passes on what the terminal has sent already."""
 
@@ -69,15 +71,13 @@ class Stop:
         """
         if os.getpid() != self._pid:
             return  # a worker that was forked from this process: its parent tells it when to end
-        now, before = time.monotonic(), self._time
-        self._time = now
         if self.signum is None:
-            self.signum = signum
+            self.signum, self._time = signum, time.monotonic()
             if not self.is_later:
                 raise Stopped(signum)
             _say(f'{name_of(signum)}: {self.promise}. Once more stops at once.')
-        elif now - before > self._together:
-            leave_at_once(128 + signum, f'{name_of(signum)} again: stopped at once; the last checkpoint stays')
+        elif time.monotonic() - self._time > self._together:
+            leave_at_once(128 + signum, f'{name_of(signum)} again: stopped at once; checkpoints from before stay')
 
 
 def leave_at_once(code: int, message: str, always: bool = False) -> None:
@@ -94,11 +94,6 @@ def leave_at_once(code: int, message: str, always: bool = False) -> None:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(code)
-
-
-def is_first_rank() -> bool:
-    """Whether this is the only process of a run, or the one of several that talks to the user."""
-    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def report(error: BaseException) -> None:
@@ -125,7 +120,7 @@ def listening(together: float = TOGETHER) -> Iterator[Stop]:
     """Inside the block, signals stop the command in order. Those that this process was told to ignore stay ignored.
 
     Args:
-        together: Seconds within which a further signal belongs to the one before it.
+        together: Seconds after the first signal in which others belong to it.
 
     Yields:
         What signals have asked for.
