@@ -114,6 +114,8 @@ def build_samples(ctx: Context, where: str, options: Mapping[str, Any]) -> Sampl
 def _parsed(ctx: Context, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a data set as BasicSR's ``parse_options`` hands them on."""
     opt: dict[str, Any] = copy.deepcopy(dict(options))
+    if 'cache_data' in opt:
+        opt['cache_data'] = False  # frames are read when the run begins
     opt['phase'] = where.removeprefix('datasets.').split('_')[0]
     if 'scale' in ctx.opt:
         opt['scale'] = ctx.opt['scale']
@@ -149,7 +151,7 @@ def _explained(ctx: Context, where: str, options: Mapping[str, Any], doing: str)
 def _size_of_file(path: Path) -> Size | None:
     """(height, width) in the header of an image file; None if there is none."""
     try:
-        header = header_of_file(path)
+        header = header_of_file(path, every_chunk=False)
     except (BrokenImageError, OSError):
         return None
     return header.height, header.width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,10 +83,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     if table is CROP_POOL:
         _check_pool(ctx, where, options)
     template = options.get('filename_tmpl', '{}')
-    try:
-        usable = isinstance(template, str) and template.format('x') != template
-    except (LookupError, ValueError):
-        usable = False
+    usable = _is_template(template)
     if not usable:
         ctx.add(f'{where}.filename_tmpl', f'{template!r} has no usable {{}} for the name of the HR image',
                 "write '{}', or '{}x4' for 0001x4.png")
@@ -94,6 +92,16 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     if ctx.files and ctx.scale and usable and readable and ctx.clean(f'{where}.meta_info_file'):
         return check_image_pairs(ctx, where, options)
     return None
+
+
+def _is_template(template: Any) -> bool:
+    """Whether a text has a place for a name, and asks for nothing else: ``{:>999999999}`` would fill the memory."""
+    try:
+        fields = [field[1:] for field in string.Formatter().parse(template) if field[1] is not None]
+    except (TypeError, ValueError):
+        return False
+    return bool(fields) and all(field in (('', '', None), ('0', '', None)) for field in fields) and len(
+        {field[0] for field in fields}) == 1
 
 
 def _check_pool(ctx: Context, where: str, options: Mapping[str, Any]) -> None:

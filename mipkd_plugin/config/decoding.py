@@ -11,7 +11,7 @@ from typing import Any
 import lmdb
 from tqdm import tqdm
 
-from mipkd_plugin.config.image_folders import SUFFIXES, files_of, some
+from mipkd_plugin.config.image_folders import SUFFIXES, files_of
 from mipkd_plugin.config.image_pairs import find_pairs
 from mipkd_plugin.config.image_sizes import images_of
 from mipkd_plugin.config.problems import Context, require_clean
@@ -20,6 +20,7 @@ from mipkd_plugin.data.reading import decode
 from mipkd_plugin.data.stores import Stored, in_lmdb, lmdb_at
 from mipkd_plugin.utils.cores import cores
 from mipkd_plugin.utils.lmdb_files import damage_of
+from mipkd_plugin.utils.words import some
 
 _MOST_NAMED = 20
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.utils.words import some
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 """Endings of image files that OpenCV reads."""
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many follow."""
-    return ', '.join(names[:most]) + (f' and {len(names) - most:,d} more' if len(names) > most else '')
 
 
 def files_of(root: Path) -> list[str]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import lmdb
 
-from mipkd_plugin.config.image_folders import check_folder, files_of, some
+from mipkd_plugin.config.image_folders import check_folder, files_of
 from mipkd_plugin.config.image_sizes import Pair, check_sizes
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.data.stores import Found, in_folder, in_lmdb
 from mipkd_plugin.utils.lmdb_files import damage_of
+from mipkd_plugin.utils.words import some
 
 _META_LINE = re.compile(r'(?P<name>.+) \((?P<height>\d+),(?P<width>\d+),\d+\) \d+')
 

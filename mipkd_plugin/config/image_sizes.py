@@ -12,10 +12,10 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from mipkd_plugin.config.image_folders import some
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.data.headers import Header
 from mipkd_plugin.data.stores import Found, Stored, contents
+from mipkd_plugin.utils.words import some
 
 _MOST_COMPARED = 20  # pairs whose pixels are compared; one tool made them all
 _CLEARLY = 0.8

@@ -11,7 +11,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.components import lookup
+from mipkd_plugin.config.components import lookup, owner
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.trunk import evaluating
@@ -97,7 +97,16 @@ def check_patch(ctx: Context) -> None:
 
 
 def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
-    """Check that a network runs and enlarges images by ``scale``. Tries a small patch first."""
+    """Check that a network runs and enlarges images by ``scale``. Tries a small patch first.
+
+    Networks of models that feed something else, such as frames of a video, are left alone.
+
+    Returns:
+        Whether no problem was found.
+    """
+    if ctx.inherits('VideoBaseModel') or ctx.model_class is not None and not (
+            ctx.distills or owner(ctx.model_class, 'feed_data')):
+        return True
     channels, patch, _ = probe_shape(ctx.opt)
     failure = ''
     for side in dict.fromkeys((small_shape(ctx.opt)[1], patch)):

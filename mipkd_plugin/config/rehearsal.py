@@ -7,9 +7,11 @@ as ``test()`` of somebody else's model class, is left alone: a rehearsal refuses
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +71,7 @@ def rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int])
                 _rehearse_validation_set(ctx, where, options, student)
             if _done is not None:
                 _done[key] = ctx.problems[count:]
+    gc.collect()  # a data set of somebody else may hold an LMDB, and no process may open one twice
 
 
 def _key(ctx: Context, where: str, without_network: bool) -> str:
@@ -87,14 +90,23 @@ def _rehearse_training_set(ctx: Context, where: str, options: Mapping[str, Any],
                 'write type: PairedImageDataset with images from mipkd prepare, or type: RealESRGANPairedDataset; or '
                 'write your own class MyModel(DistillMixin, RealESRNetModel) and import it')
         return
-    if kind in _FOLDERS_LISTED and (pairs is None or pairs > _MOST_BUILT):
-        return  # not checked as pairs; or checked, and slow to build
+    if kind in _FOLDERS_LISTED and pairs is None or _number_of_pairs(ctx, options, pairs) > _MOST_BUILT:
+        return  # not checked as pairs; or slow to build
     with _samples(ctx, where, options) as samples:
         sample = None if samples is None else samples.take(ctx, 0)
         if samples is None or sample is None or not reads_lq:
             return
         if _check_tensors(ctx, samples, sample, ('lq', 'gt')) and kind not in _FOLDERS_LISTED:
             _check_shapes(ctx, samples, sample)
+
+
+def _number_of_pairs(ctx: Context, options: Mapping[str, Any], pairs: int | None) -> int:
+    """Number of pairs of a training set that lists two folders."""
+    root = options.get('dataroot_gt')
+    if pairs is None and options.get('type') == 'RealESRGANPairedDataset' and isinstance(root, str):
+        with suppress(OSError):
+            return len(os.listdir(ctx.path(root)))
+    return pairs or 0
 
 
 @contextmanager

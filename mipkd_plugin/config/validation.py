@@ -21,8 +21,9 @@ from mipkd_plugin.utils.errors import failure_of
 _ODD_SIZE = (13, 11)
 """A network that takes this size takes sides of any remainder."""
 _FACTORS = (2, 4, 8, 16, 32, 64)
-_LARGEST = 256
-"""Pixels of an LR side up to which a failure is confirmed at the full size of the image; a larger image is cropped."""
+_LARGEST = 64
+"""Pixels of an LR side up to which a failure is confirmed at the full size of the image; a larger image is cropped.
+With 256, SwinIR on a CPU took minutes to be refused."""
 
 Test = Callable[[Tensor], Tensor]
 
@@ -125,8 +126,7 @@ def _explain(ctx: Context, net: nn.Module, samples: Samples, size: Size, channel
     """Note the problem with the remedy that helps: other channels, a model that pads, or other sizes."""
     test, scale, where = _tester(ctx, net, ctx.model_class), ctx.scale or 1, samples.where
     window = window_of(ctx.section('network_g'))
-    other, modulus = 4 - channels, math.lcm(8, window or 1)
-    cut = _cut(size, modulus, _LARGEST)
+    other, cut = 4 - channels, _cut(size, math.lcm(8, window or 1), max(16, 2 * (window or 1)))
     if channels in (1, 3) and not _failure(test, cut, other, scale):
         fix = {f'{where}.color': 'y' if other == 1 else REMOVE}
         ctx.add(f'{where}.color', f'the images have {channel_word(channels)}, and {type(net).__name__} of network_g '

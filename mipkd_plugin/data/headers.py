@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 PNG = b'\x89PNG\r\n\x1a\n'
 _END = b'\0\0\0\0IEND\xaeB`\x82'
 _HEAD = 4096
+_TAIL = 1 << 16
 _MOST_PIXELS = 2 ** 30  # OpenCV decodes no larger image
 _ORIENTATION = 0x0112
 Read = Callable[[int, int], bytes]
@@ -46,11 +47,13 @@ class Header(NamedTuple):
     bits: int = 8
 
 
-def header_of_file(path: Path) -> Header:
-    """Read the header of an image file. The chunks of a PNG are followed to the end of the file.
+def header_of_file(path: Path, every_chunk: bool = True) -> Header:
+    """Read the header of an image file.
 
     Args:
         path: The image.
+        every_chunk: Follow the chunks of a PNG to its end, for which the disk reads all of the file; if not, only its
+            first chunks and its last 64 KB are read.
 
     Returns:
         Its header.
@@ -66,7 +69,7 @@ def header_of_file(path: Path) -> Header:
             file.seek(at)
             return file.read(count)
 
-        return _header(read, size, file, every_chunk=True)
+        return _header(read, size, file, every_chunk)
 
 
 def header_of_bytes(data: bytes | memoryview, every_chunk: bool = True) -> Header:
@@ -74,8 +77,7 @@ def header_of_bytes(data: bytes | memoryview, every_chunk: bool = True) -> Heade
 
     Args:
         data: The content of the image file.
-        every_chunk: Follow the chunks of a PNG to its end; if not, only its first chunks and its last one are read, and
-            an orientation behind the pixels is not found.
+        every_chunk: Follow the chunks of a PNG to its end; if not, only its first chunks and its last 64 KB are read.
 
     Returns:
         Its header.
@@ -116,12 +118,23 @@ def _png(read: Read, size: int, head: bytes, every_chunk: bool) -> Header:
         if kind == b'eXIf':
             orientation = _orientation(read(at, length))
         if pixels and not every_chunk:
-            if read(size - len(_END), len(_END)) != _END:
+            tail = read(max(size - _TAIL, at), _TAIL)
+            if not tail.endswith(_END):
                 raise BrokenImageError(f'is cut short or overwritten at its end ({size:,d} bytes)')
+            orientation = max(orientation, _orientation(_last_exif(tail)))
             break
     if not pixels:
         raise BrokenImageError('is damaged: a PNG without pixels')
     return Header(height, width, orientation, bits=bits)
+
+
+def _last_exif(tail: bytes) -> bytes:
+    """The EXIF data at the end of a PNG, behind its pixels; empty without any."""
+    at = tail.rfind(b'eXIf')
+    length = int.from_bytes(tail[at - 4:at], 'big') if at >= 4 else 0
+    chunk = tail[at:at + 4 + length]
+    whole = zlib.crc32(chunk).to_bytes(4, 'big') == tail[at + 4 + length:at + 8 + length]
+    return chunk[4:] if at >= 4 and whole else b''
 
 
 def png_chunks(read: Read, size: int, head: bytes = b'') -> Iterator[tuple[bytes, int, int]]:

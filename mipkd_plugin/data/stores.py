@@ -151,7 +151,7 @@ def _version(path: Path) -> tuple[int, int]:
 @cache
 def _of_version(image: Stored, changed: int, length: int) -> Found:
     try:
-        return Found(image, header_of_file(image.root / image.name))
+        return Found(image, header_of_file(image.root / image.name, every_chunk=False))
     except BrokenImageError as error:
         return Found(image, None, str(error))
     except OSError as error:

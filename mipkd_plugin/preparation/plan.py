@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mipkd_plugin.preparation.lmdb_sets import COMPRESSION, entries_of
 from mipkd_plugin.preparation.manifest import UNKNOWN, ImageSet, Known, Made
-from mipkd_plugin.preparation.sources import PrepareError, Source, digest, some
+from mipkd_plugin.preparation.sources import PrepareError, Source, digest
 from mipkd_plugin.preparation.workers import FileRecord, Job, Target, Tile
+from mipkd_plugin.utils.words import some
 
 _COMPRESSION = 3  # of PNGs in folders
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mipkd_plugin.data.headers import BrokenImageError, Header, any_size, header_of_file
 from mipkd_plugin.utils.cores import cores
 from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.words import some
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 _MOST_NAMED = 20
@@ -43,11 +44,6 @@ class Source:
     def stem(self) -> str:
         """Name without its ending; the name of what is made from it."""
         return self.path.stem
-
-
-def some(names: Sequence[object], most: int = 3) -> str:
-    """The first names, and how many follow."""
-    return ', '.join(map(str, names[:most])) + (f' and {len(names) - most:,d} more' if len(names) > most else '')
 
 
 def find_images(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mipkd_plugin.preparation.sources import some
+from mipkd_plugin.utils.words import some
 
 
 @dataclass(frozen=True)

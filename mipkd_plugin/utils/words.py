@@ -10,8 +10,8 @@ def gigabytes(size: int) -> str:
     return f'{size / 1e9:.2f} GB' if size >= 1e7 else f'{size / 1e6:.2f} MB'
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
+def some(names: Iterable[object], most: int = 3) -> str:
     """The first names, and how many follow."""
-    listed = list(names)
-    more = f' and {len(listed) - most} more' if len(listed) > most else ''
+    listed = [str(name) for name in names]
+    more = f' and {len(listed) - most:,d} more' if len(listed) > most else ''
     return ', '.join(listed[:most]) + more
