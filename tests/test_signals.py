@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from basicsr.models.sr_model import SRModel
@@ -72,11 +74,11 @@ def assert_goes_on_to_the_same_end(work: Path, whole: dict[str, Any]) -> None:
 
 
 def send_at(monkeypatch: pytest.MonkeyPatch, method: str, count: int, signum: int, before: bool = True) -> None:
-    """Send a signal to this process in the call number ``count`` of a method."""
+    """Send a signal to this process in the call number ``count`` of a method of the model that trains."""
     own, calls = getattr(SRModel, method), iter(range(1, 1000))
 
     def sending(self: Any, *args: Any, **named: Any) -> None:
-        due = next(calls) == count
+        due = hasattr(self, 'optimizers') and next(calls) == count  # the check makes a model without
         if due and before:
             os.kill(os.getpid(), signum)
         own(self, *args, **named)
@@ -164,13 +166,14 @@ def test_the_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(os, '_exit', codes.append)
     stop = Stop()
     stop.is_later = True
-    clock = iter([10.0, 10.1, 10.2, 11.0])
+    clock = iter([10.0, 10.2, 10.4, 10.6])
     monkeypatch.setattr(stopping.time, 'monotonic', lambda: next(clock))
-    for _ in range(4):
+    for _ in range(3):
         stop.on_signal(signal.SIGTERM)
-        assert codes == [] or stop.signum == signal.SIGTERM
-    assert codes == [143], 'the second and third came with the first, as from timeout'
-    assert 'SIGTERM again: stopped at once; the last checkpoint stays\n' in capfd.readouterr().err
+        assert codes == [], 'the second and third came with the first, as from timeout'
+    stop.on_signal(signal.SIGTERM)
+    assert codes == [143], 'whoever types it again and again is heard'
+    assert 'SIGTERM again: stopped at once; checkpoints from before stay\n' in capfd.readouterr().err
 
 
 def test_other_commands_stop_with_a_code_too(work: Path, monkeypatch: pytest.MonkeyPatch,
@@ -261,15 +264,85 @@ def test_a_second_training_of_a_name_is_refused(work: Path, capsys: pytest.Captu
         assert train(work) == 2
     message = capsys.readouterr().err
     assert f"another basicsr train is training 'tiny' in {Path.cwd()}/experiments (process {os.getpid()} on " in message
-    assert 'give this run another name: in the option file' in message
+    assert 'wait for it, stop it, or write another name: in the option file\n' in message
     assert list(Path('experiments').iterdir()) == [], 'nothing is left'
 
 
 def test_only_the_first_rank_holds_the_lock(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with alone(run_lock(Path('experiments'), 'tiny')), monkeypatch.context() as patch:
-        patch.setenv('RANK', '1')
+        patch.setattr('mipkd_plugin.commands.pipeline.is_first_rank', lambda: False)
         assert train(work) == 0
     assert train(work) == 0
+
+
+@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID'])
+def test_other_programs_may_set_the_variables_of_a_launcher(work: Path, variable: str, monkeypatch: pytest.MonkeyPatch,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    """As ``srun -n 4`` with one option file for each task does."""
+    monkeypatch.setenv(variable, '1')
+    with alone(run_lock(Path('experiments'), 'tiny')):
+        assert train(work) == 2
+    assert "another basicsr train is training 'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('launcher', 'variables', 'says'), [
+    ('slurm', {}, 'srun did not start this process: SLURM_PROCID is not set'),
+    ('pytorch', {}, 'torchrun did not start this process: RANK is not set'),
+    ('pytorch', {'RANK': '0', 'WORLD_SIZE': 'x'}, 'WORLD_SIZE is not a number'),
+    ('slurm', {'SLURM_PROCID': '0', 'SLURM_NTASKS': '2', 'SLURM_NODELIST': 'a'}, 'BasicSR needs a CUDA device for it')])
+def test_a_launcher_that_did_not_launch(work: Path, launcher: str, variables: dict[str, str], says: str,
+                                        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    assert train(work, '--launcher', launcher) == 2
+    message = capsys.readouterr().err
+    assert f'1. --launcher {launcher}: ' in message
+    assert says in message
+    assert '-> run: torchrun --nproc_per_node=2 -m mipkd_plugin train -opt x.yml --launcher pytorch' in message
+
+
+# --------------------------------------------------------------------------------------------- a run that breaks off
+def test_an_image_that_breaks_during_a_run(options: dict[str, Any], work: Path, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    optimize = SRModel.optimize_parameters
+    images = shutil.copytree(options['datasets']['val']['dataroot_lq'], 'LR')
+    own = {**options['datasets']['val'], 'dataroot_lq': str(images)}
+    write_options({**options, 'datasets': {**options['datasets'], 'val': own}}, work)
+
+    def breaking(self: Any, current_iter: int) -> None:
+        if current_iter == 5:
+            next(images.glob('*.png')).write_bytes(b'')
+        optimize(self, current_iter)
+
+    plain = {**options, 'model_type': 'SRModel', 'datasets': {**options['datasets'], 'val': own}}
+    plain = {key: value for key, value in plain.items() if key != 'teacher'}
+    plain['train'] = {key: value for key, value in plain['train'].items() if key != 'distill_opt'}
+    write_options(plain, work)
+    monkeypatch.setattr(SRModel, 'optimize_parameters', breaking)
+    assert train(work) == 1
+    message = capsys.readouterr().err
+    assert 'The training breaks off after iteration 6: ' in message
+    assert '.png is empty; ' in message
+    assert message.endswith('   -> Then go on with: basicsr train -opt x.yml --auto_resume\n')
+    log = next(Path('experiments/tiny').glob('train_*.log')).read_text(encoding='utf-8')
+    assert 'breaks off after iteration 6' in log
+
+
+def test_a_data_worker_that_dies(options: dict[str, Any], work: Path) -> None:
+    own = {**options['datasets']['train'], 'num_worker_per_gpu': 1}
+    write_options({**options, 'datasets': {**options['datasets'], 'train': own},
+                   'train': {**options['train'], 'total_iter': 9000}}, work)
+    process = start(work.parent)
+    read_until(process, 'iter:')
+    worker = next(child for child in psutil.Process(process.pid).children() if child.is_running())
+    worker.kill()
+    out = process.communicate(timeout=100)[0]
+    assert process.returncode == 1, out[-3000:]
+    assert 'a data worker has died, most often because the memory is full: fewer num_worker_per_gpu need less' in out
+    assert 'Traceback' not in out
 
 
 def test_a_disk_without_locks_does_not_stop_a_training(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -15,12 +16,15 @@ from typing import Any
 import basicsr.train
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.models.sr_model import SRModel
 from training import Killed, die_at, train, train_until, write_options
 
 from mipkd_plugin.checkpoints import writing
 from mipkd_plugin.checkpoints.errors import SaveError
 from mipkd_plugin.checkpoints.files import remove_older
+from mipkd_plugin.checkpoints.safe_saves import disk_errors
+from mipkd_plugin.cli import basicsr_main
 from mipkd_plugin.utils.files import write_atomically
 
 Make = Callable[..., dict[str, Any]]
@@ -164,8 +168,50 @@ def test_a_folder_that_vanishes_during_a_run(train_options: Make, gone: str, mon
     message = capsys.readouterr().err
     folder = Path('experiments/tiny', 'models' if gone == '.' else gone).absolute()
     assert f'the folder {folder} is gone\n   -> leave the folders of a training alone while it runs' in message
+    assert 'then start the run again: the checkpoint ' in message
+    assert 'experiments/tiny/training_states/2.state is gone' in message
     assert_whole()
     assert Path('experiments/tiny/models/net_g_2.pth').exists() is (gone == 'training_states')
+
+
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_images_on_a_full_disk(train_options: Make, tmp_path: Path, small_disk: Path, command: str,
+                               monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    opt = train_options(model_type='SRModel')
+    del opt['teacher'], opt['train']['distill_opt']
+    opt['train']['total_iter'] = 2
+    opt['logger']['use_tb_logger'] = False
+    opt['val'].update(val_freq=1, save_img=True, suffix=None)
+    if command == 'test':
+        torch.save({'params': build_network(opt['network_g']).state_dict()}, tmp_path / 'weights.pth')
+        opt = {**opt, 'datasets': {'test': opt['datasets']['val']},
+               'path': {'pretrain_network_g': str(tmp_path / 'weights.pth'), 'strict_load_g': True}}
+        del opt['train'], opt['logger']
+    path = write_options(opt, tmp_path / 'x.yml')
+    monkeypatch.chdir(small_disk)
+
+    def full(self: Any, *args: Any) -> None:
+        (small_disk / 'fill').write_bytes(b'x')
+        with contextlib.suppress(OSError), (small_disk / 'fill').open('ab', buffering=0) as file:
+            while True:
+                file.write(b'x' * 4096)
+        test(self, *args)
+
+    test = SRModel.test
+    monkeypatch.setattr(SRModel, 'test', full)
+    assert (train(path) if command == 'train' else basicsr_main(['test', '-opt', str(path)])) == 4
+    message = capsys.readouterr().err
+    assert 'Traceback' not in message
+    assert f'cannot save {small_disk}/{"experiments" if command == "train" else "results"}/tiny/visualization/' in (
+        message.split('\n\n')[-1])
+    assert 'the disk is full\n   -> free some space' in message
+
+
+def test_other_errors_are_no_error_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError), disk_errors():
+        Path('datasets/HR.png').read_bytes()
+    with pytest.raises(SaveError, match='the folder experiments/x is gone'), disk_errors():
+        Path('experiments/x/y.png').write_bytes(b'')
 
 
 def test_an_object_that_torch_cannot_save_is_not_ignored(train_options: Make, monkeypatch: pytest.MonkeyPatch,
@@ -312,6 +358,14 @@ def checkpoint_files(folder: Path, *labels: int) -> tuple[Path, Path]:
     for name in ('net_g_latest.pth', 'net_g_best.pth', 'net_g_2_mine.pth', 'notes_2.txt'):
         (models / name).write_bytes(b'')
     return models, training
+
+
+def test_the_checkpoint_that_was_found_by_itself_is_removed_in_its_turn(train_options: Make) -> None:
+    path = write_options(plain(train_options, 4, keep_last=1), Path('x.yml'))
+    assert train(path) == 0
+    assert states() == [4]
+    assert train(write_options(plain(train_options, 8, keep_last=1), Path('x.yml')), '--auto_resume') == 0
+    assert states() == [8]
 
 
 def test_which_checkpoints_are_kept(tmp_path: Path) -> None:

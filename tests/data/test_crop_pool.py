@@ -255,7 +255,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({'teacher.cache': ..., 'teacher.cache_dtype': 'float16'}, ['teacher.cache_dtype', 'and there is none']),
     ({'datasets.train.crops': 0}, ['datasets.train.crops', 'must be a whole number, 1 or more']),
     ({'datasets.train.crops': ...}, ['datasets.train.crops', 'is missing']),
-    ({'datasets.train.crop_seed': -1}, ['datasets.train.crop_seed', 'must be a whole number, 0 or more']),
+    ({'datasets.train.crop_seed': -1}, ['datasets.train.crop_seed', 'must be a whole number from 0 to']),
     ({'datasets.val.type': 'CropPoolDataset', 'datasets.val.crops': 3}, ['datasets.val.type', 'is for training']),
     ({'datasets.train.crops': 10**12, 'teacher.cache': ...},
      ['datasets.train.crops', '1,000,000,000,000 crops take 960000.00 GB, and', 'write fewer crops']),

@@ -105,8 +105,8 @@ def refused(case: BadInput, folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 def assert_said(case: BadInput, message: str) -> None:
     """Assert that the message has one problem, at the right place, with the right words and a remedy."""
-    assert re.search(r'^(.*: )?1 problem\n', message), message
-    assert f'1. {case.where}' in message, message
+    assert re.match(rf'(.*: )?1 problem\n1\. {re.escape(case.where)}', message), message
+    assert len(re.findall(r'^(?:.*: )?\d+ problems?$', message, re.M)) == 1, message
     for piece in case.says:
         assert piece in message, message
     assert '\n   -> ' in message, message
