@@ -221,8 +221,12 @@ def saving(plan: SavePlan) -> Iterator[None]:
         yield
 
 
+def _with_remedy(error: SaveError) -> SaveError:
+    return SaveError(f'{error}\n   -> {error.remedy}')
+
+
 @contextmanager
-def disk_errors(told: Callable[[SaveError], SaveError] = lambda error: error) -> Iterator[None]:
+def disk_errors(told: Callable[[SaveError], SaveError] = _with_remedy) -> Iterator[None]:
     """Inside the block, a log, an image or any other file of a run that cannot be written is one message.
 
     Args:

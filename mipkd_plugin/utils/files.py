@@ -26,8 +26,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(part)
         os.replace(part, path)
-    except BaseException:  # also Ctrl-C: a part is of no use to anybody
+    except BaseException as error:  # also Ctrl-C: a part is of no use to anybody
         remove(part)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -153,7 +153,8 @@ def test_mipkd_check_says_what_it_costs(options: dict[str, Any], line: str, trai
 
 @pytest.mark.parametrize(('key', 'value', 'kind'), [
     ('dtype', 'bf16', 'float32, bfloat16 or float16'), ('dtype', ['float16'], 'float32, bfloat16 or float16'),
-    ('dtype', True, 'float32, bfloat16 or float16'), ('channels_last', 'yes', 'true or false'), ('compile', 1, 'true or false')])
+    ('dtype', True, 'float32, bfloat16 or float16'),
+    ('channels_last', 'yes', 'true or false'), ('compile', 1, 'true or false')])
 def test_values_of_a_wrong_kind(key: str, value: Any, kind: str, train_options: Make) -> None:
     problem, = problems_of(with_teacher(train_options(), **{key: value}))
     assert problem.startswith(f'teacher.{key}: must be {kind}')
