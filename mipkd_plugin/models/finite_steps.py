@@ -108,12 +108,9 @@ class FiniteSteps:
         if not over_all_ranks(torch.tensor([float(bool(bad))], device=self.model.device)).item():
             return
         name, found = next(iter(bad.items()), ('net_g', ['?']))
-        eps = _zero_eps(self.model)
-        reason = (f'Adam with eps: 0 divides by zero where a gradient is 0; write train.{eps}.eps: 1e-8, or remove it. '
-                  if eps else '')
         raise NotFiniteError(_how_to_go_on(
             self.model, f'iteration {iteration:,d}: the weights of {name} are not finite: {len(found)} tensors, the '
-            f'first is {found[0]}. They are not saved. {reason}'.rstrip('. ')))
+            f'first is {found[0]}. They are not saved'))
 
     @property
     def is_in_doubt(self) -> bool:
@@ -177,13 +174,6 @@ def _saved_networks(model: Any) -> dict[str, nn.Module]:
     """What a checkpoint holds: the networks of BasicSR, and the losses that train weights of their own."""
     return {name: net for name, net in vars(model).items()
             if isinstance(net, nn.Module) and (name.startswith('net_') or name == 'losses')}
-
-
-def _zero_eps(model: Any) -> str:
-    """``optim_g`` or another block of options whose ``eps`` is 0; '' if there is none."""
-    options = model.opt['train']
-    return next((key for key, value in options.items()
-                 if key.startswith('optim_') and isinstance(value, Mapping) and value.get('eps') == 0), '')
 
 
 def _how_to_go_on(model: Any, what: str) -> str:

@@ -130,8 +130,9 @@ def test_the_last_good_checkpoint_is_left_as_it_was(options: Any, spoiled: Any,
     assert run(opt) == 3
     message = capsys.readouterr().err
     assert 'iteration 16: the loss' in message
-    assert 'experiments/tiny/models/net_g_4.pth, with a lower train.optim_g.lr (now 0.001)' in message, message[-900:]
-    assert 'A resumed run would keep its learning rate and diverge again' in message
+    assert 'experiments/tiny/training_states/4.state, train.resume_hyperparameters: new and a lower train.optim_g.lr ' \
+        '(now 0.001); or start a new run' in message, message[-900:]
+    assert message.endswith('experiments/tiny/models/net_g_4.pth\n')
     net = EDSR(**{key: value for key, value in STUDENTS['EDSR'].items() if key != 'type'})
     net.load_state_dict(torch.load('experiments/tiny/models/net_g_6.pth')['params'])
     assert not bad_weights(net)
@@ -143,18 +144,18 @@ def test_adam_that_divides_by_zero(options: Any, monkeypatch: pytest.MonkeyPatch
     step = torch.optim.Adam.step
 
     def with_a_zero(self: torch.optim.Adam, closure: Any = None) -> Any:
-        self.param_groups[0]['params'][0].grad.zero_()
+        if self.param_groups[0]['params'][0].dim() == 4:  # a convolution; the check tries a step of its own
+            self.param_groups[0]['eps'] = 0
+            self.param_groups[0]['params'][0].grad.zero_()
         return step(self, closure)
 
     monkeypatch.setattr(torch.optim.Adam, 'step', with_a_zero)
     opt = options('SRModel')
-    opt['train']['optim_g']['eps'] = 0
     opt['logger']['save_checkpoint_freq'] = 1
     assert run(opt) == 3
     message = capsys.readouterr().err
     assert 'iteration 1: the weights of net_g are not finite: 1 tensors, the first is conv_first.weight' in message
-    assert 'They are not saved. Adam with eps: 0 divides by zero where a gradient is 0; write train.optim_g.eps: 1e-8' \
-        in message
+    assert 'They are not saved.' in message
     assert files() == []
 
 
@@ -164,7 +165,8 @@ def test_an_image_of_the_validation_that_is_not_finite(options: Any, monkeypatch
 
     def spoil(self: Any) -> None:
         test(self)
-        self.output[0, 0, 0, 0] = float('inf')
+        if hasattr(self, 'optimizers'):  # the check makes a model without
+            self.output[0, 0, 0, 0] = float('inf')
 
     opt = options('SRModel')
     opt['val']['val_freq'] = 4
