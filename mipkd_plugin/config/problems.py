@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mipkd_plugin.config.keys import SCALE
-from mipkd_plugin.config.remedies import in_words
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.utils.errors import MipkdError
 
 
@@ -206,3 +206,38 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     near = nearest(name, names)
     return f'did you mean {near!r}?' if near else f'valid here: {", ".join(sorted(names))}'
+
+
+def other_value(where: str, name: Any, valid: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """The remedy for a name that is not valid: in words, and as data if one of the valid names is close to it."""
+    names = list(valid)
+    near = nearest(str(name), names)
+    return suggestion(str(name), names), {} if near is None else {where: near}
+
+
+def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """The remedy for a key that nothing reads.
+
+    Args:
+        above: YAML path of the section; '' for the top level.
+        key: The key.
+        section: The section that holds it.
+        valid: The keys that are valid there.
+
+    Returns:
+        In words and as data: the closest valid key gets the value, or the key goes.
+    """
+    prefix, names = f'{above}.' if above else '', list(valid)
+    gone: dict[str, Any] = {f'{prefix}{key}': REMOVE}
+    near = meant(key, section, names)
+    if near is not None:
+        return f'did you mean {near!r}?', {**gone, f'{prefix}{near}': section[key]}
+    there = nearest(str(key), names)
+    also = f'{there!r} is given too' if there else f'valid here: {", ".join(sorted(names))}' if names else ''
+    return f'remove it; {also}' if also else 'remove it', gone
+
+
+def meant(key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> str | None:
+    """The valid key that a wrong key of a section probably stands for, if the section lacks it."""
+    near = nearest(str(key), valid)
+    return None if near in section else near
