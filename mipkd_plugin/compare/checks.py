@@ -179,7 +179,7 @@ def check_measuring(ctx: Context) -> None:
     if is_whole(val) and val % every:
         fix = {'logger.print_freq': math.gcd(int(val), every)}
         ctx.add('logger.print_freq', f'{every:g} does not divide val.val_freq, {val:g}: the log would not show the '
-                'iteration of a validation', f'{in_words(fix)}, or another divisor of {val:g}', fix)
+                'iteration of a validation', f'write a divisor of {val:g}, such as {in_words(fix)[6:]}', fix)
 
 
 def _metric(ctx: Context, kind: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def other_argument(where: str, name: str, options: Mapping[str, Any], made: Any)
         return f'fix this option of {options["type"]}', {}
     default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
     fix = {f'{where}.{key}': default}
-    return f'{in_words(fix)}, the default, or another value that fits', fix
+    return f'fix this option of {options["type"]}: {in_words(fix)}, the default, or another value that fits', fix
 
 
 def _is_required(made: Any, name: str) -> bool:

@@ -160,11 +160,7 @@ def _listed(ctx: Context, where: str, text: str, hr_root: Path) -> list[str] | N
     """The names of HR images in a ``meta_info_file``."""
     listing = ctx.root / text  # BasicSR expands no ~ here
     if not os.path.isfile(listing):
-        expanded = ctx.path(text)
-        if text.startswith('~') and os.path.isfile(expanded):
-            ctx.add(where, 'BasicSR does not replace ~ in this path', fix={where: str(expanded)})
-        else:
-            ctx.add(where, f'does not exist; looked for {listing}', 'fix the path')
+        ctx.add(where, f'does not exist; looked for {listing}', 'fix the path')
         return None
     try:
         names = [line.strip().split(' ')[0] for line in listing.read_text(encoding='utf-8').splitlines()]

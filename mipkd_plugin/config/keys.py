@@ -161,6 +161,10 @@ PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 
          'object')
 """Model classes that read only the keys above."""
 
+def _numbers(example: Any) -> Kind:
+    return Kind(NUMBERS.name, NUMBERS.fits, example)
+
+
 _DECAY = Kind('a number from 0 to 1e30', lambda v: is_number(v) and 0 <= v <= 1e30, 0)
 
 
@@ -172,7 +176,7 @@ ARGUMENTS = {
     'lr': _up_to(1e30, 0.0001), 'eps': _up_to(1, 1e-8), 'gamma': _up_to(1e6, 0.5), 'weight_decay': _DECAY,
     'amsgrad': FLAG, 'capturable': FLAG, 'differentiable': one_of(False), 'loss_weight': NUMBER,
     'perceptual_weight': NUMBER, 'style_weight': NUMBER, 'reduction': one_of('mean', 'sum'),
-    'milestones': NUMBERS, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
+    'milestones': _numbers([250000]), 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
     'eta_min': NUMBER, 'crop_border': _whole(0, exact=True, example=0),
     'test_y_channel': FLAG,
 }

@@ -233,8 +233,9 @@ def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[
     if near is not None:
         return f'did you mean {near!r}?', {**gone, f'{prefix}{near}': section[key]}
     there = nearest(str(key), names)
-    also = f'{there!r} is given too' if there else f'valid here: {", ".join(sorted(names))}' if names else ''
-    return f'remove it; {also}' if also else 'remove it', gone
+    if there is not None:
+        return f'did you mean {there!r}? That is given too: remove this one', gone
+    return f'remove it; valid here: {", ".join(sorted(names))}' if names else 'remove it', gone
 
 
 def meant(key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> str | None:

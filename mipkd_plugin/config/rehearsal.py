@@ -177,7 +177,7 @@ def _check_metrics_without_gt(ctx: Context, samples: Samples) -> None:
     if names:
         ctx.add(f'{samples.where}.type', f'{samples.options.get("type")} gives no HR image, and the metric'
                 f'{"s" if len(names) > 1 else ""} {", ".join(names)} compare{"s" if len(names) == 1 else ""} with one',
-                f'use PairedImageDataset, with dataroot_gt; or remove {" and ".join(names)} from val.metrics',
+                f'write type: PairedImageDataset, with dataroot_gt; or remove {" and ".join(names)} from val.metrics',
                 {f'val.metrics.{name}': REMOVE for name in names})
 
 

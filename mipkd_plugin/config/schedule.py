@@ -117,7 +117,8 @@ def check_schedule(ctx: Context) -> None:
         for name, what in error.mistakes.items():
             what, known = what.replace('of this class', 'of distill'), _REMEDIES.get(name)
             if known is None:
-                remedy, fix = other_key(PLACE, name, ctx.section('train', 'distill'), _REMEDIES)
+                remedy, fix = f'valid here: {", ".join(_REMEDIES)}', other_key(
+                    PLACE, name, ctx.section('train', 'distill'), _REMEDIES)[1]
             else:
                 remedy, fix = known[0], {f'{PLACE}.{name}': known[1]}
             ctx.add(f'{PLACE}.{name}', what, remedy, fix)

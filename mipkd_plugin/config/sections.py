@@ -179,11 +179,11 @@ def check_gpus(ctx: Context) -> None:
                 f'run: {torchrun_line(ctx.opt, max(visible, 2))}')
     if not isinstance(gpus, int) and gpus != 'auto':
         return
+    if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:
+        ctx.problems.append(launcher_problem(ctx.opt))
     if gpus != 'auto' and gpus > 0 and visible == 0:
         ctx.add('num_gpu', f'is {gpus}, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto',
                 {'num_gpu': 0})
-    elif ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:
-        ctx.problems.append(launcher_problem(ctx.opt))
 
 
 def launcher_problem(opt: Mapping[str, Any]) -> Problem:

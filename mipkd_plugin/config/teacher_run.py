@@ -59,7 +59,7 @@ def check_execution(ctx: Context, execution: Execution, teacher: TappedNet, prob
     if (execution.dtype == torch.bfloat16 and device.type == 'cuda'
             and not torch.cuda.is_bf16_supported(including_emulation=False)):
         ctx.add(where, f'this GPU cannot compute in bfloat16 ({torch.cuda.get_device_name(device)})',
-                'write dtype: float32 or float16', {where: 'float32'})
+                'write dtype: float16 or float32', {where: 'float16'})
         return None
     try:
         found = _measure(execution, teacher, probe.to(device))
@@ -109,8 +109,8 @@ def cast_remedy(execution: Execution) -> tuple[str, str, dict[str, Any]]:
     """(YAML path, remedy in words, and as data) for a cast that does not work."""
     if execution.dtype == torch.float32:
         return 'teacher.channels_last', 'write channels_last: false', {'teacher.channels_last': False}
-    others = 'float32 or bfloat16' if execution.dtype == torch.float16 else 'float32'
-    return 'teacher.dtype', f'write dtype: {others}', {'teacher.dtype': 'float32'}
+    first, *rest = ('bfloat16', 'float32') if execution.dtype == torch.float16 else ('float32', )
+    return 'teacher.dtype', f'write dtype: {" or ".join((first, *rest))}', {'teacher.dtype': first}
 
 
 def _training_device(ctx: Context, here: torch.device) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from basicsr.archs import build_network
 from helpers import MODULES, PACKAGE, tiny_options, write_image_pairs
 
 from faults.harness import as_test, nothing
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison
+from mipkd_plugin.compare.block import results_folder
+from mipkd_plugin.compare.checks import EQUAL_TIME
 from mipkd_plugin.config.problems import Problem
 from mipkd_plugin.config.remedies import remedied
 
@@ -36,6 +40,7 @@ class Site(NamedTuple):
     texts: tuple[str, ...]
 
 
+@functools.cache
 def sites() -> list[Site]:
     """All calls in the package that note a problem."""
     found = []
@@ -50,7 +55,7 @@ def sites() -> list[Site]:
 def _site(file: str, call: ast.Call) -> Site:
     named = {keyword.arg: keyword.value for keyword in call.keywords}
     fixes = ('fix' in named or len(call.args) >= _NAMES[ast.unparse(call.func)] or
-             any(isinstance(argument, ast.Starred) for argument in call.args))
+             ast.unparse(call.func) == 'ctx.add' and any(isinstance(argument, ast.Starred) for argument in call.args))
     remedy = named.get('remedy', call.args[2] if len(call.args) > 2 else None)
     return Site(file, call.lineno, call.end_lineno or call.lineno, fixes, tuple(_texts(remedy)))
 
@@ -74,16 +79,15 @@ class Mistake(NamedTuple):
 
     Attributes:
         name: For the test's name.
-        where: YAML path of the one problem.
+        where: YAML path of the one problem, or those of all.
         entries: Value by YAML path, written into the options of a tiny training.
         spoil: Changes files in the folder that holds ``HR``, ``LRbicx2`` and ``teacher.pth``.
-        check: What finds the problems.
+        check: What finds the problems; behind a space, how.
         patch: What to change around the check.
-        test: Whether the options are those of a test.
     """
 
     name: str
-    where: str
+    where: str | tuple[str, ...]
     entries: Mapping[str, Any] = {}
     spoil: Callable[[Path], object] = nothing
     check: str = 'training'
@@ -91,17 +95,22 @@ class Mistake(NamedTuple):
 
 
 def problems_of(opt: config.Options, check: str) -> list[Problem]:
-    """The problems that a check finds: a training's, a test's, a comparison's, or those of imports."""
+    """The problems that a check finds: of a training, a test, a script of one's own, a comparison, or imports."""
     kind, _, flag = check.partition(' ')
     try:
         if kind == 'comparison':
-            read_comparison(opt, probe='none', **({'ablate': (None, {})} if flag == 'ablate' else {}))
+            read_comparison(opt, probe='none', **{'ablate': {'ablate': (None, {})}, 'equal': {
+                'methods': ['logits', EQUAL_TIME]}}.get(flag, {}))
+        elif kind == 'script':
+            config.build_distillation(opt, build_network(dict(opt['network_g'])))
+        elif kind == 'table':
+            results_folder(opt)
         elif kind == 'imports':
             config.load_plugins(opt)
         else:
-            flags = {'probe': {'': 'none', 'full': 'full'}.get(flag, 'none')}
-            flags.update({'launcher': flag} if flag in ('pytorch', 'slurm') else {})
-            return config.check_options(opt, is_train=kind == 'training', **flags).problems
+            return config.check_options(
+                opt, is_train=kind == 'training', probe='full' if flag in ('full', 'resume') else 'none',
+                auto_resume=flag == 'resume', launcher=flag if flag == 'slurm' else 'none').problems
     except config.OptionError as error:
         return error.problems
     return []
@@ -122,13 +131,16 @@ def applied(case: Mistake, folder: Path) -> set[tuple[str, int]]:
         case.patch(patch)
         with noted() as origins:
             found = problems_of(config.Options(opt, folder / 'options.yml'), case.check)
-        assert [problem.where for problem in found] == [case.where], list(map(str, found))
-        assert found[0].fix, f'no remedy as data: {found[0]}'
-        assert found[0].remedy
-        better = config.Options(remedied(opt, found[0].fix), folder / 'options.yml')
-        left = problems_of(better, case.check)
-        assert not left, f'{found[0].fix} leaves: {list(map(str, left))}'
-    return origins[found[0].what]
+        wheres = [case.where] if isinstance(case.where, str) else list(case.where)
+        assert [problem.where for problem in found] == wheres, list(map(str, found))
+        better = opt
+        for problem in found:
+            assert problem.fix, f'no remedy as data: {problem}'
+            assert problem.remedy
+            better = remedied(better, problem.fix)
+        left = problems_of(config.Options(better, folder / 'options.yml'), case.check)
+        assert not left, f'{[problem.fix for problem in found]} leaves: {list(map(str, left))}'
+    return {place for problem in found for place in origins.get(problem.what, ())}
 
 
 @contextmanager

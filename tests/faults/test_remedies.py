@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.inputs import remedies_data, remedies_compare, remedies_settings
+from faults.inputs import remedies_compare, remedies_data, remedies_settings
 from faults.remedy_harness import CONCRETE, Mistake, applied, sites
 
 CASES: list[Mistake] = [*remedies_settings.CASES, *remedies_data.CASES, *remedies_compare.CASES]
@@ -23,9 +23,7 @@ def folder() -> Iterator[Path]:
 @functools.cache
 def origins(number: int, folder: Path) -> set[tuple[str, int]]:
     """Where the remedy of a case comes from; each case is tried once."""
-    own = folder / str(number)
-    own.mkdir()
-    return applied(CASES[number], own)
+    return applied(CASES[number], Path(tempfile.mkdtemp(dir=folder)))
 
 
 @pytest.mark.parametrize('number', range(len(CASES)), ids=[case.name for case in CASES])

@@ -6,12 +6,14 @@ import importlib.util
 from typing import Any
 
 import pytest
-from helpers import STUDENTS
+import torch
+from helpers import STUDENTS, TEACHERS
 
 from faults.inputs.rehearsal import PLAIN, VGG
 from faults.remedy_harness import Mistake
-from mipkd_plugin.config import check, reconstruction, teacher_run, training
+from mipkd_plugin.config import reconstruction, teacher_run, training
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.networks.execution import Execution
 
 FULL = 'training full'
 GAN = {**PLAIN, 'model_type': 'SRGANModel'}
@@ -46,30 +48,29 @@ def cannot_compile(patch: pytest.MonkeyPatch) -> None:
 
 
 def old_gpu(patch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    patch.setattr(teacher_run, '_training_device', lambda ctx, here: torch.device('cuda'))
+    patch.setattr(teacher_run, '_training_device', lambda ctx, here: (
+        torch.device('cuda') if ctx.opt['teacher']['dtype'] == 'bfloat16' else here))
     patch.setattr(torch.cuda, 'is_bf16_supported', lambda **flags: False)
     patch.setattr(torch.cuda, 'get_device_name', lambda device: 'an old GPU')
 
 
 def cannot_cast(patch: pytest.MonkeyPatch) -> None:
-    def measure(*args: Any) -> Any:
-        raise RuntimeError('not implemented')
+    def measure(execution: Execution, *rest: Any) -> Any:
+        if execution.dtype == torch.float16:
+            raise RuntimeError('not implemented')
+        return before(execution, *rest)
+
+    before = teacher_run._measure
 
     patch.setattr(teacher_run, '_measure', measure)
 
 
 def offline(patch: pytest.MonkeyPatch) -> None:
-    import torch
-
     patch.setattr(torch.hub, 'get_dir', lambda: 'nowhere')
     patch.setattr(reconstruction, '_out_of_reach', lambda url: 'no network')
 
 
 def two_gpus(patch: pytest.MonkeyPatch) -> None:
-    import torch
-
     patch.setattr(torch.cuda, 'device_count', lambda: 2)
 
 
@@ -83,10 +84,8 @@ KEYS = [
         'datasets.train.gt_size': REMOVE, 'datasets.train.gtsize': 16}),
     Mistake('misspelled key beside the right one', 'train.total_iters', {'train.total_iters': 4}),
     odd('key that nothing reads', 'train.zzz', 1),
-    odd('key with a dot that nothing reads', 'train.a.b', REMOVE)._replace(entries={'train': {
-        'a.b': 1, 'total_iter': 4, 'optim_g': {'type': 'Adam', 'lr': 0.001},
-        'scheduler': {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5},
-        'pixel_opt': {'type': 'L1Loss'}, 'distill_opt': {'type': 'LogitsKDLoss'}}}),
+    Mistake('key with a dot that nothing reads', 'teacher.a.b', {'teacher': {
+        'a.b': 1, 'network': dict(TEACHERS['EDSR']), 'weights': 'teacher.pth'}}),
     odd('name that is a number', 'name', 5),
     odd('patch that is a text', 'datasets.val.gt_size', 'x'),
     odd('block that is a number', 'dist_params', 5),
@@ -107,10 +106,10 @@ KEYS = [
     gone('no val in a test', 'val', 'test'),
     gone('no suffix in a test that saves', 'val.suffix', 'test', **{'val.save_img': True}),
     odd('empty val in a test', 'val', None, 'test full'),
-    odd('more GPUs than there are', 'num_gpu', 4),
+    Mistake('GPUs where there are none', 'num_gpu', {**PLAIN, 'num_gpu': 1}),
     odd('GPUs without a launcher', 'num_gpu', 2, patch=two_gpus),
-    Mistake('teacher at the top level', 'network_t', {'network_t': {'type': 'EDSR'}, 'teacher.network': REMOVE}, lambda
-            folder: None),
+    Mistake('teacher at the top level', ('network_t', 'path.pretrain_network_t'), {'network_t': dict(TEACHERS['EDSR']), 'teacher': REMOVE,
+                                                      'path.pretrain_network_t': 'teacher.pth'}),
     Mistake('weights of the teacher among the paths', 'path.param_key_t', {
         'path.param_key_t': 'params', 'teacher.param_key': REMOVE}),
     Mistake('teacher for a model that does not distill', 'teacher', {'model_type': 'SRModel',
@@ -183,7 +182,8 @@ TRAINING = [
 SCHEDULE = [
     *(odd(f'distill.{key}: {value}', f'train.distill.{key}', value) for key, value in (
         ('until', 1.5), ('every', 11), ('share', True), ('fade', 'fast'), ('evry', 2), ('zzz', 5))),
-    Mistake('misspelled total_iter beside distill', 'train.distill', {}),
+    Mistake('schedule of a script without a length', 'train.distill', {
+        'train.distill': {'until': 0.5}, 'train.total_iter': REMOVE}, check='script'),
     Mistake('turn that never comes', 'train.distill_opt.block_every', {'train.distill_opt.block_every': 100}),
     Mistake('batch that is too small', 'datasets.train.batch_size_per_gpu', {
         'train.distill_opt': {'type': 'RKDLoss', 'taps': 1}, 'datasets.train.batch_size_per_gpu': 1}),
