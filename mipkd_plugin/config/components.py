@@ -232,7 +232,7 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
     kind = _KINDS[registry._name]
-    hint, fix = other_value(where, name, names)
+    hint, fix = other_value(where, name, names, 0.8 if kind == 'model' else 0.6)  # models of others have long names
     ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: write '
             f'@{registry._name.upper()}_REGISTRY.register() above its class and name its file or module, as in '
             'imports: [my_method.py], or with --import my_method.py', fix)
@@ -251,4 +251,4 @@ def _check_window_is_named(ctx: Context) -> None:
         own.default, int) else {'model_type': plain}
     ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to a multiple of it',
             in_words(fix) + (f', or model_type: {plain} for a network without windows' if 'model_type' not in fix else
-                             f': {network.get("type")} has no windows'), fix)
+                             f', as {network.get("type")} has no windows'), fix)

@@ -201,18 +201,18 @@ def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next((lowered[match] for match in swapped + matches + longer), None)
 
 
-def suggestion(name: str, valid: Iterable[str]) -> str:
+def suggestion(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
     """A remedy: the closest valid name, or all valid names."""
     names = list(valid)
-    near = nearest(name, names)
+    near = nearest(name, names, cutoff)
     return f'did you mean {near!r}?' if near else f'valid here: {", ".join(sorted(names))}'
 
 
-def other_value(where: str, name: Any, valid: Iterable[str]) -> tuple[str, dict[str, Any]]:
+def other_value(where: str, name: Any, valid: Iterable[str], cutoff: float = 0.6) -> tuple[str, dict[str, Any]]:
     """The remedy for a name that is not valid: in words, and as data if one of the valid names is close to it."""
     names = list(valid)
-    near = nearest(str(name), names)
-    return suggestion(str(name), names), {} if near is None else {where: near}
+    near = nearest(str(name), names, cutoff)
+    return suggestion(str(name), names, cutoff), {} if near is None else {where: near}
 
 
 def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> tuple[str, dict[str, Any]]:

@@ -145,7 +145,7 @@ LARGE = [
     BadInput('scale of 2^31', 'scale', ('must be a whole number from 1 to 64, not 2147483648', 'write scale: 2'),
              {'scale': 2**31}),
     BadInput('patch of 2^31', 'datasets.train.gt_size', ('2147483648 is larger than 4 of 4 HR images', ),
-             {'datasets.train.gt_size': 2**31}, remedy=False),
+             {'datasets.train.gt_size': 2**31}),
     BadInput('a million workers', 'datasets.train.num_worker_per_gpu', ('must be a whole number from 0 to 512', ),
              {'datasets.train.num_worker_per_gpu': 1_000_000}),
 ]

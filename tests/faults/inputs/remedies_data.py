@@ -23,7 +23,6 @@ from mipkd_plugin.config.remedies import REMOVE
 FULL = 'training full'
 POOL = {'datasets.train.type': 'CropPoolDataset', 'datasets.train.crops': 64}
 LOGITS = {'train.distill_opt': {'type': 'LogitsKDLoss'}}
-NEITHER = {'model_type': 'MineModel'}
 
 
 def also(*names: str) -> list[Mistake]:

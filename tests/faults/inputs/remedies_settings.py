@@ -70,12 +70,12 @@ def offline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconstruction, '_out_of_reach', lambda url: 'no network')
 
 
+def vgg_at_hand(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reconstruction, '_check_vgg', lambda *args: None)
+
+
 def two_gpus(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.cuda, 'device_count', lambda: 2)
-
-
-def two_ranks(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv('RANK', '0')
 
 
 KEYS = [
@@ -108,8 +108,8 @@ KEYS = [
     odd('empty val in a test', 'val', None, 'test full'),
     Mistake('GPUs where there are none', 'num_gpu', {**PLAIN, 'num_gpu': 1}),
     odd('GPUs without a launcher', 'num_gpu', 2, patch=two_gpus),
-    Mistake('teacher at the top level', ('network_t', 'path.pretrain_network_t'), {'network_t': dict(TEACHERS['EDSR']), 'teacher': REMOVE,
-                                                      'path.pretrain_network_t': 'teacher.pth'}),
+    Mistake('teacher at the top level', ('network_t', 'path.pretrain_network_t'), {
+        'network_t': dict(TEACHERS['EDSR']), 'teacher': REMOVE, 'path.pretrain_network_t': 'teacher.pth'}),
     Mistake('weights of the teacher among the paths', 'path.param_key_t', {
         'path.param_key_t': 'params', 'teacher.param_key': REMOVE}),
     Mistake('teacher for a model that does not distill', 'teacher', {'model_type': 'SRModel',
@@ -163,15 +163,15 @@ TRAINING = [
     Mistake('weights that overflow', 'train.optim_g', {'train.optim_g.lr': 1e30, 'train.optim_g.eps': 1e-38,
                                                        'train.optim_g.weight_decay': 1e30}),
     odd('scheduler that does not exist', 'train.scheduler.type', 'MultiStep'),
-    Mistake('scheduler with two lengths', 'train.scheduler', {'train.scheduler': {**COSINE, 'restart_weights': [1, 1]}}),
+    Mistake('scheduler with two lengths', 'train.scheduler', {
+        'train.scheduler': {**COSINE, 'restart_weights': [1, 1]}}),
     Mistake('periods between iterations', 'train.scheduler.periods', {'train.scheduler': {**COSINE, 'periods': [4.5]}}),
     Mistake('periods that end too early', 'train.scheduler.periods', {'train.scheduler': {
         **COSINE, 'periods': [1, 2], 'restart_weights': [1, 1]}}),
     Mistake('pixel loss without an HR image', 'train.pixel_opt.type', {'train.pixel_opt': {'type': 'WeightedTVLoss'}}),
-    Mistake('VGG that does not exist', 'train.perceptual_opt.vgg_type', {'train.perceptual_opt': {
-        **VGG, 'vgg_type': 'vgg_19'}}, patch=lambda patch: patch.setattr(reconstruction, '_check_vgg', lambda *a: None)),
-    *(Mistake(name, where, {'train.perceptual_opt': {**VGG, **entries}}, patch=lambda patch: patch.setattr(
-        reconstruction, '_check_vgg', lambda *a: None)) for name, where, entries in (
+    *(Mistake(name, where, {'train.perceptual_opt': {**VGG, **entries}}, patch=vgg_at_hand)
+      for name, where, entries in (
+            ('VGG that does not exist', 'train.perceptual_opt.vgg_type', {'vgg_type': 'vgg_19'}),
             ('layers of VGG that are a list', 'train.perceptual_opt.layer_weights', {'layer_weights': ['conv5_4']}),
             ('layer that VGG lacks', 'train.perceptual_opt.layer_weights.conv5_5', {'layer_weights': {'conv5_5': 1}}),
             ('criterion that does not work', 'train.perceptual_opt.criterion', {'criterion': 'l2'}))),

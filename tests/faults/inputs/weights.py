@@ -165,7 +165,7 @@ KEYS = [
     pretrained('student that is text', lambda: 'weights', 'path.pretrain_network_g', 'holds a str, but no state dict',
                remedy=False),
     BadInput('student that is not there', 'path.pretrain_network_g', ('does not exist; looked for', 'or write ~ for '
-             'random weights'), {'path.pretrain_network_g': 'no.pth'}, remedy=False),
+             'random weights'), {'path.pretrain_network_g': 'no.pth'}),
 ]
 OTHERS = [
     BadInput('VGG that is no VGG', 'train.distill_opt', ('do not fit VGG-19', 'give vgg19-dcbb9e9d.pth'),
