@@ -16,7 +16,7 @@ from basicsr.utils.registry import (
 )
 
 from mipkd_plugin.config.failures import failed_build, other_argument
-from mipkd_plugin.config.keys import ARGUMENTS, PARTS
+from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, PARTS, number_in
 from mipkd_plugin.config.problems import Context, meant, nearest, other_key, other_value, shortened
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.losses.base import DistillationLoss
@@ -184,6 +184,9 @@ def check_values(ctx: Context, where: str, arguments: Any) -> None:
     for key, kind in ARGUMENTS.items():
         if not isinstance(arguments, Mapping) or key not in arguments or kind.fits(arguments[key]):
             continue
+        number = number_in(arguments[key])
+        if number is not None and not kind.fits(number):  # it would not help to write it without quotes
+            ctx.take_back(f'{where}.{key}', NOT_A_NUMBER)
         if ctx.clean(f'{where}.{key}'):
             better = [ctx.section('train').get('total_iter')] if key == 'periods' else kind.example
             ctx.add(f'{where}.{key}', f'must be {kind.name}, not {shortened(arguments[key])}',

@@ -55,8 +55,9 @@ def check_datasets(ctx: Context) -> dict[str, int]:
         if name in strange:
             _add_strange(ctx, name, phases)
         elif not isinstance(options, Mapping):
-            ctx.add(where, f'must be a block of keys, not {options!r}', 'name the training images: see '
-                    'options/train_*.yml' if name == 'train' else '', {} if name == 'train' else {where: REMOVE})
+            needed = name == 'train' or not ctx.is_train and len(phases) == 1
+            ctx.add(where, f'must be a block of keys, not {options!r}', 'name its images: see options/*.yml' if needed
+                    else '', {} if needed else {where: REMOVE})
         else:
             check_paths(ctx, where, options)
             check_range(ctx, where, options)
@@ -79,8 +80,9 @@ def _add_strange(ctx: Context, name: Any, phases: Mapping[str, Any]) -> None:
     purpose, names = (('training', 'train, val, val_1, val_2, …') if ctx.is_train else
                       ('testing', 'test, test_1, test_2, …'))
     remedy, fix = other_key('datasets', name, phases, _KINDS[ctx.is_train])
-    if len(fix) == 1 and not ctx.is_train and len(phases) == 1:
-        remedy, fix = 'call it test', {**fix, 'datasets.test': phases[name]}
+    if not ctx.is_train and len(phases) == 1:
+        remedy = 'call it test'
+        fix = {**fix, 'datasets.test': phases[name]} if isinstance(phases[name], Mapping) else {}
     elif len(fix) == 1:
         remedy = f'remove it; valid here: {names}'
     ctx.add(f'datasets.{name}', f'BasicSR does not use a data set {name!r} for {purpose}', remedy, fix)
@@ -197,8 +199,10 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
     if reached(ratio) >= total:
         return
     things = 'crops' if 'crops' in options else 'images'
-    enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), 10 ** 8)
+    enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), None)
+    fix = {f'{where}.dataset_enlarge_ratio': enough} if enough else {
+        f'{where}.batch_size_per_gpu': max(min(16, int(images * ratio)), 1)}
     ctx.add(f'{where}.dataset_enlarge_ratio',
             f'{images} {things} × {ratio} in batches of {loaded * world} last for {reached(ratio)} of '
             f'{int(total)} iterations: BasicSR counts the last, smaller batch of an epoch but drops it',
-            fix={f'{where}.dataset_enlarge_ratio': enough})
+            fix=fix)

@@ -7,6 +7,7 @@ pipelines, the loggers, the data loaders and ``PairedImageDataset`` read.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,18 @@ def is_number(value: Any) -> bool:
 
 
 _LARGEST = sys.float_info.max
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
+
+
+NOT_A_NUMBER = 'is a string, not a number'
+"""How the problem of a number in quotes ends."""
+
+
+def number_in(value: Any) -> float | None:
+    """The number that a text such as ``1e-4`` means; None for other values."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value.strip()) is None:
+        return None
+    return int(value) if value.strip().isdigit() else float(value)
 
 
 def is_whole(value: Any) -> bool:
@@ -182,7 +195,7 @@ ARGUMENTS = {
 }
 """Arguments of BasicSR's losses, metrics, optimizer and schedulers."""
 
-TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')
+TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id', 'type', 'model_type', 'weights')
 """Keys whose text may look like a number."""
 
 _PARSED = {'is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path'}

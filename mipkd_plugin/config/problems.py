@@ -120,6 +120,11 @@ class Context:
         """Record a problem; the text of a remedy is made from ``fix`` if there is none."""
         self.problems.append(Problem(where, what, remedy or in_words(fix or {}), fix=fix or {}))
 
+    def take_back(self, where: str, ending: str) -> None:
+        """Take back the problems of a place whose text ends like this: another one says it better."""
+        self.problems[:] = [problem for problem in self.problems
+                            if problem.where != where or not problem.what.endswith(ending)]
+
     def section(self, *keys: str) -> dict[str, Any]:
         """The block at a path of keys; empty if there is none."""
         return block(self.opt, *keys)

@@ -57,7 +57,7 @@ def remedied(opt: Mapping[str, Any], fix: Mapping[str, Any]) -> dict[str, Any]:
         target: Any = changed
         step, rest = _first(target, path)
         while rest:
-            if isinstance(target, dict) and not isinstance(target.get(step), (dict, list)):
+            if isinstance(target, dict) and not isinstance(target.get(step), list if rest.startswith('[') else dict):
                 if value is REMOVE:
                     break
                 target[step] = {}
@@ -82,11 +82,18 @@ def _first(entries: Any, path: str) -> tuple[Any, str]:
     return key, path[len(str(key)):].removeprefix('.')
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes ~ for nothing."""
+
+
+_Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar('tag:yaml.org,2002:null', '~'))
+
+
 def _flow(value: Any) -> str:
     """A value as one types it into a YAML file."""
     if value is None:
         return '~'
     if isinstance(value, float):
         return f'{value:g}' if 'e' not in f'{value:g}' else f'!!float {value:g}'
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False)
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=1000, sort_keys=False)
     return text.removesuffix('\n').removesuffix('...').removesuffix('\n')

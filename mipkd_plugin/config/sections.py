@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +10,23 @@ import psutil
 import torch
 
 from mipkd_plugin.config.examples import DISTILLATION_LOSS, example, may_be_removed
-from mipkd_plugin.config.keys import LARGEST_SCALE, PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key, is_number
+from mipkd_plugin.config.keys import (
+    LARGEST_SCALE,
+    NOT_A_NUMBER,
+    PARTS,
+    SECTIONS,
+    TEACHER,
+    TEXTS,
+    TOP,
+    Key,
+    is_number,
+    number_in,
+)
 from mipkd_plugin.config.problems import Context, Options, Problem, block, meant, nearest, other_key, shortened
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
-_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
 
 def check_sections(ctx: Context) -> None:
@@ -75,8 +84,9 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
             if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
                 ctx.add(where, 'unknown key: nothing reads it', *other_key(path, key, section, keys))
                 misspelled.add(meant(key, section, keys))
-        elif not keys[key].kind.fits(value) and not looks_like_number(value):
-            kind = keys[key].kind
+        elif not (kind := keys[key].kind).fits(value) and not ((number := number_in(value)) is not None
+                                                               and kind.fits(number)):
+            ctx.take_back(where, NOT_A_NUMBER)  # a number would not fit either
             better = example(ctx, where, kind)
             known = better is not REMOVE or may_be_removed(ctx, where, keys[key].needed)
             ctx.add(where, f'must be {kind.name}, not {shortened(value)}', '' if known else f'write {kind.name} here',
@@ -148,11 +158,6 @@ def distilling_model(model_type: Any) -> str:
     return 'SwinIRDistillModel' if 'SwinIR' in str(model_type) else 'DistillModel'
 
 
-def looks_like_number(value: Any) -> bool:
-    """Whether a value is a string that probably means a number."""
-    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
-
-
 def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
     """Refuse texts such as ``1e-4``, which YAML and ``--force_yml`` do not read as numbers."""
     value = ctx.opt if not path else value
@@ -162,13 +167,12 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
             inner = f'{path}[{key}]' if isinstance(value, list) else f'{path}.{key}' if path else str(key)
             if key not in TEXTS and not str(key).startswith(('param_key', 'dataroot')):
                 check_numbers(ctx, child, inner)
-    elif looks_like_number(value):
+    elif (number := number_in(value)) is not None:
         if isinstance(ctx.opt, Options) and path in ctx.opt.forced:
             remedy = f'write --force_yml {path.replace(".", ":")}=!!float{value}'
         else:
             remedy = f'write {value} without quotes' if value.strip().isdigit() else f'write !!float {value}'
-        number = int(value) if value.strip().isdigit() else float(value)
-        ctx.add(path, f'{value!r} is a string, not a number', remedy, {path: number} if is_number(number) else {})
+        ctx.add(path, f'{value!r} {NOT_A_NUMBER}', remedy, {path: number} if is_number(number) else {})
 
 
 def check_gpus(ctx: Context) -> None:
@@ -229,7 +233,7 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
             elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher'}
-            if key not in section and not elsewhere & set(ctx.opt):
+            if key not in section and not elsewhere & set(ctx.opt) and (key == 'teacher' or section):
                 fix: dict[str, Any] = {where: DISTILLATION_LOSS} if key == 'distill_opt' else {}
                 ctx.add(where, f'is missing, and {ctx.opt.get("model_type", "a model that distills")} needs it',
                         f'{in_words(fix)}, or another loss' if fix else 'see options/train_MiPKD_*.yml', fix)

@@ -85,9 +85,10 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
             continue
         if options.get('type') != 'Adam':
             foreign = [name for name in options if name not in inspect.signature(torch.optim.Adam).parameters]
-            gone = {f'train.{key}.{name}': REMOVE for name in foreign if name != 'type'}
+            others: dict[str, Any] = {f'train.{key}.{name}': REMOVE for name in foreign if name != 'type'}
+            others.update({} if 'lr' in options else {f'train.{key}.lr': 0.0001})
             ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by BasicSR',
-                    fix={f'train.{key}.type': 'Adam', **gone})
+                    fix={f'train.{key}.type': 'Adam', **others})
             continue
         arguments = {k: v for k, v in options.items() if k != 'type'}
         check_arguments(ctx, f'train.{key}', 'Adam', torch.optim.Adam, arguments, given=('params', ))

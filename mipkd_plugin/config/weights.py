@@ -200,7 +200,8 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
         return
     average = 'params_ema' if 'params_ema' in content or 'params' not in content else 'params'  # as BasicSR does
     for key in dict.fromkeys([average if wanted == 'params_ema' else wanted, *([average] if averaged else [])]):
-        state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
+        key_where = f'path.param_key_{label}' if key == wanted else where  # the average has a key of its own
+        state = select_state(ctx, where, key_where, path, content, key)
         if state is None:
             return
         if net is not None and not _check_fits(ctx, where, label, path, net, state):

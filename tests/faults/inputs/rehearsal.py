@@ -187,6 +187,8 @@ MEASURES = [
     BadInput('PSNR with a border over half the image', 'val.metrics.m', (
         'calculate_psnr gives nan', 'its 48×48 pixels are too few with crop_border: 24', 'write crop_border: 23'),
         metric(type='calculate_psnr', crop_border=24)),
+    BadInput('PSNR with a border of a billion', 'val.metrics.m', ('calculate_psnr gives nan', 'write crop_border: 23'),
+             metric(type='calculate_psnr', crop_border=10**9)),
     BadInput('PSNR in a test with a border over half the image', 'val.metrics.psnr', (
         'calculate_psnr gives nan', 'too few with crop_border: 50'),
         {'val.metrics.psnr.crop_border': 50}, command='test'),

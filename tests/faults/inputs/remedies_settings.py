@@ -97,6 +97,12 @@ KEYS = [
     odd('whole number in quotes', 'train.total_iter', '4'),
     odd('number in quotes in a list', 'train.scheduler.milestones[0]', '3'),
     odd('scale in quotes', 'scale', '2'),
+    odd('number in quotes where no number fits', 'val.save_img', '1e-4'),
+    odd('number in quotes that is out of range', 'val.metrics.psnr.crop_border', '-1'),
+    odd('key of weights that is a number', 'teacher.param_key', -1),
+    odd('patch that is nothing', 'datasets.train.gt_size', None),
+    odd('batch of a billion', 'datasets.train.batch_size_per_gpu', 10**9)._replace(
+        where='datasets.train.dataset_enlarge_ratio'),
     *(gone(f'no {where}', where) for where in (
         'name', 'model_type', 'scale', 'num_gpu', 'path', 'train.total_iter', 'train.optim_g', 'train.scheduler',
         'logger', 'logger.print_freq', 'logger.use_tb_logger', 'val.val_freq', 'val.save_img',
@@ -155,6 +161,7 @@ TRAINING = [
     Mistake('no wandb', 'logger.wandb', {'logger.wandb': {'project': 'x'}}, patch=lacks('wandb')),
     Mistake('wandb without tensorboard', 'logger.use_tb_logger', {
         'logger.wandb': {'project': 'x'}, 'logger.use_tb_logger': False}, patch=has_wandb),
+    odd('optimizer without anything', 'train.optim_g', {})._replace(where='train.optim_g.type'),
     Mistake('SGD', 'train.optim_g.type', {'train.optim_g': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}}),
     odd('three betas', 'train.optim_g.betas', [0.9, 0.9, 0.9]),
     odd('betas out of range', 'train.optim_g.betas', [0.9, 1.5]),
