@@ -7,7 +7,7 @@ from typing import Any
 
 from mipkd_plugin.compare.checks import ABLATE, CONTROL
 from mipkd_plugin.compare.methods import arguments_of, losses_of, with_losses
-from mipkd_plugin.config.problems import Context, block, suggestion
+from mipkd_plugin.config.problems import Context, block, other_key, other_value
 from mipkd_plugin.config.sections import check_keys
 
 
@@ -37,8 +37,9 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
         if name is None:
             ctx.add('--method', 'is missing: name the method to vary', f'valid here: {", ".join(choice)}')
         else:
-            ctx.add('--method' if method else 'compare.ablate.method',
-                    f'compare.methods has no method {name!r} to vary', suggestion(name, choice))
+            place = '--method' if method else 'compare.ablate.method'
+            remedy, fix = other_value(place, name, choice)
+            ctx.add(place, f'compare.methods has no method {name!r} to vary', remedy, {} if method else fix)
         return {}, {}
     where = '--vary {}' if options else 'compare.ablate.options.{}'
     options = options or block(ablate, 'options')
@@ -51,8 +52,10 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
     for option, values in options.items():
         first = next((i for i, loss in enumerate(entries) if option in arguments_of(loss)), None)
         if first is None:
-            ctx.add(where.format(option), f'no loss of {name!r} has an option {option!r}',
-                    suggestion(option, sorted({taken for loss in entries for taken in arguments_of(loss)})))
+            taken = sorted({taken for loss in entries for taken in arguments_of(loss)})
+            remedy, fix = other_key('compare.ablate.options', option, options, taken)
+            ctx.add(where.format(option), f'no loss of {name!r} has an option {option!r}', remedy,
+                    {} if where.startswith('--') else fix)
             continue
         for value in values if isinstance(values, list) else [values]:
             if _differs(entries[first], option, value):

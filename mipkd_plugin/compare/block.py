@@ -14,6 +14,7 @@ from mipkd_plugin.compare.ablation import ablated_method, variants
 from mipkd_plugin.compare.checks import (
     CONTROL,
     EQUAL_TIME,
+    EXAMPLE,
     check_block,
     check_equal_time,
     check_measuring,
@@ -26,6 +27,7 @@ from mipkd_plugin.compare.methods import method_text, place
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model
+from mipkd_plugin.config.examples import example
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.names import check_names, run_name_problem, safe_name
 from mipkd_plugin.config.plugins import absolute_imports
@@ -53,7 +55,8 @@ def results_folder(opt: Mapping[str, Any], ablated: str | None = None) -> str:
     name = str(opt.get('name'))
     problem = run_name_problem(name)
     if problem:
-        raise OptionError([Problem('name', problem, f'write name: {safe_name(name)}')], opt)
+        raise OptionError([
+            Problem('name', problem, f'write name: {safe_name(name)}', fix={'name': safe_name(name)})], opt)
     return f'{name}_ablate_{ablated}' if ablated else name
 
 
@@ -82,7 +85,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     ctx.problems += opt.problems
     if not isinstance(opt.get('compare'), Mapping):
         what = f'must be a block of keys, not {opt["compare"]!r}' if 'compare' in opt else 'is missing'
-        ctx.add('compare', what, 'write compare: {seeds: [0, 1, 2], methods: {NAME: {type: LOSS, …}}}')
+        ctx.add('compare', what, fix={'compare': EXAMPLE})
         raise OptionError(ctx.problems, opt)
     known = check_block(ctx)
     homes = {name: f'compare.methods.{name}' for name in known}
@@ -119,13 +122,14 @@ def _check_rest(ctx: Context) -> None:
     for key, kind in (('name', TEXT), ('model_type', TEXT), ('train', MAPPING)):
         if not kind.fits(ctx.opt.get(key)):
             what = f'must be {kind.name}, not {ctx.opt[key]!r}' if key in ctx.opt else 'is missing'
-            ctx.add(key, what, f'write {key}: {kind.name}')
+            fix = {} if key == 'train' else {key: example(ctx, key, kind)}
+            ctx.add(key, what, '' if fix else 'see options/train_*.yml', fix)
     check_names(ctx, resumes=True)  # the folder of a comparison is no run
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
         name = distilling_model(ctx.opt['model_type'])
         ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; only the control trains without a teacher, '
-                'and it gets its model by itself', f'write model_type: {name}')
+                'and it gets its model by itself', fix={'model_type': name})
 
 
 def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
@@ -162,9 +166,10 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any
             if where is None:
                 ctx.problems.append(problem)
             elif home.startswith('compare.methods'):
-                ctx.problems.append(replace(problem, where=where))
+                ctx.problems.append(replace(problem, where=where, fix={
+                    place(path, known[trial.method], home) or path: value for path, value in problem.fix.items()}))
             elif problem.what not in said:  # the variant has it, but its method does not
-                ctx.problems.append(replace(problem, where=home))
+                ctx.problems.append(replace(problem, where=home, fix={}))
         images = images or report.images
         teacher = report.built.fingerprint or teacher
     if not teacher:

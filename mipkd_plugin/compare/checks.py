@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mipkd_plugin.compare.methods import METHOD, SHARED_TEACHER, has_settings
+from mipkd_plugin.config.examples import DISTILLATION_LOSS
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
-from mipkd_plugin.config.problems import Context, block, suggestion
+from mipkd_plugin.config.problems import Context, block, other_value, suggestion
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import check_keys, check_numbers
 
 CONTROL = 'none'
@@ -22,6 +25,9 @@ EQUAL_TIME_SLUG = 'none-equal-time'
 
 COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING), 'equal_time': Key(ANYTHING)}
 ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
+
+EXAMPLE: dict[str, Any] = {'seeds': [0, 1, 2], 'methods': {'logits': DISTILLATION_LOSS}}
+"""A comparison that works."""
 
 _NAME = re.compile(r'[A-Za-z0-9][\w.+-]*')
 _MOST = 2**31
@@ -53,23 +59,32 @@ def check_block(ctx: Context) -> dict[str, Any]:
     methods = ctx.section('compare').get('methods')
     if not MAPPING.fits(methods) or not methods:
         what = 'is missing' if methods is None else f'must be a block of methods, not {methods!r}'
-        ctx.add('compare.methods', what, 'write methods: {NAME: {type: LOSS, …}, …}')
+        ctx.add('compare.methods', what, fix={'compare.methods': EXAMPLE['methods']})
         return known
     for name, losses in methods.items():
         where = f'compare.methods.{name}'
         if name == CONTROL:
-            ctx.add(where, 'is the control without a loss, which every comparison has', 'remove it')
+            ctx.add(where, 'is the control without a loss, which every comparison has', 'remove it', {where: REMOVE})
         elif name in (EQUAL_TIME, EQUAL_TIME_SLUG):
-            ctx.add(where, 'is the control of equal time, which compare.equal_time asks for', 'remove it, or rename it')
+            ctx.add(where, 'is the control of equal time, which compare.equal_time asks for', 'remove it, or rename it',
+                    {where: REMOVE})
         elif not isinstance(name, str) or not _NAME.fullmatch(name):
-            ctx.add(where, 'is not a usable name', 'use only letters, digits and . _ + -')
+            ctx.add(where, 'is not a usable name', 'use only letters, digits and . _ + -',
+                    {where: REMOVE, f'compare.methods.{_usable(name, methods)}': losses})
         elif has_settings(losses) and not _check_method(ctx, where, losses):
             continue
         elif not isinstance(losses, (Mapping, list)) or not losses:
-            ctx.add(where, f'must be one loss (a block with type) or a list of them, not {losses!r}')
+            ctx.add(where, f'must be one loss (a block with type) or a list of them, not {losses!r}',
+                    fix={where: DISTILLATION_LOSS})
         else:
             known[name] = losses
     return known
+
+
+def _usable(name: Any, taken: Mapping[str, Any]) -> str:
+    """A name for a method like this one that is free."""
+    found = re.sub(r'[^A-Za-z0-9_+-]+', '_', str(name)).strip('_+-') or 'method'
+    return next(free for free in (found, *(f'{found}_{n}' for n in range(2, len(taken) + 3))) if free not in taken)
 
 
 def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
@@ -79,7 +94,8 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     for key in teacher if isinstance(teacher, Mapping) else ():
         if key in SHARED_TEACHER:
             ctx.add(f'{where}.teacher.{key}', 'is the same for all methods of a comparison',
-                    'write it in the block teacher of the file; another teacher is another comparison')
+                    'remove it: the block teacher of the file is for all; another teacher is another comparison',
+                    {f'{where}.teacher.{key}': REMOVE})
     return ctx.clean(where)
 
 
@@ -89,16 +105,19 @@ def check_seeds(ctx: Context, given: Sequence[int] | None) -> list[int]:
     if seeds is None:
         where, seeds = 'compare.seeds', ctx.section('compare').get('seeds')
     remedy = 'write --seeds 0 1 2' if given is not None else 'write seeds: [0, 1, 2], or --seeds 0 1 2'
+    better: list[int] = [0, 1, 2]
     if seeds is None:
-        ctx.add(where, 'is missing', remedy)
+        what = 'is missing'
     elif not isinstance(seeds, list) or not seeds:
-        ctx.add(where, f'must be a list of seeds, not {seeds!r}', remedy)
+        what = f'must be a list of seeds, not {seeds!r}'
     elif not all(is_whole(seed) and isinstance(seed, int) and 0 <= seed < _MOST for seed in seeds):
-        ctx.add(where, f'must be whole numbers from 0 to {_MOST - 1}, not {seeds!r}', remedy)
+        what = f'must be whole numbers from 0 to {_MOST - 1}, not {seeds!r}'
     elif len(set(seeds)) < len(seeds):
-        ctx.add(where, f'names a seed twice: {seeds!r}', 'name each seed once: a repeated run is not a new measurement')
+        what, better = f'names a seed twice: {seeds!r}', list(dict.fromkeys(seeds))
+        remedy = 'name each seed once: a repeated run is not a new measurement'
     else:
         return seeds
+    ctx.add(where, what, remedy, {where: better} if given is None else {})
     return []
 
 
@@ -127,12 +146,14 @@ def check_equal_time(ctx: Context, known: Mapping[str, Any], methods: Sequence[s
     choice = [name for name in known if name != CONTROL]
     if not isinstance(setting, (bool, str)):
         ctx.add(where, f'must be true, false or the name of a method, not {setting!r}',
-                f'write true, which takes the costliest method; false; or one of {", ".join(choice)}')
+                f'write true, which takes the costliest method; false; or one of {", ".join(choice)}', {where: True})
     elif isinstance(setting, str) and setting not in {*choice, *block(ctx.opt, 'compare', 'methods')}:
         if ctx.clean(where):
-            ctx.add(where, f'compare.methods has no method {setting!r}', suggestion(setting, choice))
+            remedy, fix = other_value(where, setting, choice)
+            ctx.add(where, f'compare.methods has no method {setting!r}', remedy, fix or {where: True})
     elif setting is False and methods is not None and EQUAL_TIME in methods:
-        ctx.add('--methods', f'names {EQUAL_TIME!r}, but compare.equal_time is false', f'write {where}: true')
+        ctx.add('--methods', f'names {EQUAL_TIME!r}, but compare.equal_time is false', f'write {where}: true',
+                {where: True})
     elif methods is None or set(methods) - {CONTROL}:
         return setting
     return False
@@ -140,19 +161,26 @@ def check_equal_time(ctx: Context, known: Mapping[str, Any], methods: Sequence[s
 
 def check_measuring(ctx: Context) -> None:
     """Check that each run has a validation, at iterations that the log shows."""
+    found: Any = ctx.section('logger').get('print_freq')
+    every = int(found) if is_whole(found) and found > 0 else 1
     if not isinstance(ctx.opt.get('val'), Mapping):
         ctx.add('val', 'is missing: without validation there is nothing to compare',
-                'write val: {val_freq: …, save_img: false, metrics: {psnr: …, ssim: …}}')
+                fix={'val': {'val_freq': 5000 - 5000 % every or every, 'save_img': False,
+                             'metrics': {kind[10:]: _metric(ctx, kind) for kind in _METRICS}}})
     else:
         for kind, found in zip(_METRICS, metric_names(ctx.opt)):
             if found is None:
                 ctx.add('val.metrics', f'has no metric of type {kind}, and the table needs one',
-                        f'write {kind[10:]}: {{type: {kind}, crop_border: {ctx.scale or "…"}, test_y_channel: true}}')
+                        fix={f'val.metrics.{kind[10:]}': _metric(ctx, kind)})
     names = testsets_of(ctx.opt)
     if not names:
-        ctx.add('datasets', 'has no val set: there is nothing to measure on', 'write val: {name: …, type: …}')
+        ctx.add('datasets', 'has no val set: there is nothing to measure on', 'add one, as in options/train_*.yml')
     val: Any = ctx.section('val').get('val_freq')
-    every: Any = ctx.section('logger').get('print_freq')
-    if is_whole(val) and is_whole(every) and every > 0 and val % every:
+    if is_whole(val) and val % every:
+        fix = {'logger.print_freq': math.gcd(int(val), every)}
         ctx.add('logger.print_freq', f'{every:g} does not divide val.val_freq, {val:g}: the log would not show the '
-                'iteration of a validation', f'write a divisor of {val:g}')
+                'iteration of a validation', f'write a divisor of {val:g}, such as {in_words(fix)[6:]}', fix)
+
+
+def _metric(ctx: Context, kind: str) -> dict[str, Any]:
+    return {'type': kind, 'crop_border': ctx.scale or 4, 'test_y_channel': True}

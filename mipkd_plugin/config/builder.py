@@ -16,6 +16,7 @@ from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
@@ -119,7 +120,7 @@ def _check_turns(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
         if str(name).endswith('_every') and INTEGER.fits(every) and math.lcm(every, schedule.every) > last:
             ctx.add(f'{where}.{name}', f'is {every}, and only the first {last:,d} iterations distill'
                     + (f', one in {schedule.every}' if schedule.every > 1 else '') + ': its turn would never come',
-                    'write a smaller number')
+                    f'write a smaller number, as {name}: {schedule.every}', {f'{where}.{name}': schedule.every})
 
 
 def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
@@ -129,8 +130,9 @@ def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
     share = ctx.section('train', 'distill').get('share', 1)
     own = ctx.section('datasets', 'train')['batch_size_per_gpu']
     images = f'is {own}' if share == 1 else f'is {own}, of which train.distill.share, {share:g}, leaves {size}'
+    fix = {where: math.ceil(loss.min_batch_size / share)}
     ctx.add(where, f'{images}, and {type(loss).__name__} needs {loss.min_batch_size} images or more in a batch: '
-            f'{loss.min_batch_reason}', f'write batch_size_per_gpu: {math.ceil(loss.min_batch_size / share)}, or more')
+            f'{loss.min_batch_reason}', f'{in_words(fix)}, or more', fix)
 
 
 def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -> None:
@@ -177,10 +179,10 @@ def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: Base
 
 
 def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
-         blame: tuple[str, str] | None = None) -> None:
+         blame: tuple[str, str, dict[str, Any]] | None = None) -> None:
     """Try one step of each loss on a small patch; where that fails, on one of training size: some losses need it.
 
-    ``blame`` is the (YAML path, remedy) of what has changed since the same losses were tried before.
+    ``blame`` is the (YAML path, remedy, remedy as data) of what has changed since the same losses were tried before.
     """
     for where, loss in losses.items():
         if blame and not ctx.clean(where):
@@ -194,7 +196,8 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
             if not problem:
                 break
         if problem and blame:
-            ctx.add(blame[0], f'{type(loss).__name__} fails in a trial step with this teacher: {problem}', blame[1])
+            ctx.add(blame[0], f'{type(loss).__name__} fails in a trial step with this teacher: {problem}',
+                    *blame[1:])
         elif problem:
             ctx.add(where, f'{type(loss).__name__} fails in a trial step: {problem}', remedy)
 

@@ -15,9 +15,10 @@ from basicsr.utils.registry import (
     Registry,
 )
 
-from mipkd_plugin.config.failures import failed_build
-from mipkd_plugin.config.keys import ARGUMENTS, PARTS
-from mipkd_plugin.config.problems import Context, nearest, shortened, suggestion
+from mipkd_plugin.config.failures import failed_build, other_argument
+from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, PARTS, number_in
+from mipkd_plugin.config.problems import Context, meant, nearest, other_key, other_value, shortened
+from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -116,7 +117,7 @@ def check_distillation_losses(ctx: Context) -> None:
                 valid = [name for name, entry in LOSS_REGISTRY
                          if isinstance(entry, type) and issubclass(entry, DistillationLoss)]
                 ctx.add(f'{where}.type', f'{options["type"]} is not a distillation loss',
-                        f'valid here: {", ".join(valid)}')
+                        f'valid here: {", ".join(valid)}', {where: {'type': 'LogitsKDLoss'}})
 
 
 def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -146,7 +147,7 @@ def check_component(ctx: Context, where: str, options: Any, registry: Registry, 
     kind = _KINDS[registry._name]
     if not isinstance(options, Mapping) or not isinstance(options.get('type'), str):
         ctx.add(f'{where}.type' if isinstance(options, Mapping) else where, f'does not name a {kind}',
-                f'write type: NAME of a {kind}, then its arguments')
+                f'name a {kind}, then its arguments: {{type: NAME, …}}')
         return False
     name, arguments = options['type'], {key: value for key, value in options.items() if key != 'type'}
     found = lookup(registry, name)
@@ -170,8 +171,9 @@ def check_arguments(ctx: Context, where: str, name: str, function: Callable[...,
         return True
     unknown = [key for key in arguments if key not in names and key not in also]
     for key in unknown:
-        ctx.add(f'{where}.{key}', f'{name} has no argument {key!r}', suggestion(key, names))
-    missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
+        ctx.add(f'{where}.{key}', f'{name} has no argument {key!r}', *other_key(where, key, arguments, names))
+    given_as = {meant(key, arguments, names) for key in unknown}
+    missing = [p.name for p in named if p.default is p.empty and p.name not in arguments and p.name not in given_as]
     for key in missing:
         ctx.add(f'{where}.{key}', f'is missing, and {name} needs it', f'{name} takes: {", ".join(names)}')
     return not unknown and not missing
@@ -182,9 +184,13 @@ def check_values(ctx: Context, where: str, arguments: Any) -> None:
     for key, kind in ARGUMENTS.items():
         if not isinstance(arguments, Mapping) or key not in arguments or kind.fits(arguments[key]):
             continue
+        number = number_in(arguments[key])
+        if number is not None and not kind.fits(number):  # it would not help to write it without quotes
+            ctx.take_back(f'{where}.{key}', NOT_A_NUMBER)
         if ctx.clean(f'{where}.{key}'):
+            better = [ctx.section('train').get('total_iter')] if key == 'periods' else kind.example
             ctx.add(f'{where}.{key}', f'must be {kind.name}, not {shortened(arguments[key])}',
-                    fix={f'{where}.{key}': kind.example})
+                    fix={f'{where}.{key}': better})
 
 
 def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Registry) -> Any:
@@ -208,9 +214,10 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
             return build_bounded(lookup(registry, options['type']), arguments)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
-            ctx.add(f'{where}.{name}', what, f'fix this option of {options["type"]}')
+            remedy, fix = other_argument(where, name, options, lookup(registry, options['type']))
+            ctx.add(f'{where}.{name}', what, remedy, fix)
     except FOREIGN_ERRORS as error:
-        ctx.add(*failed_build(where, options, error, files))
+        ctx.add(*failed_build(where, options, error, files, lookup(registry, options['type'])))
     return None
 
 
@@ -227,16 +234,24 @@ def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> 
 def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
-    kind, hint = _KINDS[registry._name], suggestion(name, names)
+    kind = _KINDS[registry._name]
+    hint, fix = other_value(where, name, names, 0.8 if kind == 'model' else 0.6)  # models of others have long names
     ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: write '
             f'@{registry._name.upper()}_REGISTRY.register() above its class and name its file or module, as in '
-            'imports: [my_method.py], or with --import my_method.py')
+            'imports: [my_method.py], or with --import my_method.py', fix)
     return lookup(registry, nearest(name, names, cutoff=0.8))
 
 
 def _check_window_is_named(ctx: Context) -> None:
     """Check for ``window_size``: SwinIRModel reads it from the option file and ignores the network's default."""
     network = ctx.section('network_g')
-    if ctx.inherits('SwinIRModel') and network and 'window_size' not in network:
-        ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to a multiple of it',
-                'write window_size: 8, or model_type: SRModel or DistillModel for a network without windows')
+    if not ctx.inherits('SwinIRModel') or not network or 'window_size' in network:
+        return
+    found = lookup(ARCH_REGISTRY, network.get('type'))
+    own = inspect.signature(found).parameters.get('window_size') if found is not None else None
+    plain = 'DistillModel' if ctx.distills else 'SRModel'
+    fix: dict[str, Any] = {'network_g.window_size': own.default} if own is not None and isinstance(
+        own.default, int) else {'model_type': plain}
+    ctx.add('network_g.window_size', f'is missing, and {ctx.opt["model_type"]} pads images to a multiple of it',
+            in_words(fix) + (f', or model_type: {plain} for a network without windows' if 'model_type' not in fix else
+                             f', as {network.get("type")} has no windows'), fix)

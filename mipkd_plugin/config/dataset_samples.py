@@ -14,6 +14,7 @@ import lmdb
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from mipkd_plugin.config.components import lookup
+from mipkd_plugin.config.examples import backend_for
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, failure_of
@@ -140,7 +141,8 @@ def _explained(ctx: Context, where: str, options: Mapping[str, Any], doing: str)
         place = next((f'{where}.{k}' for k, value in options.items() if file is not None and value == file), where)
         if isinstance(key, str) and key not in options:
             ctx.add(f'{where}.{key}', f'is missing, and {options.get("type")} needs it',
-                    f'write {key}: {_EXAMPLES.get(key, "…, as its docstring says")}')
+                    f'add {key}: {_EXAMPLES.get(key, "its docstring says what it is")}',
+                    {f'{where}.{key}': {'type': backend_for(options)}} if key == 'io_backend' else {})
         elif isinstance(file, str):
             ctx.add(place, f'{doing}: {file} {"cannot be read" if os.path.exists(file) else "does not exist"}; '
                     f'looked for {ctx.root / file}', 'fix the path')

@@ -12,6 +12,7 @@ import torch
 
 from mipkd_plugin.config.components import check_dataset_type
 from mipkd_plugin.config.dataset_rules import check_names, check_paths, check_range
+from mipkd_plugin.config.examples import backend_for
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.keys import (
     ANYTHING,
@@ -25,11 +26,15 @@ from mipkd_plugin.config.keys import (
     Key,
 )
 from mipkd_plugin.config.patches import check_patch
-from mipkd_plugin.config.problems import Context, suggestion
+from mipkd_plugin.config.problems import Context, meant, other_key, other_value
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import check_epoch, check_keys
 from mipkd_plugin.data.crop_pool_dataset import fits_bytes
 from mipkd_plugin.utils.launcher import world_size
 from mipkd_plugin.utils.words import gigabytes
+
+_KINDS = {True: ('train', 'val'), False: ('test', 'val')}
+"""The first part of the name of a data set, for training or not."""
 
 
 def check_datasets(ctx: Context) -> dict[str, int]:
@@ -40,30 +45,48 @@ def check_datasets(ctx: Context) -> dict[str, int]:
     """
     counts: dict[str, int] = {}
     phases = ctx.section('datasets')
-    if ctx.is_train and 'datasets' in ctx.opt and 'train' not in phases:
+    strange = [name for name in phases if not _is_used(ctx, str(name))]
+    meanings = {meant(name, phases, _KINDS[ctx.is_train]) for name in strange}
+    if ctx.is_train and 'datasets' in ctx.opt and 'train' not in {*phases, *meanings}:
         ctx.add('datasets.train', 'is missing', 'name the training images: see options/train_*.yml')
     if not ctx.is_train and MAPPING.fits(ctx.opt.get('datasets')) and not phases:
-        ctx.add('datasets', 'holds no test set', 'write test: {name: …, type: PairedImageDataset, …}')
+        ctx.add('datasets', 'holds no test set', 'add one, as in options/test_*.yml')
     for name, options in phases.items():
         where = f'datasets.{name}'
-        kind = str(name).split('_')[0]
-        allowed = ('train', 'val') if ctx.is_train else ('test', 'val')
-        if kind not in allowed or kind == 'train' and name != 'train':
-            purpose, names = (('training', 'train, val, val_1, val_2, …') if ctx.is_train else
-                              ('testing', 'test, test_1, test_2, …'))
-            ctx.add(where, f'BasicSR does not use a data set {name!r} for {purpose}', f'valid here: {names}')
+        if name in strange:
+            _add_strange(ctx, name, phases)
         elif not isinstance(options, Mapping):
-            ctx.add(where, f'must be a block of keys, not {options!r}')
+            needed = name == 'train' or not ctx.is_train and len(phases) == 1
+            ctx.add(where, f'must be a block of keys, not {options!r}', 'name its images: see options/*.yml' if needed
+                    else '', {} if needed else {where: REMOVE})
         else:
             check_paths(ctx, where, options)
             check_range(ctx, where, options)
             count = _check_dataset(ctx, where, options)
             if count is not None:
                 counts[where] = count
-                if kind == 'train' and ctx.clean(where):
+                if name == 'train' and ctx.clean(where):
                     _check_reaches_end(ctx, where, options, options.get('crops', count))
     check_names(ctx, phases)
     return counts
+
+
+def _is_used(ctx: Context, name: str) -> bool:
+    kind = name.split('_')[0]
+    return kind in _KINDS[ctx.is_train] and (kind != 'train' or name == 'train')
+
+
+def _add_strange(ctx: Context, name: Any, phases: Mapping[str, Any]) -> None:
+    """Note a data set that BasicSR does not use, and what to call it or that it goes."""
+    purpose, names = (('training', 'train, val, val_1, val_2, …') if ctx.is_train else
+                      ('testing', 'test, test_1, test_2, …'))
+    remedy, fix = other_key('datasets', name, phases, _KINDS[ctx.is_train])
+    if not ctx.is_train and len(phases) == 1:
+        remedy = 'call it test'
+        fix = {**fix, 'datasets.test': phases[name]} if isinstance(phases[name], Mapping) else {}
+    elif len(fix) == 1:
+        remedy = f'remove it; valid here: {names}'
+    ctx.add(f'datasets.{name}', f'BasicSR does not use a data set {name!r} for {purpose}', remedy, fix)
 
 
 def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
@@ -86,7 +109,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     usable = _is_template(template)
     if not usable:
         ctx.add(f'{where}.filename_tmpl', f'{template!r} has no usable {{}} for the name of the HR image',
-                "write '{}', or '{}x4' for 0001x4.png")
+                "write filename_tmpl: '{}', or '{}x4' for 0001x4.png", {f'{where}.filename_tmpl': '{}'})
     needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
     readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
     if ctx.files and ctx.scale and usable and readable and ctx.clean(f'{where}.meta_info_file'):
@@ -107,17 +130,21 @@ def _is_template(template: Any) -> bool:
 def _check_pool(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     """Check that the crops of a pool fit in memory."""
     if where != 'datasets.train':
-        ctx.add(f'{where}.type', 'CropPoolDataset is for training', 'write type: PairedImageDataset')
+        extra = {f'{where}.{key}': REMOVE for key in set(CROP_POOL) - set(PAIRED_IMAGES) if key in options}
+        ctx.add(f'{where}.type', 'CropPoolDataset is for training',
+                fix={f'{where}.type': 'PairedImageDataset', **dict(sorted(extra.items()))})
         return
     if not ctx.clean(where) or not ctx.scale:
         return
     channels = 1 if options.get('color') == 'y' else 3
     pixels = options['gt_size'] ** 2 + (options['gt_size'] // ctx.scale) ** 2
-    size = options['crops'] * channels * pixels * (1 if fits_bytes(options) else 4)
-    free = psutil.virtual_memory().available
+    each = channels * pixels * (1 if fits_bytes(options) else 4)
+    size, free = options['crops'] * each, psutil.virtual_memory().available
     if size > free:
+        fix = {f'{where}.crops': free // (2 * each)} if free >= 2 * each else {}
         ctx.add(f'{where}.crops', f'{options["crops"]:,d} crops take {gigabytes(size)}, and {gigabytes(free)} of '
-                'memory are free', 'write fewer crops')
+                'memory are free', f'write fewer crops, for instance {in_words(fix)[6:]}' if fix else 'use a machine '
+                'with more memory', fix)
 
 
 def _needed_of_any(options: Mapping[str, Any]) -> dict[str, Key]:
@@ -130,8 +157,9 @@ def _check_backend(ctx: Context, where: str, backend: Any) -> None:
         return
     kind = backend.get('type')
     if not isinstance(kind, str) or kind not in IO_BACKENDS:
-        ctx.add(f'{where}.io_backend.type', f'there is no backend {kind!r}',
-                suggestion(str(kind), IO_BACKENDS))
+        remedy, fix = other_value(f'{where}.io_backend.type', kind, ('disk', 'lmdb'))
+        ctx.add(f'{where}.io_backend.type', f'there is no backend {kind!r}', remedy,
+                fix or {f'{where}.io_backend': {'type': backend_for(ctx.section(*where.split('.')))}})
     else:
         check_keys(ctx, f'{where}.io_backend', backend, IO_BACKENDS[kind], strict=True)
 
@@ -140,11 +168,11 @@ def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     workers = options.get('num_worker_per_gpu') if where == 'datasets.train' else 0
     if options.get('persistent_workers') is True and workers == 0:
         ctx.add(f'{where}.persistent_workers', 'needs workers, and this data set has none',
-                'write persistent_workers: false')
+                fix={f'{where}.persistent_workers': False})
     if where != 'datasets.train' or options.get('prefetch_mode') != 'cuda':
         return
     if options.get('pin_memory') is not True:
-        ctx.add(f'{where}.pin_memory', 'must be true for prefetch_mode: cuda', 'write pin_memory: true')
+        ctx.add(f'{where}.pin_memory', 'must be true for prefetch_mode: cuda', fix={f'{where}.pin_memory': True})
     if ctx.opt.get('num_gpu') == 0 or torch.cuda.device_count() == 0:
         reason = 'num_gpu is 0' if ctx.opt.get('num_gpu') == 0 else 'PyTorch finds no CUDA device here'
         ctx.add(f'{where}.prefetch_mode', f'cuda needs a GPU, and {reason}', fix={f'{where}.prefetch_mode': None})
@@ -179,8 +207,10 @@ def _check_reaches_end(ctx: Context, where: str, options: Mapping[str, Any], ima
     if reached(ratio) >= total:
         return
     things = 'crops' if 'crops' in options else 'images'
-    enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), 10 ** 8)
+    enough = next((r for r in (10 ** k for k in range(1, 8)) if r > ratio and reached(r) >= total), None)
+    fix = {f'{where}.dataset_enlarge_ratio': enough} if enough else {
+        f'{where}.batch_size_per_gpu': max(min(16, int(images * ratio)), 1)}
     ctx.add(f'{where}.dataset_enlarge_ratio',
             f'{images} {things} × {ratio} in batches of {loaded * world} last for {reached(ratio)} of '
             f'{int(total)} iterations: BasicSR counts the last, smaller batch of an epoch but drops it',
-            f'write dataset_enlarge_ratio: {enough}')
+            fix=fix)

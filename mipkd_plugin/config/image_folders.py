@@ -40,7 +40,7 @@ def check_folder(ctx: Context, where: str, text: str, root: Path, listed: bool =
     if not names and not listed:
         ctx.add(where, f'{text} holds no images (sub-folders are not searched); looked in {root}',
                 f'name the folder that holds the images: {some([f"{text}/{name}" for name in inner])}' if inner else
-                'name the folder that holds the images')
+                'name the folder that holds the images', {where: f'{text.rstrip("/")}/{inner[0]}'} if inner else {})
     elif others and not listed:
         ctx.add(where, f'{text} holds {some(others)}, and BasicSR reads every file as an image',
                 'move all other files out of the folder')

@@ -13,6 +13,7 @@ import lmdb
 from mipkd_plugin.config.image_folders import check_folder, files_of
 from mipkd_plugin.config.image_sizes import Pair, check_sizes
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.data.stores import Found, in_folder, in_lmdb
 from mipkd_plugin.utils.lmdb_files import damage_of
 from mipkd_plugin.utils.words import some
@@ -71,15 +72,14 @@ def find_pairs(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Pai
 def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool, listed: bool) -> bool:
     """Whether there is something to read at ``root``."""
     if as_lmdb and root.suffix != '.lmdb':
-        ctx.add(where, f'{text} does not end in .lmdb, but io_backend is lmdb',
-                'name an LMDB, or write type: disk')
+        ctx.add(where, f'{text} does not end in .lmdb, but io_backend is lmdb', *_other_backend(ctx, where, 'disk'))
         return False
     if as_lmdb and not text.endswith('.lmdb'):
         ctx.add(where, f'{text} must end in .lmdb for BasicSR, without a slash',
                 fix={where: text[:text.rfind('.lmdb') + len('.lmdb')]})
         return False
     if not as_lmdb and root.suffix == '.lmdb':
-        ctx.add(where, f'{text} is an LMDB, but io_backend is disk', 'write io_backend: {type: lmdb}')
+        ctx.add(where, f'{text} is an LMDB, but io_backend is disk', *_other_backend(ctx, where, 'lmdb'))
         return False
     if not root.is_dir():
         reason = 'is not a folder' if root.exists() else 'does not exist'
@@ -94,6 +94,17 @@ def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool, 
         ctx.add(where, f'{text} {damage}: the LMDB is incomplete' if missing else f'{text} is damaged: {damage}',
                 f'delete the LMDB and create it again: {_prepare_line(ctx, where, text, as_lmdb)}')
     return not damage
+
+
+def _other_backend(ctx: Context, where: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """The remedy for images that the backend does not read; HR and LR images need the same one."""
+    above = where.rpartition('.')[0]
+    options = ctx.section(*above.split('.'))
+    roots = [ctx.path(options[key]) for key in ('dataroot_gt', 'dataroot_lq')]
+    if {root.suffix == '.lmdb' for root in roots} != {kind == 'lmdb'}:
+        return 'name two folders of images, or two LMDBs', {}
+    fix = {f'{above}.io_backend': {'type': kind}}
+    return in_words(fix), fix
 
 
 def _prepare_line(ctx: Context, where: str, text: str, as_lmdb: bool) -> str:
@@ -122,27 +133,35 @@ def _pairs_of_folders(ctx: Context, where: str, hr_root: Path, lr_root: Path,
     if missing:
         template = options.get('filename_tmpl', '{}')
         endings = sorted({Path(name).suffix for name in lr_names if Path(name).stem in {Path(m).stem for m in missing}})
+        fix: dict[str, Any] = {}
         if endings:
             remedy = (f'the LR images end in {" or ".join(endings)}, and BasicSR wants the ending of the HR image: '
                       'make both with mipkd prepare, which writes .png')
         else:
-            remedy = 'fix filename_tmpl, or rename the images'
+            found = _fitting_template(hr_names, lr_names)
+            fix = {} if found is None else {f'{where}.filename_tmpl': found}
+            remedy = in_words(fix) if fix else 'fix filename_tmpl, or rename the images'
         ctx.add(f'{where}.dataroot_lq', f'for filename_tmpl {template!r} the LR images {some(missing)} are '
-                f'missing in {lr_root}, which holds {some(lr_names)}', remedy)
+                f'missing in {lr_root}, which holds {some(lr_names)}', remedy, fix)
         return None
     return [Pair(name, *both) for name, *both in
             zip(hr_names, in_folder(hr_root, hr_names), in_folder(lr_root, wanted), strict=True)]
+
+
+def _fitting_template(hr_names: Sequence[str], lr_names: Sequence[str]) -> str | None:
+    """The ``filename_tmpl`` with which each HR image has an LR image; None without one."""
+    first, there = Path(hr_names[0]), set(lr_names)
+    stems = [Path(name).stem for name in lr_names if Path(name).suffix == first.suffix and first.stem in name]
+    templates = dict.fromkeys(stem.replace(first.stem, '{}', 1) for stem in stems if '{' not in stem)
+    return next((template for template in templates if '{}' in template and all(
+        _lr_name(name, {'filename_tmpl': template}) in there for name in hr_names)), None)
 
 
 def _listed(ctx: Context, where: str, text: str, hr_root: Path) -> list[str] | None:
     """The names of HR images in a ``meta_info_file``."""
     listing = ctx.root / text  # BasicSR expands no ~ here
     if not os.path.isfile(listing):
-        expanded = ctx.path(text)
-        if text.startswith('~') and os.path.isfile(expanded):
-            ctx.add(where, 'BasicSR does not replace ~ in this path', fix={where: str(expanded)})
-        else:
-            ctx.add(where, f'does not exist; looked for {listing}', 'fix the path')
+        ctx.add(where, f'does not exist; looked for {listing}', 'fix the path')
         return None
     try:
         names = [line.strip().split(' ')[0] for line in listing.read_text(encoding='utf-8').splitlines()]
@@ -153,7 +172,7 @@ def _listed(ctx: Context, where: str, text: str, hr_root: Path) -> list[str] | N
     if blank or not names:
         what = f'has no name in line {some(blank)}' if blank else 'is empty'
         ctx.add(where, f'{listing} {what}; each line must name an HR image', 'delete the blank lines' if blank else
-                'list the HR images, or remove meta_info_file')
+                'list the HR images, or remove meta_info_file', {} if blank else {where: REMOVE})
         return None
     gone = [name for name in names if not os.path.isfile(hr_root / name)]
     if gone:

@@ -12,7 +12,9 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from mipkd_plugin.config.examples import fitting
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.data.headers import Header
 from mipkd_plugin.data.stores import Found, Stored, contents
 from mipkd_plugin.utils.words import some
@@ -56,13 +58,16 @@ def check_sizes(ctx: Context, where: str, pairs: Sequence[Pair], gt_size: Any, h
         other = hr_root.with_name(f'{hr_root.stem}_x{scale}{hr_root.suffix}')
         remedy = f'set dataroot_gt to {other}, which mipkd prepare made for this scale' if other.is_dir() else (
             'create both with mipkd prepare, which crops HR to a multiple of the scale, or fix scale')
+        fix: dict[str, Any] = {f'{where}.dataroot_gt': str(other)} if other.is_dir() else {}
         ctx.add(where, f'scale {scale} does not fit {len(wrong)} of {len(known)} pairs, first {name}: HR '
-                f'{_size(hr)}, LR {_size(lr)}', remedy)
+                f'{_size(hr)}, LR {_size(lr)}', remedy, fix)
     if training and isinstance(gt_size, int):
         small = [pair.name for pair, hr, _ in known if min(hr.height, hr.width) < gt_size]
         if small:
+            side = fitting(ctx, min(min(hr.height, hr.width) for _, hr, _ in known))
+            fix = {f'{where}.gt_size': side} if side else {}
             ctx.add(f'{where}.gt_size', f'{gt_size} is larger than {len(small)} of {len(known)} HR images: '
-                    f'{some(small)}', 'write a smaller gt_size, or remove these images')
+                    f'{some(small)}', f'{in_words(fix)}, or remove these images' if fix else 'remove these images', fix)
     if ctx.clean(where):
         _check_turned(ctx, where, [pair for pair, hr, lr in known if hr.orientation != lr.orientation])
 

@@ -7,6 +7,7 @@ pipelines, the loggers, the data loaders and ``PairedImageDataset`` read.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,18 @@ def is_number(value: Any) -> bool:
 
 
 _LARGEST = sys.float_info.max
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
+
+
+NOT_A_NUMBER = 'is a string, not a number'
+"""How the problem of a number in quotes ends."""
+
+
+def number_in(value: Any) -> float | None:
+    """The number that a text such as ``1e-4`` means; None for other values."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value.strip()) is None:
+        return None
+    return int(value) if value.strip().isdigit() else float(value)
 
 
 def is_whole(value: Any) -> bool:
@@ -161,6 +174,10 @@ PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 
          'object')
 """Model classes that read only the keys above."""
 
+def _numbers(example: Any) -> Kind:
+    return Kind(NUMBERS.name, NUMBERS.fits, example)
+
+
 _DECAY = Kind('a number from 0 to 1e30', lambda v: is_number(v) and 0 <= v <= 1e30, 0)
 
 
@@ -172,13 +189,13 @@ ARGUMENTS = {
     'lr': _up_to(1e30, 0.0001), 'eps': _up_to(1, 1e-8), 'gamma': _up_to(1e6, 0.5), 'weight_decay': _DECAY,
     'amsgrad': FLAG, 'capturable': FLAG, 'differentiable': one_of(False), 'loss_weight': NUMBER,
     'perceptual_weight': NUMBER, 'style_weight': NUMBER, 'reduction': one_of('mean', 'sum'),
-    'milestones': NUMBERS, 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
+    'milestones': _numbers([250000]), 'restarts': NUMBERS, 'restart_weights': NUMBERS, 'periods': NUMBERS,
     'eta_min': NUMBER, 'crop_border': _whole(0, exact=True, example=0),
     'test_y_channel': FLAG,
 }
 """Arguments of BasicSR's losses, metrics, optimizer and schedulers."""
 
-TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id')
+TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id', 'type', 'model_type', 'weights')
 """Keys whose text may look like a number."""
 
 _PARSED = {'is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path'}

@@ -24,6 +24,9 @@ from mipkd_plugin.utils.errors import failure_of
 _ENOUGH = 224
 """Pixels of a side, without borders, that the usual metrics can work with: NIQE wants two blocks of 96."""
 
+_LARGEST = 4096
+"""Pixels of both borders of the largest image that is tried."""
+
 Pair = tuple[Tensor, Tensor | None]
 
 
@@ -73,9 +76,9 @@ def _explain(ctx: Context, where: str, metric: tuple[Callable[..., Any], Mapping
     border = options.get('crop_border')
     border = border if isinstance(border, int) and not isinstance(border, bool) else 0
     said = f'{options["type"]} {failure}'
-    side = [2 * border + _ENOUGH] * 2
+    side = [min(2 * border, _LARGEST) + _ENOUGH] * 2
     large = _noisy(_resized(full[0], side)), None if full[1] is None else _resized(full[1], side)
-    if _failure(function, options, [large]):
+    if 2 * border < _LARGEST and _failure(function, options, [large]):
         ctx.add(where, f'{said} for {image}', 'fix the option that the message is about, or remove this metric',
                 {where: REMOVE})
         return

@@ -116,18 +116,30 @@ def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
         scale = ctx.scale or 1
         if ctx.scale is None or shape == (channels, side * scale, side * scale):
             return _check_training_patch(ctx, net, where, channels, patch)
-        options = ctx.section(*where.split('.'))
-        key = next((k for k in ('upscale', 'scale', 'upsampler') if k in options), 'type')
-        wanted = (channels, side * scale, side * scale)
-        remedy = f'write {key}: {scale}, or fix scale' if key in ('upscale', 'scale') else (
-            'use a network for this scale')
-        ctx.add(f'{where}.{key}', f'{options["type"]} turns a patch of {channels}×{side}×{side} into '
-                f'(channels, height, width) = {shape}; scale {scale} needs {wanted}',
-                remedy if where == 'network_g' else 'use a teacher for this scale')
+        _add_other_size(ctx, where, (channels, side, side), shape)
         return False
     if ctx.is_train:
         _add_cannot_run(ctx, net, where, (channels, patch), failure)
     return False
+
+
+def _add_other_size(ctx: Context, where: str, patch: tuple[int, int, int], shape: tuple[int, ...]) -> None:
+    """Note that a network does not enlarge images by ``scale``."""
+    options, scale = ctx.section(*where.split('.')), ctx.scale or 1
+    made = lookup(ARCH_REGISTRY, options.get('type'))
+    own = inspect.signature(made).parameters if made is not None else {}
+    key = next((k for k in ('upscale', 'scale', 'upsampler') if k in options), 'type')
+    written = next((k for k in ('upscale', 'scale') if k in {**options, **own} and options.get(k) != scale), None)
+    channels, side, _ = patch
+    enlarges = shape[1] != side * scale
+    remedy, fix = 'use a network for this scale' if enlarges else 'fix the arguments of this network', {}
+    if written is not None and enlarges:
+        fix = {f'{where}.{written}': scale}
+        remedy = f'{in_words(fix)}, or fix scale'
+    if where != 'network_g':
+        remedy, fix = 'use a teacher for this scale', {}
+    ctx.add(f'{where}.{key}', f'{options["type"]} turns a patch of {channels}×{side}×{side} into (channels, height, '
+            f'width) = {shape}; scale {scale} needs {(channels, side * scale, side * scale)}', remedy, fix)
 
 
 def _output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:

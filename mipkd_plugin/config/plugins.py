@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from mipkd_plugin.config.problems import Options, Problem, require_clean
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 
 GROUP = 'basicsr.plugins'
@@ -45,9 +46,10 @@ def load_plugins(opt: Options | None = None, named: Sequence[str] = ()) -> None:
     if opt is not None:
         found = opt.get('imports')
         if found is not None and not isinstance(found, list):
-            example = found if isinstance(found, str) and found else 'my_method.py'
-            problems.append(Problem('imports', f'must be a list of files or modules, not {found!r}',
-                                    f'write imports: [{example}]'))
+            named_one = isinstance(found, str) and found != ''
+            remedy = f'write imports: [{found}]' if named_one else 'remove it, or write imports: [my_method.py]'
+            problems.append(Problem('imports', f'must be a list of files or modules, not {found!r}', remedy,
+                                    fix={'imports': [found] if named_one else REMOVE}))
             found = []
         problems += [_load(f'imports[{index}]', entry, folders) for index, entry in enumerate(found or [])]
     require_clean([problem for problem in problems if problem is not None], {} if opt is None else opt)
@@ -107,7 +109,8 @@ def _absolute(entry: str, folders: Sequence[Path]) -> str:
 
 def _load(where: str, entry: object, folders: Sequence[Path]) -> Problem | None:
     if not isinstance(entry, str) or not entry:
-        return Problem(where, f'must be a file or a module, not {entry!r}', 'write my_method.py or my_package.archs')
+        return Problem(where, f'must be a file or a module, not {entry!r}', 'write my_method.py or my_package.archs',
+                       fix={where: REMOVE} if where.startswith('imports') else {})
     path = _find(entry, folders)
     if path is None and entry.endswith('.py'):
         return Problem(where, f'{entry} does not exist; looked in {" and in ".join(map(str, folders))}',

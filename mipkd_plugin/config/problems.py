@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mipkd_plugin.config.keys import SCALE
-from mipkd_plugin.config.remedies import in_words
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.utils.errors import MipkdError
 
 
@@ -120,6 +120,11 @@ class Context:
         """Record a problem; the text of a remedy is made from ``fix`` if there is none."""
         self.problems.append(Problem(where, what, remedy or in_words(fix or {}), fix=fix or {}))
 
+    def take_back(self, where: str, ending: str) -> None:
+        """Take back the problems of a place whose text ends like this: another one says it better."""
+        self.problems[:] = [problem for problem in self.problems
+                            if problem.where != where or not problem.what.endswith(ending)]
+
     def section(self, *keys: str) -> dict[str, Any]:
         """The block at a path of keys; empty if there is none."""
         return block(self.opt, *keys)
@@ -201,8 +206,44 @@ def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next((lowered[match] for match in swapped + matches + longer), None)
 
 
-def suggestion(name: str, valid: Iterable[str]) -> str:
+def suggestion(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
     """A remedy: the closest valid name, or all valid names."""
     names = list(valid)
-    near = nearest(name, names)
+    near = nearest(name, names, cutoff)
     return f'did you mean {near!r}?' if near else f'valid here: {", ".join(sorted(names))}'
+
+
+def other_value(where: str, name: Any, valid: Iterable[str], cutoff: float = 0.6) -> tuple[str, dict[str, Any]]:
+    """The remedy for a name that is not valid: in words, and as data if one of the valid names is close to it."""
+    names = list(valid)
+    near = nearest(str(name), names, cutoff)
+    return suggestion(str(name), names, cutoff), {} if near is None else {where: near}
+
+
+def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """The remedy for a key that nothing reads.
+
+    Args:
+        above: YAML path of the section; '' for the top level.
+        key: The key.
+        section: The section that holds it.
+        valid: The keys that are valid there.
+
+    Returns:
+        In words and as data: the closest valid key gets the value, or the key goes.
+    """
+    prefix, names = f'{above}.' if above else '', list(valid)
+    gone: dict[str, Any] = {f'{prefix}{key}': REMOVE}
+    near = meant(key, section, names)
+    if near is not None:
+        return f'did you mean {near!r}?', {**gone, f'{prefix}{near}': section[key]}
+    there = nearest(str(key), names)
+    if there is not None:
+        return f'did you mean {there!r}? That is given too: remove this one', gone
+    return f'remove it; valid here: {", ".join(sorted(names))}' if names else 'remove it', gone
+
+
+def meant(key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> str | None:
+    """The valid key that a wrong key of a section probably stands for, if the section lacks it."""
+    near = nearest(str(key), valid)
+    return None if near in section else near

@@ -15,11 +15,12 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.config.components import construct, owner
-from mipkd_plugin.config.problems import Context, suggestion
+from mipkd_plugin.config.examples import PIXEL_LOSS
+from mipkd_plugin.config.problems import Context, other_key, other_value
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.weights import misfit, read_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
-_PIXEL_LOSS = {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'}
 _SIDE = 16
 _PATIENCE = 5  # seconds until a server counts as out of reach
 
@@ -38,7 +39,7 @@ def check_pixel_loss(ctx: Context, where: str) -> None:
     failure = _failure(loss) if options['type'] != 'WeightedTVLoss' else 'it takes no HR image'
     if failure:
         ctx.add(f'{where}.type', f'{options["type"]} cannot compare an output with an HR image: {failure}',
-                'write type: L1Loss, MSELoss or CharbonnierLoss', {where: _PIXEL_LOSS})
+                'write type: L1Loss, MSELoss or CharbonnierLoss', {where: PIXEL_LOSS})
 
 
 def _calls_as_basicsr(ctx: Context) -> bool:
@@ -78,7 +79,7 @@ def check_perceptual_loss(ctx: Context, where: str) -> None:
     name = options.get('vgg_type', 'vgg19')
     plain = name.replace('_bn', '') if isinstance(name, str) else None
     if plain not in NAMES or name not in (plain, f'{plain}_bn'):
-        ctx.add(f'{where}.vgg_type', f'there is no VGG {name!r}', suggestion(str(name), NAMES))
+        ctx.add(f'{where}.vgg_type', f'there is no VGG {name!r}', *other_value(f'{where}.vgg_type', name, NAMES))
         return
     layers, given = NAMES[plain] if plain == name else insert_bn(NAMES[plain]), options['layer_weights']
     unknown = [layer for layer in given if layer not in layers] if isinstance(given, Mapping) else []
@@ -86,7 +87,8 @@ def check_perceptual_loss(ctx: Context, where: str) -> None:
         ctx.add(f'{where}.layer_weights', f'must be a block of layers and weights, not {given!r}',
                 fix={f'{where}.layer_weights': {'conv5_4': 1.0} if plain == 'vgg19' else {'conv5_2': 1.0}})
     for layer in unknown:
-        ctx.add(f'{where}.layer_weights.{layer}', f'{name} has no layer {layer!r}', suggestion(str(layer), layers))
+        ctx.add(f'{where}.layer_weights.{layer}', f'{name} has no layer {layer!r}',
+                *other_key(f'{where}.layer_weights', layer, given, layers))
     if options.get('criterion', 'l1') not in ('l1', 'fro'):
         ctx.add(f'{where}.criterion', f'{options["criterion"]!r} does not work in BasicSR 1.4.2, only l1 and fro do',
                 fix={f'{where}.criterion': 'l1'})
@@ -102,9 +104,11 @@ def _check_vgg(ctx: Context, where: str, name: str) -> None:
     if not path.exists():
         reason = _out_of_reach(url)
         if reason:
+            has_other = bool(ctx.section('train').get('pixel_opt'))
             ctx.add(where, f'needs the weights of {name}, which are neither in {own} nor in {cached}; and {url} is out '
                     f'of reach ({reason})', f'download {url} on another machine and put it there, for instance as '
-                    f'{own if name == "vgg19" else cached}; or remove {where.rpartition(".")[2]}')
+                    f'{own if name == "vgg19" else cached}; or remove {where.rpartition(".")[2]}',
+                    {where: REMOVE, **({} if has_other else {'train.pixel_opt': PIXEL_LOSS})})
         return
     content = read_file(ctx, where, path, '', f'download it again: {url}')
     if not isinstance(content, Mapping):

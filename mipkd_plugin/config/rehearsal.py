@@ -87,7 +87,7 @@ def _rehearse_training_set(ctx: Context, where: str, options: Mapping[str, Any],
     if kind == 'RealESRGANDataset' and reads_lq:
         ctx.add(f'{where}.type', f'{kind} gives HR images and blur kernels, but no LR images: only RealESRGANModel and '
                 f'RealESRNetModel make them, and {ctx.opt["model_type"]} does not',
-                'write type: PairedImageDataset with images from mipkd prepare, or type: RealESRGANPairedDataset; or '
+                'use PairedImageDataset with images from mipkd prepare, or RealESRGANPairedDataset; or '
                 'write your own class MyModel(DistillMixin, RealESRNetModel) and import it')
         return
     if kind in _FOLDERS_LISTED and pairs is None or _number_of_pairs(ctx, options, pairs) > _MOST_BUILT:
@@ -128,7 +128,7 @@ def _check_tensors(ctx: Context, samples: Samples, sample: Mapping[str, Any], ne
         holds = ', '.join(map(str, sample))
         ctx.add(f'{samples.where}.type', f'{kind} gives no {" and no ".join(lacking)} (it gives {holds}), and '
                 f'{ctx.opt["model_type"]} needs {"them" if len(lacking) > 1 else "it"}',
-                'write type: PairedImageDataset, with dataroot_gt and dataroot_lq')
+                'use PairedImageDataset, with dataroot_gt and dataroot_lq')
     elif samples.where != 'datasets.train' and 'lq_path' not in sample:
         ctx.add(f'{samples.where}.type', f'{kind} gives no lq_path, and BasicSR names results after it',
                 "add 'lq_path' to what __getitem__() returns")
@@ -151,7 +151,7 @@ def _check_shapes(ctx: Context, samples: Samples, sample: Mapping[str, Any]) -> 
     size = samples.options.get('batch_size_per_gpu')
     if last is not None and size != 1 and isinstance(last.get('lq'), Tensor) and last['lq'].shape != lq:
         ctx.add(samples.where, f'{samples.options.get("type")} gives images of different sizes, and a batch needs '
-                'equal ones', 'crop them, or write batch_size_per_gpu: 1')
+                'equal ones', 'crop them, or write batch_size_per_gpu: 1', {f'{samples.where}.batch_size_per_gpu': 1})
 
 
 def _rehearse_validation_set(ctx: Context, where: str, options: Mapping[str, Any], student: nn.Module | None) -> None:
@@ -206,5 +206,5 @@ def check_test_settings(ctx: Context, net: nn.Module | None) -> None:
         return
     if not ctx.section('path').get('pretrain_network_g') and ctx.clean('path'):
         ctx.add('path.pretrain_network_g', 'is missing: the test would measure random weights',
-                'write pretrain_network_g: with the file of the trained network, such as '
+                'name the file of the trained network in pretrain_network_g, such as '
                 f'experiments/{ctx.opt.get("name", "RUN")}/models/net_g_latest.pth')

@@ -20,7 +20,7 @@ class _Removed:
 REMOVE = _Removed()
 """The value of an entry that is to be removed."""
 
-_STEP = re.compile(r'([^.\[\]]+)|\[(\d+)\]')
+_KEY = re.compile(r'[^.\[]+')
 
 
 def in_words(fix: Mapping[str, Any]) -> str:
@@ -47,24 +47,46 @@ def remedied(opt: Mapping[str, Any], fix: Mapping[str, Any]) -> dict[str, Any]:
         fix: Value by YAML path such as ``train.distill_opt[0].taps``, or ``REMOVE``.
 
     Returns:
-        A copy of the options with the remedy.
+        A copy of the options with the remedy. An entry to remove may be gone already.
 
     Raises:
-        KeyError: A path leads through an entry that does not exist and cannot be made.
+        IndexError: A path leads through an entry of a list that does not exist.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(opt))
     for path, value in fix.items():
-        steps: list[Any] = [name or int(index) for name, index in _STEP.findall(path)]
         target: Any = changed
-        for step in steps[:-1]:
-            if isinstance(target, dict) and not isinstance(target.get(step), (dict, list)):
+        step, rest = _first(target, path)
+        while rest:
+            if isinstance(target, dict) and not isinstance(target.get(step), list if rest.startswith('[') else dict):
+                if value is REMOVE:
+                    break
                 target[step] = {}
             target = target[step]
-        if value is REMOVE:
-            del target[steps[-1]]
+            step, rest = _first(target, rest)
         else:
-            target[steps[-1]] = copy.deepcopy(value)
+            if value is not REMOVE:
+                target[step] = copy.deepcopy(value)
+            elif step in (target if isinstance(target, dict) else range(len(target))):
+                del target[step]
     return changed
+
+
+def _first(entries: Any, path: str) -> tuple[Any, str]:
+    """The first key or index of a YAML path, and the rest of the path; keys that are there may hold dots."""
+    if path.startswith('['):
+        index, _, rest = path[1:].partition(']')
+        return int(index), rest.removeprefix('.')
+    there = [key for key in entries if path == str(key) or path.startswith((f'{key}.', f'{key}['))]
+    found = _KEY.match(path)
+    key = max(there, key=lambda key: len(str(key))) if there else found[0] if found else path
+    return key, path[len(str(key)):].removeprefix('.')
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes ~ for nothing."""
+
+
+_Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar('tag:yaml.org,2002:null', '~'))
 
 
 def _flow(value: Any) -> str:
@@ -73,5 +95,5 @@ def _flow(value: Any) -> str:
         return '~'
     if isinstance(value, float):
         return f'{value:g}' if 'e' not in f'{value:g}' else f'!!float {value:g}'
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False)
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=1000, sort_keys=False)
     return text.removesuffix('\n').removesuffix('...').removesuffix('\n')

@@ -23,6 +23,7 @@ from mipkd_plugin.config.checkpoints import (
 )
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.resume_changes import changes, in_words, trained_with
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
@@ -36,18 +37,18 @@ def check_exact_resume(ctx: Context) -> None:
         return
     if ctx.launcher != 'none':
         ctx.add('train.exact_resume', f'works with one process, and --launcher {ctx.launcher} starts several',
-                'remove it; the run then resumes as BasicSR resumes it')
+                'remove it; the run then resumes as BasicSR resumes it', {'train.exact_resume': REMOVE})
     if ctx.opt.get('manual_seed') is None:
         ctx.add('manual_seed', 'is missing: BasicSR draws a new seed at each start, and train.exact_resume needs the '
-                'same one', 'write manual_seed: 0')
+                'same one', fix={'manual_seed': 0})
     workers = data.get('num_worker_per_gpu')
     if data.get('persistent_workers') is True and workers != 0:
         ctx.add('datasets.train.persistent_workers', 'must be false for train.exact_resume',
-                'write persistent_workers: false')
+                fix={'datasets.train.persistent_workers': False})
     if workers == 0 and data.get('prefetch_mode') is not None:
         ctx.add('datasets.train.prefetch_mode', 'must be ~ for train.exact_resume if num_worker_per_gpu is 0: it reads '
                 'ahead with the random numbers of the training',
-                'write num_worker_per_gpu: 1, or prefetch_mode: ~')
+                'write num_worker_per_gpu: 1, or prefetch_mode: ~', {'datasets.train.num_worker_per_gpu': 1})
 
 
 def check_resume(ctx: Context, found: Checkpoint, built: Built) -> None:

@@ -38,8 +38,8 @@ def models_folder(opt: Mapping[str, Any]) -> Path:
     """
     folder = folder_of_run('experiments', opt.get('name'))
     if folder is None:
-        raise OptionError([Problem('name', f'must be the name of a run, not {opt.get("name")!r}', 'write name: NAME')],
-                          opt)
+        raise OptionError([Problem('name', f'must be the name of a run, not {opt.get("name")!r}',
+                                   'write the name of a run')], opt)
     return folder / 'models'
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS
-from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.problems import Context, other_key
 from mipkd_plugin.utils.ranges import ArgumentError, Count, checked
 
 PartOfAll = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -108,18 +108,25 @@ def check_schedule(ctx: Context) -> None:
     if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
         return
     if not ITERATIONS.fits(ctx.section('train').get('total_iter')):
-        ctx.add(PLACE, 'needs train.total_iter, the length of the training', 'write total_iter: …')
+        if ctx.clean('train.total_iter'):
+            ctx.add(PLACE, 'needs train.total_iter, the length of the training', fix={'train.total_iter': 300_000})
         return
     try:
         read_schedule(ctx.opt)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
-            what = what.replace('of this class', 'of distill')
-            ctx.add(f'{PLACE}.{name}', what, _REMEDIES.get(name, f'valid here: {", ".join(_REMEDIES)}'))
+            what, known = what.replace('of this class', 'of distill'), _REMEDIES.get(name)
+            if known is None:
+                remedy, fix = f'valid here: {", ".join(_REMEDIES)}', other_key(
+                    PLACE, name, ctx.section('train', 'distill'), _REMEDIES)[1]
+            else:
+                remedy, fix = known[0], {f'{PLACE}.{name}': known[1]}
+            ctx.add(f'{PLACE}.{name}', what, remedy, fix)
 
 
-_REMEDIES = {'until': 'write until: 0.5 for the first half', 'every': 'write a smaller number',
-             'share': 'write share: 0.5 for half of each batch', 'fade': 'write fade: none, linear or cosine'}
+_REMEDIES: dict[str, tuple[str, Any]] = {
+    'until': ('write until: 0.5 for the first half', 0.5), 'every': ('write a smaller number, as every: 1', 1),
+    'share': ('write share: 0.5 for half of each batch', 0.5), 'fade': ('write fade: none, linear or cosine', 'none')}
 
 
 def distilled_samples(ctx: Context) -> int | None:

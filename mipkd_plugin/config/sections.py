@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import psutil
 import torch
 
-from mipkd_plugin.config.keys import LARGEST_SCALE, PARTS, SECTIONS, TEACHER, TEXTS, TOP, Key
-from mipkd_plugin.config.problems import Context, Options, Problem, block, nearest, shortened, suggestion
-from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.examples import DISTILLATION_LOSS, example, may_be_removed
+from mipkd_plugin.config.keys import (
+    LARGEST_SCALE,
+    NOT_A_NUMBER,
+    PARTS,
+    SECTIONS,
+    TEACHER,
+    TEXTS,
+    TOP,
+    Key,
+    is_number,
+    number_in,
+)
+from mipkd_plugin.config.problems import Context, Options, Problem, block, meant, nearest, other_key, shortened
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.utils.launcher import missing_variables
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
-_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
 
 def check_sections(ctx: Context) -> None:
@@ -30,7 +40,8 @@ def check_sections(ctx: Context) -> None:
     misplaced = {'network_t', 'network_teacher'} & set(networks) if ctx.distills else set()
     for key in sorted(misplaced):
         ctx.add(key, 'the teacher has a block of its own: on resume BasicSR changes the weight paths of networks at '
-                'this level', 'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}')
+                'this level', 'write it as teacher: {network: {type: …}, weights: ….pth, param_key: params}',
+                {key: REMOVE, 'teacher.network': ctx.opt[key]})
     if 'compare' in ctx.opt and (strict or ctx.distills):
         source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
         ctx.add('compare', 'is read by mipkd compare and mipkd ablate, not by basicsr',
@@ -49,8 +60,7 @@ def check_sections(ctx: Context) -> None:
     _check_sizes_of_networks(ctx)
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
-        ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images',
-                'write suffix: ~')
+        ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images', fix={'val.suffix': None})
     if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
         check_keys(ctx, 'teacher', ctx.opt['teacher'], TEACHER, strict=True)
     _check_which_model_distills(ctx, strict)
@@ -68,24 +78,37 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
         strict: Whether to refuse every unknown key; if not, refuse only those that look like a misspelled known key.
     """
     prefix = f'{path}.' if path else ''
+    misspelled = set()
     for key, value in section.items():
         where = f'{prefix}{key}'
         if key not in keys:
             if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
-                ctx.add(where, 'unknown key: nothing reads it', suggestion(key, keys))
-        elif not keys[key].kind.fits(value) and not looks_like_number(value):
-            kind = keys[key].kind
-            removable = kind.example is not REMOVE or not keys[key].needed
-            ctx.add(where, f'must be {kind.name}, not {shortened(value)}',
-                    '' if removable else f'write {key}: {kind.name}', fix={where: kind.example} if removable else {})
+                ctx.add(where, 'unknown key: nothing reads it', *other_key(path, key, section, keys))
+                misspelled.add(meant(key, section, keys))
+        elif not (kind := keys[key].kind).fits(value) and not ((number := number_in(value)) is not None
+                                                               and kind.fits(number)):
+            ctx.take_back(where, NOT_A_NUMBER)  # a number would not fit either
+            better = example(ctx, where, kind)
+            known = better is not REMOVE or may_be_removed(ctx, where, keys[key].needed)
+            ctx.add(where, f'must be {kind.name}, not {shortened(value)}', '' if known else f'write {kind.name} here',
+                    fix={where: better} if known else {})
     when: tuple[str, ...] = ('always', 'train' if ctx.is_train else 'test')
     if path.startswith('datasets.') and not path.startswith('datasets.train'):
         when = ('always', )
     if ctx.own_script and path != 'teacher':
         return  # a script of somebody else needs what it needs
     for key, entry in keys.items():
-        if entry.needed in when and key not in section:
-            ctx.add(f'{prefix}{key}', 'is missing', f'write {key}: {entry.kind.name}')
+        if entry.needed in when and key not in section and key not in misspelled:
+            _add_missing(ctx, f'{prefix}{key}', entry)
+
+
+def _add_missing(ctx: Context, where: str, entry: Key) -> None:
+    key, better = where.rpartition('.')[2], example(ctx, where, entry.kind)
+    if better is REMOVE:
+        ctx.add(where, 'is missing', f'add {key}, {entry.kind.name}')
+    else:
+        fix = {where: better}
+        ctx.add(where, 'is missing', f'{in_words(fix)} ({entry.kind.name})', fix)
 
 
 def _check_backends(ctx: Context) -> None:
@@ -136,11 +159,6 @@ def distilling_model(model_type: Any) -> str:
     return 'SwinIRDistillModel' if 'SwinIR' in str(model_type) else 'DistillModel'
 
 
-def looks_like_number(value: Any) -> bool:
-    """Whether a value is a string that probably means a number."""
-    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
-
-
 def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
     """Refuse texts such as ``1e-4``, which YAML and ``--force_yml`` do not read as numbers."""
     value = ctx.opt if not path else value
@@ -150,12 +168,12 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
             inner = f'{path}[{key}]' if isinstance(value, list) else f'{path}.{key}' if path else str(key)
             if key not in TEXTS and not str(key).startswith(('param_key', 'dataroot')):
                 check_numbers(ctx, child, inner)
-    elif looks_like_number(value):
+    elif (number := number_in(value)) is not None:
         if isinstance(ctx.opt, Options) and path in ctx.opt.forced:
             remedy = f'write --force_yml {path.replace(".", ":")}=!!float{value}'
         else:
             remedy = f'write {value} without quotes' if value.strip().isdigit() else f'write !!float {value}'
-        ctx.add(path, f'{value!r} is a string, not a number', remedy)
+        ctx.add(path, f'{value!r} {NOT_A_NUMBER}', remedy, {path: number} if is_number(number) else {})
 
 
 def check_gpus(ctx: Context) -> None:
@@ -173,10 +191,10 @@ def check_gpus(ctx: Context) -> None:
     if not isinstance(gpus, int) and gpus != 'auto':
         return
     if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:
-        problem = launcher_problem(ctx.opt)
-        ctx.add(problem.where, problem.what, problem.remedy)
+        ctx.problems.append(launcher_problem(ctx.opt))
     if gpus != 'auto' and gpus > 0 and visible == 0:
-        ctx.add('num_gpu', f'is {gpus}, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto')
+        ctx.add('num_gpu', f'is {gpus}, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto',
+                {'num_gpu': 0})
 
 
 def launcher_problem(opt: Mapping[str, Any]) -> Problem:
@@ -184,7 +202,7 @@ def launcher_problem(opt: Mapping[str, Any]) -> Problem:
     gpus = torch.cuda.device_count() if opt.get('num_gpu') == 'auto' else opt.get('num_gpu')
     return Problem('num_gpu', f'{gpus} GPUs without a launcher use nn.DataParallel, whose threads mix up the '
                    'tapped features',
-                   f'run: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1')
+                   f'run: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1', fix={'num_gpu': 1})
 
 
 def torchrun_line(opt: Mapping[str, Any], processes: int) -> str:
@@ -209,8 +227,10 @@ def _without_teacher(ctx: Context, path: str, section: dict[str, Any]) -> dict[s
     if path != 'path' or not ctx.distills:
         return section
     for key in sorted(key for key in section if str(key).endswith(('network_t', 'param_key_t', 'load_t'))):
+        own = {'pretrain_network_t': 'teacher.weights', 'param_key_t': 'teacher.param_key'}.get(key)
         ctx.add(f'path.{key}', "the teacher's weights belong in its own block: on resume BasicSR changes the weight "
-                'paths of this section', 'write them as teacher: {weights: ….pth, param_key: params}')
+                'paths of this section', 'write them as teacher: {weights: ….pth, param_key: params}',
+                {f'path.{key}': REMOVE, **({own: section[key]} if own else {})})
         del section[key]
     return section
 
@@ -219,13 +239,17 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
     if ctx.distills and ctx.is_train:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
-            if key not in section and not (key == 'distill_opt' and 'compare' in ctx.opt):
+            elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher'}
+            if key not in section and not elsewhere & set(ctx.opt) and (key == 'teacher' or section):
+                fix: dict[str, Any] = {where: DISTILLATION_LOSS} if key == 'distill_opt' else {}
                 ctx.add(where, f'is missing, and {ctx.opt.get("model_type", "a model that distills")} needs it',
-                        'see options/train_MiPKD_*.yml')
+                        f'{in_words(fix)}, or another loss' if fix else 'see options/train_MiPKD_*.yml', fix)
     elif strict and not ctx.distills and ctx.is_train:
         name = distilling_model(ctx.opt['model_type'])
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train')),
                                ('train.distill', ctx.section('train'))):
             if where.rpartition('.')[2] in section:
+                whole = 'teacher' in ctx.opt and 'distill_opt' in ctx.section('train')
+                fix = {'model_type': name} if whole else {where: REMOVE}
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
-                        f'write model_type: {name}, or remove it')
+                        f'{in_words(fix)}, or {"remove it" if whole else f"write model_type: {name}"}', fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from torch import Tensor
 from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_run import execution_of
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
 from mipkd_plugin.networks.features import NetPass
@@ -81,23 +83,25 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
     where, dtype = teacher.get('cache'), teacher.get('cache_dtype', 'float32')
     if where is None:
         if 'cache_dtype' in teacher:
-            ctx.add('teacher.cache_dtype', 'is for a cache, and there is none', 'write cache: memory, or remove it')
+            ctx.add('teacher.cache_dtype', 'is for a cache, and there is none', 'remove it, or write cache: memory',
+                    {'teacher.cache_dtype': REMOVE})
         return None
     if not _is_pool(train.get('type')):
         ctx.add(PLACE, f'needs crops that stay the same, and datasets.train.type is {train.get("type")}',
                 f'write type: {POOL} and crops: 4096 under datasets.train (crops: 4096 in a method of a comparison), '
-                'or remove cache')
+                'or remove cache', {'datasets.train.type': POOL, 'datasets.train.crops': 4096} if
+                train.get('type') == 'PairedImageDataset' else {PLACE: REMOVE})
     elif not INTEGER.fits(train.get('crops')) or not ctx.clean(PLACE) or not ctx.clean('teacher.cache_dtype'):
         pass  # has its own problem
     elif where != MEMORY and Path(where).suffix != '.lmdb':
         ctx.add(PLACE, f'{where} is neither memory nor a name that ends in .lmdb',
-                'write cache: memory, or the path of an LMDB, such as datasets/teacher_x2.lmdb')
+                'write cache: memory, or the path of an LMDB, such as datasets/teacher_x2.lmdb', {PLACE: MEMORY})
     else:
         found = nets.teacher(probe)
         shapes = shapes_of(found)
         crops, each = train['crops'], bytes_per_crop(shapes, dtype)
         if ctx.files:
-            _check_room(ctx, where, crops * each, describe(crops, each, where),
+            _check_room(ctx, where, (crops, each), describe(crops, each, where),
                         meta_of(shapes, dtype, _identity(fingerprint, teacher)))
         _check_range(ctx, found, dtype)
         return describe(crops, each, where) if ctx.clean(PLACE) else None
@@ -115,15 +119,15 @@ def _identity(fingerprint: str, teacher: Mapping[str, Any]) -> str:
     return f'{network}, {fingerprint}, {execution_of(teacher)}'
 
 
-def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[str, Any]) -> None:
-    fewer = 'write fewer crops, fewer taps, or cache_dtype: float16'
+def _check_room(ctx: Context, where: str, size: tuple[int, int], text: str, meta: Mapping[str, Any]) -> None:
+    total, fewer = math.prod(size), 'write fewer crops, fewer taps, or cache_dtype: float16'
     if where == MEMORY:
         ranks = world_size(ctx.launcher)
         free, needed = psutil.virtual_memory().available, total * ranks
         if needed > free:
             processes = f' in each of {ranks} processes' if ranks > 1 else ''
             ctx.add(PLACE, f'takes {text}{processes}, and {gigabytes(free)} of memory are free',
-                    f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb')
+                    f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb', _fewer(free, size[1] * ranks))
         return
     path = ctx.path(where)
     damage = damage_of(path) if (path / 'data.mdb').is_file() else ''
@@ -141,7 +145,7 @@ def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[s
             ctx.add(PLACE, f'{where} cannot be written', 'change its permissions, or name another')
         total -= sum(file.stat().st_blocks * 512 for file in path.iterdir())
     elif path.exists():
-        ctx.add(PLACE, f'{where} is a file, not an LMDB', 'name another')
+        ctx.add(PLACE, f'{where} is a file, not an LMDB', fix={PLACE: _other_name(path, where)})
         return
     home = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not home.is_dir() or not os.access(home, os.W_OK):
@@ -149,7 +153,18 @@ def _check_room(ctx: Context, where: str, total: int, text: str, meta: Mapping[s
         return
     room = shutil.disk_usage(home).free
     if total > room:
-        ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer)
+        ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer, _fewer(room, size[1]))
+
+
+def _fewer(free: int, each: int) -> dict[str, Any]:
+    """Half as many crops as have room."""
+    return {'datasets.train.crops': free // (2 * each)} if free >= 2 * each else {}
+
+
+def _other_name(path: Path, where: str) -> str:
+    """A name like this one that is free."""
+    return next(where.removesuffix('.lmdb') + f'_{number}.lmdb' for number in range(2, 10_000)
+                if not path.with_name(f'{path.stem}_{number}.lmdb').exists())
 
 
 def _check_range(ctx: Context, found: NetPass, dtype: str) -> None:
@@ -157,5 +172,6 @@ def _check_range(ctx: Context, found: NetPass, dtype: str) -> None:
     for name, values in {'output': found.output, **found.features}.items():
         if not bool(torch.isfinite(values.to(getattr(torch, dtype))).all()):
             ctx.add('teacher.cache_dtype', f'{dtype} cannot hold the numbers of {name}, up to {values.abs().max():.3g}',
-                    f'write one of {", ".join(cast(tuple[str, ...], get_args(CacheType))[::2])}')
+                    f'write cache_dtype: {" or ".join(cast(tuple[str, ...], get_args(CacheType))[::2])}',
+                    {'teacher.cache_dtype': 'float32'})
             return

@@ -50,24 +50,26 @@ def check_execution(ctx: Context, execution: Execution, teacher: TappedNet, prob
     if execution.compile:
         reason = _compile_problem(device)
         if reason:
-            ctx.add('teacher.compile', f'torch.compile does not work here: {reason}', 'write compile: false')
+            ctx.add('teacher.compile', f'torch.compile does not work here: {reason}',
+                    fix={'teacher.compile': False})
     if not execution.casts:
         return None
     name = str(replace(execution, compile=False))
-    where, remedy = cast_remedy(execution)
+    where, remedy, fix = cast_remedy(execution)
     if (execution.dtype == torch.bfloat16 and device.type == 'cuda'
             and not torch.cuda.is_bf16_supported(including_emulation=False)):
         ctx.add(where, f'this GPU cannot compute in bfloat16 ({torch.cuda.get_device_name(device)})',
-                'write dtype: float16 or float32')
+                'write dtype: float16 or float32', {where: 'float16'})
         return None
     try:
         found = _measure(execution, teacher, probe.to(device))
     except FOREIGN_ERRORS as error:
         ctx.add(where, f'the teacher cannot run in {name} on this device ({device.type}): {type(error).__name__}: '
-                f'{(str(error).splitlines() or [""])[0]}', remedy)
+                f'{(str(error).splitlines() or [""])[0]}', remedy, fix)
         return None
     if not found.finite:
-        ctx.add(where, f'in {name} the teacher\'s output or features are not finite on random images', remedy)
+        ctx.add(where, f'in {name} the teacher\'s output or features are not finite on random images', remedy,
+                fix)
         return None
     return found
 
@@ -103,12 +105,12 @@ def _copied(teacher: TappedNet, execution: Execution, device: torch.device) -> T
                      execution=replace(execution, compile=False))
 
 
-def cast_remedy(execution: Execution) -> tuple[str, str]:
-    """(YAML path, remedy) for a cast that does not work."""
+def cast_remedy(execution: Execution) -> tuple[str, str, dict[str, Any]]:
+    """(YAML path, remedy in words, and as data) for a cast that does not work."""
     if execution.dtype == torch.float32:
-        return 'teacher.channels_last', 'write channels_last: false'
-    others = 'bfloat16 or float32' if execution.dtype == torch.float16 else 'float32'
-    return 'teacher.dtype', f'write dtype: {others}'
+        return 'teacher.channels_last', 'write channels_last: false', {'teacher.channels_last': False}
+    first, *rest = ('bfloat16', 'float32') if execution.dtype == torch.float16 else ('float32', )
+    return 'teacher.dtype', f'write dtype: {" or ".join((first, *rest))}', {'teacher.dtype': first}
 
 
 def _training_device(ctx: Context, here: torch.device) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,8 +13,9 @@ import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
+from mipkd_plugin.config.examples import PIXEL_LOSS
 from mipkd_plugin.config.keys import is_number, is_whole
-from mipkd_plugin.config.problems import Context, suggestion
+from mipkd_plugin.config.problems import Context, other_value
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
@@ -31,7 +33,7 @@ def check_training(ctx: Context) -> None:
                 check_pixel_loss(ctx, where) if key == 'pixel_opt' else check_perceptual_loss(ctx, where)
     if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
-                'write pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}')
+                fix={'train.pixel_opt': PIXEL_LOSS})
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
     _check_adversary(ctx)
@@ -82,13 +84,16 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
         if not str(key).startswith('optim_') or not isinstance(options, Mapping):
             continue
         if options.get('type') != 'Adam':
+            foreign = [name for name in options if name not in inspect.signature(torch.optim.Adam).parameters]
+            others: dict[str, Any] = {f'train.{key}.{name}': REMOVE for name in foreign if name != 'type'}
+            others.update({} if 'lr' in options else {f'train.{key}.lr': 0.0001})
             ctx.add(f'train.{key}.type', f'{options.get("type")!r} is not supported by BasicSR',
-                    'write type: Adam')
+                    fix={f'train.{key}.type': 'Adam', **others})
             continue
         arguments = {k: v for k, v in options.items() if k != 'type'}
         check_arguments(ctx, f'train.{key}', 'Adam', torch.optim.Adam, arguments, given=('params', ))
         if 'lr' not in arguments:
-            ctx.add(f'train.{key}.lr', 'is missing', 'write lr: !!float 1e-4')
+            ctx.add(f'train.{key}.lr', 'is missing', fix={f'train.{key}.lr': 0.0001})
         check_values(ctx, f'train.{key}', arguments)
         if 'lr' in arguments and ctx.clean(f'train.{key}'):
             _try_adam(ctx, f'train.{key}', arguments)
@@ -104,20 +109,30 @@ def _try_adam(ctx: Context, where: str, arguments: Mapping[str, Any]) -> None:
         ctx.add(f'{where}.maximize', 'would make the loss larger', fix={f'{where}.maximize': False})
         return
     on_gpu = ctx.opt.get('num_gpu') != 0 and torch.cuda.is_available()
-    weight = torch.nn.Parameter(torch.zeros(2, device='cuda' if on_gpu else 'cpu'))
+    failure, finite = _steps_of_adam(arguments, 'cuda' if on_gpu else 'cpu')
+    if failure:
+        guilty = next((key for key in arguments if key != 'lr' and not _steps_of_adam(
+            {k: v for k, v in arguments.items() if k != key}, 'cuda' if on_gpu else 'cpu')[0]), None)
+        named = where if guilty is None else f'{where}.{guilty}'
+        ctx.add(named, f'Adam refuses it: {failure}', 'fix the argument named in the message' if guilty is None else '',
+                {} if guilty is None else {named: REMOVE})
+    elif not finite:
+        ctx.add(where, 'Adam makes weights that are not finite, for instance of a gradient that is 0',
+                'write a smaller lr; and an eps above 0, as 1e-8, or none',
+                {f'{where}.lr': min(arguments['lr'], 0.0001), f'{where}.eps': 1e-8})
+
+
+def _steps_of_adam(arguments: Mapping[str, Any], device: str) -> tuple[str, bool]:
+    """Why Adam cannot step with these arguments, or ''; and whether the weights stay finite."""
+    weight = torch.nn.Parameter(torch.zeros(2, device=device))
     try:
         optimizer = torch.optim.Adam([weight], **arguments)
         for _ in range(2):
-            weight.grad = torch.arange(2.0, device=weight.device)
+            weight.grad = torch.arange(2.0, device=device)
             optimizer.step()
     except FOREIGN_ERRORS as error:
-        named = next((f'{where}.{key}' for key in arguments if f'{key}=' in str(error)), where)
-        ctx.add(named, f'Adam refuses it: {failure_of(error).partition(": ")[2]}', 'fix the argument named in the '
-                'message' if named == where else '', None if named == where else {named: REMOVE})
-        return
-    if not bool(torch.isfinite(weight).all()):
-        ctx.add(where, 'Adam makes weights that are not finite, for instance of a gradient that is 0',
-                'write a smaller lr; and an eps above 0, as 1e-8, or none', {f'{where}.eps': 1e-8})
+        return failure_of(error).partition(': ')[2], False
+    return '', bool(torch.isfinite(weight).all())
 
 
 def _check_scheduler(ctx: Context, options: Any) -> None:
@@ -131,7 +146,8 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
     classes = {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
     name = options.get('type')
     if not isinstance(name, str) or name not in classes:
-        ctx.add('train.scheduler.type', f'there is no scheduler {name!r}', suggestion(str(name), classes))
+        ctx.add('train.scheduler.type', f'there is no scheduler {name!r}',
+                *other_value('train.scheduler.type', name, classes))
         return
     arguments = {key: value for key, value in options.items() if key != 'type'}
     if not check_arguments(ctx, 'train.scheduler', name, classes[name], arguments, given=('optimizer', )):
@@ -150,9 +166,14 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
     try:
         classes[name](optimizer, **arguments)
     except FOREIGN_ERRORS as error:
-        ctx.add('train.scheduler', f'{name} refuses it: {error}', 'fix the argument named in the message')
+        restarts = options.get('restarts', [0]) if classes[name] is steps else options['periods']
+        fix = {'train.scheduler.restart_weights': [1] * len(restarts)}
+        helps = 'weights' in str(error)
+        ctx.add('train.scheduler', f'{name} refuses it: {error}',
+                '' if helps else 'fix the argument named in the message', fix if helps else {})
         return
     total: Any = ctx.section('train').get('total_iter')
-    if name == 'CosineAnnealingRestartLR' and is_number(total) and sum(options['periods']) < total:
-        ctx.add('train.scheduler.periods', f'end at iteration {sum(options["periods"])}, but total_iter is '
-                f'{total}', 'write periods that add up to total_iter or more')
+    periods = options.get('periods')
+    if name == 'CosineAnnealingRestartLR' and is_number(total) and periods and sum(periods) < total:
+        ctx.add('train.scheduler.periods', f'end at iteration {sum(periods)}, but total_iter is {total}',
+                fix={'train.scheduler.periods': [*periods[:-1], periods[-1] + int(total) - sum(periods)]})

@@ -53,7 +53,8 @@ def load_teacher(ctx: Context) -> nn.Module | None:
     return net
 
 
-def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '') -> Any:
+def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '',
+              fix: Mapping[str, Any] | None = None) -> Any:
     """Load a file of tensors without running code from it.
 
     Args:
@@ -62,12 +63,14 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
         path: The file.
         remedy: What to do if the file does not exist.
         unreadable: What to do if the file is damaged.
+        fix: What to write if the file does not exist.
 
     Returns:
         The content, or None with a problem noted.
     """
     if not os.path.isfile(path):
-        ctx.add(where, f'{"is not a file" if os.path.exists(path) else "does not exist"}; looked for {path}', remedy)
+        ctx.add(where, f'{"is not a file" if os.path.exists(path) else "does not exist"}; looked for {path}', remedy,
+                fix)
         return None
     try:
         return read_tensors(path)
@@ -184,7 +187,8 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
     if not isinstance(text, str) or not (wanted is None or isinstance(wanted, str)):
         return
     path = ctx.path(text)
-    content = read_file(ctx, where, path, 'fix the path, put the file there, or write ~ for random weights')
+    content = read_file(ctx, where, path, 'fix the path, or put the file there' + (
+        ', or write ~ for random weights' if ctx.is_train else ''), fix={where: None} if ctx.is_train else {})
     if not isinstance(content, Mapping):
         if content is not None:
             select_state(ctx, where, where, path, content, None)
@@ -196,7 +200,8 @@ def check_pretrained(ctx: Context, net: nn.Module | None, label: str = 'g') -> N
         return
     average = 'params_ema' if 'params_ema' in content or 'params' not in content else 'params'  # as BasicSR does
     for key in dict.fromkeys([average if wanted == 'params_ema' else wanted, *([average] if averaged else [])]):
-        state = select_state(ctx, where, f'path.param_key_{label}', path, content, key)
+        key_where = f'path.param_key_{label}' if key == wanted else where  # the average has a key of its own
+        state = select_state(ctx, where, key_where, path, content, key)
         if state is None:
             return
         if net is not None and not _check_fits(ctx, where, label, path, net, state):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mipkd_plugin.config.keys import SECTIONS, TOP
 from mipkd_plugin.config.problems import OptionError, Options, Problem, suggestion
 from mipkd_plugin.config.yaml_limits import LimitedLoader, RefusedError, value_problem
 
@@ -172,7 +173,7 @@ def _force(opt: Options, entry: str) -> Problem | None:
     for depth, name in enumerate(names[:-1]):
         if name not in target:
             return Problem(where, f'there is no {".".join(names[:depth + 1])!r} in the option file',
-                           suggestion(name, [str(key) for key in target]))
+                           _missing_block(names[:depth], name, target))
         target = target[name]
         if not isinstance(target, dict):
             kind = 'a list' if isinstance(target, list) else repr(target)
@@ -188,6 +189,14 @@ def _force(opt: Options, entry: str) -> Problem | None:
     target[names[-1]] = value
     opt.forced['.'.join(names)] = text
     return None
+
+
+def _missing_block(above: Sequence[str], name: str, target: Mapping[str, Any]) -> str:
+    """The remedy for an entry of a block that the file lacks: a block of this name may only be missing."""
+    known = TOP if not above else SECTIONS.get('.'.join(above), {})
+    if name in known or list(above) == ['datasets']:
+        return f'write the block {name} into the option file: --force_yml sets entries of blocks that are there'
+    return suggestion(name, [str(key) for key in target])
 
 
 def _is_plain(value: Any) -> bool:

@@ -149,7 +149,7 @@ MISTAKES = [
     ('compare.seeds', [1.5], 'compare.seeds (line @): must be whole numbers'),
     ('compare.seeds', [2**40], 'compare.seeds (line @): must be whole numbers'),
     ('compare.seeds', [1, 2, 1], 'compare.seeds (line @): names a seed twice: [1, 2, 1]\n   -> name each seed once'),
-    ('compare.methods', ..., 'compare.methods (line @compare): is missing\n   -> write methods: {NAME: {type: LOSS'),
+    ('compare.methods', ..., 'compare.methods (line @compare): is missing\n   -> write methods: {logits: {type: '),
     ('compare.methods', {}, 'compare.methods (line @): must be a block of methods, not {}'),
     ('compare.methods', ['mipkd'], "compare.methods (line @): must be a block of methods, not ['mipkd']"),
     ('compare.methods.none', {'type': 'LogitsKDLoss'},

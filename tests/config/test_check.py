@@ -129,7 +129,7 @@ MISTAKES = [
     ('train.optim_g.lr', ..., ['train.optim_g.lr: is missing']),
     ('train.optim_g.type', 'AdamW', ["train.optim_g.type: 'AdamW' is not supported", 'write type: Adam']),
     ('train.optim_g.beta', [0.9, 0.9], ["train.optim_g.beta: Adam has no argument 'beta'", "'betas'"]),
-    ('train.optim_g.betas', [0.9, 1.9], ['train.optim_g: Adam refuses it']),
+    ('train.optim_g.betas', [0.9, 1.9], ['train.optim_g.betas: Adam refuses it', 'remove betas']),
     ('train.scheduler.type', 'MultistepLr', ["there is no scheduler 'MultistepLr'", "'MultiStepLR'"]),
     ('train.scheduler.milestone', [3], ["MultiStepLR has no argument 'milestone'", "'milestones'"]),
     ('train.scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': [3]},

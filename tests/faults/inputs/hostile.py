@@ -85,6 +85,9 @@ FORCED = [
            '--force_yml x"];__import__', 'is not a path of keys', 'write a:b=value'),
     forced('force_yml with bytes of another encoding', f'name={os.fsdecode(bytes([0xff]))}', '--force_yml name=',
            'cannot be read'),
+    forced('force_yml into a block that is not there', 'train:distill:until=0.5', '--force_yml train:distill:until=0.5',
+           "there is no 'train.distill' in the option file", 'write the block distill into the option file'),
+    forced('force_yml into a misspelled block', 'trian:total_iter=5', '--force_yml trian', "did you mean 'train'?"),
     forced('force_yml with 200 digits', f'scale={"9" * 200}', '--force_yml scale=', 'cannot be read'),
     forced('force_yml with 1,500 brackets', f'val={"[" * 1500}', '--force_yml val=', 'cannot be read'),
 ]
@@ -128,7 +131,7 @@ PATHS = [
              {'datasets.val.dataroot_lq': 'x' * 300}, remedy=False),
     BadInput('plug-in with a name of 300 letters', 'imports[0]', ('does not exist', ),
              {'imports': ['x' * 300 + '.py']}, remedy=False),
-    BadInput('key that is a block', 'path.param_key_g', ('must be a string, or ~, not {}', 'write param_key_g: ~'),
+    BadInput('key that is a block', 'path.param_key_g', ('must be a string, or ~, not {}', 'write param_key_g: params'),
              {'path.param_key_g': {}, 'path.pretrain_network_g': None}),
     BadInput('student that is a list', 'path.pretrain_network_g', ('must be a string, or ~', ),
              {'path.pretrain_network_g': ['teacher.pth']}),
@@ -145,7 +148,7 @@ LARGE = [
     BadInput('scale of 2^31', 'scale', ('must be a whole number from 1 to 64, not 2147483648', 'write scale: 2'),
              {'scale': 2**31}),
     BadInput('patch of 2^31', 'datasets.train.gt_size', ('2147483648 is larger than 4 of 4 HR images', ),
-             {'datasets.train.gt_size': 2**31}, remedy=False),
+             {'datasets.train.gt_size': 2**31}),
     BadInput('a million workers', 'datasets.train.num_worker_per_gpu', ('must be a whole number from 0 to 512', ),
              {'datasets.train.num_worker_per_gpu': 1_000_000}),
 ]

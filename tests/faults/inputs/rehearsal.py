@@ -129,7 +129,7 @@ DATA = [
         'SingleImageDataset gives no HR image, and the metric psnr compares with one', ), {'datasets.test': SINGLE},
         command='test'),
     BadInput('single images without a folder', 'datasets.val.dataroot_lq', (
-        'is missing, and SingleImageDataset needs it', 'write dataroot_lq: the folder of the low-resolution images'),
+        'is missing, and SingleImageDataset needs it', 'add dataroot_lq: the folder of the low-resolution images'),
         {'datasets.val': {**SINGLE, 'dataroot_lq': REMOVE}, 'datasets.val.dataroot_lq': REMOVE}, remedy=False),
     BadInput('a text file among single images', 'datasets.test', ('cannot be read as images: notes.txt', ),
              {'datasets.test': {**SINGLE, 'dataroot_lq': 'LR'}, 'val.metrics': REMOVE}, notes, 'test', remedy=False),
@@ -138,7 +138,7 @@ DATA = [
         {'datasets.test': {**SINGLE, 'meta_info_file': 'no.txt'}, 'val.metrics': REMOVE}, command='test', remedy=False),
     BadInput('RealESRGANDataset', 'datasets.train.type', (
         'RealESRGANDataset gives HR images and blur kernels, but no LR images', 'DistillModel does not',
-        'write type: PairedImageDataset', 'class MyModel(DistillMixin, RealESRNetModel)'),
+        'use PairedImageDataset', 'class MyModel(DistillMixin, RealESRNetModel)'),
         {'datasets.train.type': 'RealESRGANDataset', 'datasets.train.meta_info': 'list.txt'}, remedy=False),
     BadInput('single images for training', 'datasets.train.type', (
         'SingleImageDataset gives no gt (it gives lq, lq_path), and DistillModel needs it', ),
@@ -187,6 +187,8 @@ MEASURES = [
     BadInput('PSNR with a border over half the image', 'val.metrics.m', (
         'calculate_psnr gives nan', 'its 48×48 pixels are too few with crop_border: 24', 'write crop_border: 23'),
         metric(type='calculate_psnr', crop_border=24)),
+    BadInput('PSNR with a border of a billion', 'val.metrics.m', ('calculate_psnr gives nan', 'write crop_border: 23'),
+             metric(type='calculate_psnr', crop_border=10**9)),
     BadInput('PSNR in a test with a border over half the image', 'val.metrics.psnr', (
         'calculate_psnr gives nan', 'too few with crop_border: 50'),
         {'val.metrics.psnr.crop_border': 50}, command='test'),

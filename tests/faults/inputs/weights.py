@@ -160,12 +160,15 @@ KEYS = [
                'or write ema_decay: 0', train__ema_decay=0.9, path__param_key_g=None),
     pretrained('bare student with a moving average and a key', student_state, 'train.ema_decay',
                'BasicSR wants the key params_ema or params in ', 'write ema_decay: 0', train__ema_decay=0.9),
+    pretrained('average that is nothing', lambda: {'params': student_state(), 'params_ema': None},
+               'path.pretrain_network_g', "holds the keys params, params_ema, but no state dict under 'params_ema'",
+               remedy=False, train__ema_decay=0.9),
     pretrained('student for x4', lambda: {'params': student_state(upscale=4)}, 'path.pretrain_network_g',
                'does not fit EDSR', 'write strict_load_g: false to load only the tensors that fit'),
     pretrained('student that is text', lambda: 'weights', 'path.pretrain_network_g', 'holds a str, but no state dict',
                remedy=False),
     BadInput('student that is not there', 'path.pretrain_network_g', ('does not exist; looked for', 'or write ~ for '
-             'random weights'), {'path.pretrain_network_g': 'no.pth'}, remedy=False),
+             'random weights'), {'path.pretrain_network_g': 'no.pth'}),
 ]
 OTHERS = [
     BadInput('VGG that is no VGG', 'train.distill_opt', ('do not fit VGG-19', 'give vgg19-dcbb9e9d.pth'),

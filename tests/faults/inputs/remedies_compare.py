@@ -1,0 +1,60 @@
+"""Comparisons whose mistakes have a remedy as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faults.remedy_harness import Mistake
+from mipkd_plugin.config.remedies import REMOVE
+
+METRICS = {kind: {'type': f'calculate_{kind}', 'crop_border': 2, 'test_y_channel': True} for kind in ('psnr', 'ssim')}
+LOGITS = {'type': 'LogitsKDLoss'}
+BASE: dict[str, Any] = {
+    'train.distill_opt': REMOVE, 'val.metrics': METRICS, 'logger.print_freq': 2,
+    'compare': {'seeds': [0], 'methods': {'logits': LOGITS, 'mipkd': {'type': 'MiPKDLoss', 'taps': 3}}}}
+ABLATE = {'method': 'logits', 'options': {'loss_weight': [0.5, 2.0]}}
+
+
+def wrong(name: str, where: str, value: Any, check: str = 'comparison', **more: Any) -> Mistake:
+    """A mistake of one entry in a comparison."""
+    return Mistake(name, more.get('at', where), {**BASE, where: value, **more.get('entries', {})}, check=check)
+
+
+CASES = [
+    wrong('no comparison', 'compare', REMOVE),
+    wrong('comparison that is a list', 'compare', [1]),
+    wrong('no methods', 'compare.methods', REMOVE),
+    wrong('methods that are a list', 'compare.methods', [1]),
+    wrong('control as a method', 'compare.methods.none', LOGITS),
+    wrong('control of equal time as a method', 'compare.methods.none (equal time)', LOGITS),
+    wrong('method with a space', 'compare.methods.my method', LOGITS),
+    wrong('method with a dot in front', 'compare.methods', {'logits': LOGITS, '.x': LOGITS}, at='compare.methods..x'),
+    wrong('method that is a number', 'compare.methods.mipkd', 5),
+    wrong('mistake in a method with a dot', 'compare.methods', {'x1.5': {'type': 'LogitsKDLoss', 'loss_weight': -1}},
+          at='compare.methods.x1.5.loss_weight'),
+    wrong('misspelled loss of a method with settings', 'compare.methods.mipkd', {
+        'losses': {'type': 'MiPKDLos'}, 'crops': 8}, at='compare.methods.mipkd.losses.type'),
+    wrong('schedule of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'distill': {'until': 2}},
+          at='compare.methods.mipkd.distill.until'),
+    wrong('weights of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'teacher': {
+        'weights': 'other.pth', 'dtype': 'float32'}}, at='compare.methods.mipkd.teacher.weights'),
+    wrong('no seeds', 'compare.seeds', REMOVE),
+    wrong('seeds that are a number', 'compare.seeds', 3),
+    wrong('seeds below 0', 'compare.seeds', [-1]),
+    wrong('a seed twice', 'compare.seeds', [1, 1, 2]),
+    wrong('equal time that is a number', 'compare.equal_time', 5),
+    wrong('equal time of a method that is misspelled', 'compare.equal_time', 'mipdk'),
+    wrong('equal time of a method that is not there', 'compare.equal_time', 'zzz'),
+    wrong('equal time asked for and switched off', 'compare.equal_time', False, 'comparison equal', at='--methods'),
+    wrong('no validation', 'val', REMOVE),
+    wrong('no SSIM', 'val.metrics', {'psnr': METRICS['psnr']}),
+    wrong('log that misses the validations', 'logger.print_freq', 3),
+    wrong('comparison without a name', 'name', REMOVE),
+    wrong('comparison with a slash', 'name', 'a/b', at=('name', )),
+    wrong('comparison without distillation', 'model_type', 'SRModel'),
+    wrong('ablation of a misspelled method', 'compare.ablate', {**ABLATE, 'method': 'logist'}, 'comparison ablate',
+          at='compare.ablate.method'),
+    wrong('ablation of a misspelled option', 'compare.ablate', {**ABLATE, 'options': {'los_weight': [0.5]}},
+          'comparison ablate', at='compare.ablate.options.los_weight'),
+    wrong('folder of a table with a slash', 'name', 'a/b', 'table'),
+]
