@@ -69,6 +69,7 @@ class _Run:
             opt['auto_resume'] = auto_resume
         if state is not None:
             self.start = state['epoch'], state['iter']
+            _use_own_key(opt['path'])
         return state
 
     def create_train_val_dataloader(self, opt: dict[str, Any], logger: Any) -> Any:
@@ -166,6 +167,18 @@ class _Run:
         """An error of the disk anywhere else in the training: in the log, the images, the events of TensorBoard."""
         name = error.filename if isinstance(error.filename, str) else None
         return self._told(save_error(error, Path(name or Path.cwd() / 'a file of this run')))
+
+
+def _use_own_key(section: dict[str, Any]) -> None:
+    """Read the networks of a checkpoint under the key that BasicSR saves them with.
+
+    BasicSR keeps ``param_key_g`` on a resume: a run that has started from weights with another key, or without one,
+    would not find its own (no BasicSR issue known).
+    """
+    kept = section.get('ignore_resume_networks') or ()
+    for key in section:
+        if key.startswith('param_key_') and key.replace('param_key', 'network') not in kept:
+            section[key] = 'params'
 
 
 def _raise_on_all_ranks(problem: SaveError | None) -> None:

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.models import lr_scheduler
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
+from mipkd_plugin.checkpoints.trial import SCHEDULERS
 from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.problems import block
 
-_SCHEDULERS = {'MultiStepLR': lr_scheduler.MultiStepRestartLR, 'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
-               'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR}
 _NOT_TRAINING = ('total_iter', 'exact_resume', 'resume_hyperparameters')
 _NOT_DATA = ('name', 'io_backend', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers',
              'use_shuffle', 'scale', 'phase')
@@ -131,7 +129,7 @@ def _parameters(path: str, name: Any) -> Mapping[str, inspect.Parameter]:
     if path.startswith('train.optim_'):
         cls = getattr(torch.optim, name, None)
     elif path == 'train.scheduler':
-        cls = _SCHEDULERS.get(name)
+        cls = SCHEDULERS.get(name)
     else:
         cls = lookup(ARCH_REGISTRY if 'network' in path else LOSS_REGISTRY, name)
     return inspect.signature(cls).parameters if callable(cls) else {}

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ if __name__ == '__main__':
 
 import torch
 import yaml
+from faults.harness import snapshot
 from helpers import REPO, tiny_options, write_image_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -114,13 +116,19 @@ def watched() -> Iterator[io.StringIO]:
         signal.signal(signal.SIGALRM, before)
 
 
-def command(run: Callable[[], int]) -> str:
-    """Run a command; its exit code in words. An exception is a traceback that the user would see."""
+def command(run: Callable[[], int], writes: Path | None = None) -> str:
+    """Run a command; its exit code in words. An exception is a traceback that the user would see.
+
+    A command that refuses its input must not have written into the folder ``writes``.
+    """
     forget_logger()
+    before = snapshot(writes) if writes is not None else []
     with watched() as said:
         code = run()
     forget_logger()
     assert code in (0, 2, 3, 4), (code, said.getvalue())
+    if code == 2 and writes is not None:
+        assert snapshot(writes) == before, said.getvalue()
     assert 'Traceback' not in said.getvalue(), said.getvalue()
     return 'accepted' if code == 0 else 'refused'
 
@@ -151,6 +159,13 @@ class Work(NamedTuple):
     def restore(self, name: str) -> None:
         self.put(name, self.right[name])
 
+    def restore_run(self) -> None:
+        """Leave nothing but the right checkpoint in the folder of the run: it may have been resumed."""
+        shutil.rmtree(self.folder / RUN, ignore_errors=True)
+        for name in STATES.values():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self.restore(name)
+
 
 RUN = 'experiments/tiny'
 STATES = {'training state': f'{RUN}/training_states/2.state', 'student': f'{RUN}/models/net_g_2.pth',
@@ -179,9 +194,9 @@ def make_work(folder: Path) -> Work:
     return Work(folder, opt, {name: (folder / name).read_bytes() for name in FILES.values()})
 
 
-def trains(file: str, *arguments: str) -> str:
+def trains(file: str, *arguments: str, writes: Path | None = None) -> str:
     """Whether a file that the check accepts trains two iterations and validates."""
-    return command(lambda: train(file, *arguments))
+    return command(lambda: train(file, *arguments), writes)
 
 
 def read(work: Work, kind: str) -> str:
@@ -193,7 +208,7 @@ def read(work: Work, kind: str) -> str:
     if kind == 'prepare.json':
         return command(prepare)
     if kind in STATES:
-        return trains('x.yml', '--auto_resume')
+        return trains('x.yml', '--auto_resume', '--force_yml', 'train:total_iter=4', writes=work.folder / RUN)
     found = command(lambda: mipkd_main(['check', '-opt', 'x.yml']))
     if found == 'accepted' and kind != 'option file, as text':
         assert trains('x.yml') == 'accepted'
@@ -204,8 +219,7 @@ def try_bytes(work: Work, kind: str, edits: list[Edit], content: bytes = b'') ->
     """Mutate the bytes of a file, the right ones or others, and read it."""
     name = FILES[kind]
     if kind in STATES:
-        for state, right in STATES.items():  # an earlier mutation may have been resumed from
-            work.put(right, work.right[STATES[state]])
+        work.restore_run()
     work.put(name, edited(content or work.right[name], edits))
     try:
         return read(work, kind)
