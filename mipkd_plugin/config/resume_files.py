@@ -16,7 +16,7 @@ from mipkd_plugin.checkpoints.proof import Summary, distill_fault, random_fault
 from mipkd_plugin.checkpoints.trial import training_fault
 from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.checkpoints import needed_files, run_folder, saved_hyperparameters
-from mipkd_plugin.config.components import construct
+from mipkd_plugin.config.components import construct, owner
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.weights import misfit, read_file, select_state
@@ -62,7 +62,8 @@ def _check_network(ctx: Context, where: str, path: Path, net: nn.Module | None, 
     keys = ['params']
     if summary is not None and _is_above_0(ctx.section('train').get('ema_decay')):
         saved = summary.record.get('hyperparameters')
-        averaged = isinstance(saved, Mapping) and _is_above_0(saved.get('ema_decay'))
+        averaged = (isinstance(saved, Mapping) and _is_above_0(saved.get('ema_decay'))
+                    and owner(ctx.model_class, 'save') == 'SRModel')
         keys += ['params_ema'] if averaged or isinstance(content, Mapping) and 'params_ema' in content else []
     for name in keys:
         weights = select_state(ctx, where, where, path, content, name)
@@ -111,7 +112,7 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
                                              'losses')
         ctx.add(where, f'{state} holds an optimizer for {" + ".join(map(str, saved))} tensors, and this model trains '
                 f'{now}', f'{AS_STARTED}; if it is this one, {remedy}')
-    elif saved == found:
+    elif saved == found and owner(ctx.model_class, 'get_optimizer') and owner(ctx.model_class, 'setup_schedulers'):
         content = read_file(ctx, where, state, remedy, remedy)
         fault = None if content is None else training_fault(content, trained, saved_hyperparameters(ctx, summary))
         if fault is not None:
