@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +78,7 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
     Raises:
         StateError: The file does not exist, or belongs to another teacher or other losses.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StateError(f'{path} is missing: without the state of the distillation losses training cannot resume; '
                          'restore the file, or start a new run without --auto_resume')
     state = torch.load(path, map_location='cpu', weights_only=True)

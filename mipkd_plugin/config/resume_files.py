@@ -19,6 +19,7 @@ from mipkd_plugin.config.checkpoints import needed_files, run_folder, saved_hype
 from mipkd_plugin.config.components import construct, owner
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.resume_changes import hyperparameters
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
 AS_STARTED = 'resume with the option file the run was started with'
@@ -114,7 +115,8 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
                 f'{now}', f'{AS_STARTED}; if it is this one, {remedy}')
     elif saved == found and owner(ctx.model_class, 'get_optimizer') and owner(ctx.model_class, 'setup_schedulers'):
         content = read_file(ctx, where, state, remedy, remedy)
-        fault = None if content is None else training_fault(content, trained, saved_hyperparameters(ctx, summary))
+        options = saved_hyperparameters(ctx, summary) or hyperparameters(ctx.opt)
+        fault = None if content is None else training_fault(content, trained, options)
         if fault is not None:
             ctx.add(where, f'{state} cannot be used: {fault}', remedy)
 

@@ -33,7 +33,10 @@ def load_in_small(saved: Any, shapes: Sequence[Sequence[Sequence[int]]],
     import torch
 
     small = [[torch.zeros(1, requires_grad=True) for _ in group] for group in shapes]
-    optimizer = make(small)
+    try:
+        optimizer = make(small)
+    except FOREIGN_ERRORS as error:
+        raise ValueError(f'has values that no optimizer takes ({reason(error)})') from error
     _check_groups(saved, optimizer.state_dict()['param_groups'])
     flat = [shape for group in shapes for shape in group]
     state = {index: _first_numbers(index, entry, flat) for index, entry in saved['state'].items()}
