@@ -63,6 +63,8 @@ CASES = [
            'resume with the option file the run was started with; if it is this one, restore the file'),
            saved('models/net_g_4.pth', lambda state: state['params'].pop('conv_last.bias') is None or state),
            remedy=False),
+    broken('a student that is None', '--auto_resume', ('net_g_4.pth holds nothing but None', 'restore the file'),
+           saved('models/net_g_4.pth', lambda state: None), remedy=False),
     broken('a student without weights', '--auto_resume', ("net_g_4.pth holds the keys params_ema, but no state dict "
            "under 'params'", ), saved('models/net_g_4.pth', without('params')), remedy=False),
     broken('a student without its average', '--auto_resume', ("but no state dict under 'params_ema'", 'restore'),
