@@ -110,7 +110,7 @@ def test_vgg_of_the_perceptual_loss(work: Path, capsys: pytest.CaptureFixture[st
     zipped(work / 'experiments/pretrained_models' / VGG)
     file = options(work, {'train.perceptual_opt': {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}})
     message = refusal(capsys, lambda: train(file))
-    assert f'{VGG} holds Python objects beside tensors' in message
+    assert f'{VGG} is damaged: torch cannot read it (it holds Python objects beside tensors' in message
 
 
 @pytest.mark.parametrize('name', ['models/net_g_2.pth', 'models/distill_2.pth', 'models/random_2.pth',
