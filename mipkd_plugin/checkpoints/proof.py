@@ -45,6 +45,8 @@ def summary_of(state: Any) -> Summary | None:
     if _fault(state, _STATE) is not None or not 0 <= state['epoch'] <= state['iter']:
         return None
     record = state.get(RECORD)
+    if not _is_plain(record):
+        return None
     try:
         groups = [[len(group['params']) for group in optimizer['param_groups']] for optimizer in state['optimizers']]
         files = {str(name): Written(int(file['bytes']), str(file['sha256']))
@@ -56,6 +58,14 @@ def summary_of(state: Any) -> Summary | None:
     except _WRONG:  # of an optimizer or scheduler that is not BasicSR's
         options = {}
     return Summary(state['iter'], groups, options, files, record if isinstance(record, Mapping) else {})
+
+
+def _is_plain(value: Any, levels: int = 50) -> bool:
+    """Whether a value consists of what an option file can hold, in so many levels at most."""
+    if isinstance(value, (Mapping, list, tuple)):
+        children = [*value, *value.values()] if isinstance(value, Mapping) else value
+        return levels > 0 and all(_is_plain(child, levels - 1) for child in children)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def changed_files(files: Mapping[str, Written], models: Path) -> list[str]:

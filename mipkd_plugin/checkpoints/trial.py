@@ -31,7 +31,10 @@ def training_fault(state: Mapping[str, Any], shapes: Sequence[Sequence[Sequence[
         What is wrong with the state, such as ``its optimizer has no 'lr' in group 0``; None if it can be used, or if
         the options name classes that BasicSR does not have.
     """
-    optim, own = (dict(options.get(key) or {}) for key in ('optim_g', 'scheduler'))
+    odd = [key for key in ('optim_g', 'scheduler') if not isinstance(options.get(key, {}), Mapping)]
+    if odd:
+        return f'its record of train.{odd[0]} is no block of keys'
+    optim, own = (dict(options.get(key, {})) for key in ('optim_g', 'scheduler'))
     kind, cls = optim.pop('type', None), SCHEDULERS.get(str(own.pop('type', None)))
     if kind != 'Adam' or cls is None:
         return None

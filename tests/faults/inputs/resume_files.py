@@ -23,6 +23,15 @@ def without_digests(name: str, change: Callable[[Any], Any]) -> Spoil:
     return then
 
 
+def with_record(key: str, value: Any) -> Spoil:
+    """Change the record in the training state of the only checkpoint."""
+    def then(folder: Path) -> None:
+        (folder / STATE / '2.state').unlink()
+        edit(folder / STATE / '4.state', lambda state: state['mipkd'].update({key: value}) or state)
+
+    return then
+
+
 def without(key: str) -> Callable[[Any], Any]:
     return lambda content: {name: value for name, value in content.items() if name != key}
 
@@ -96,6 +105,10 @@ CASES = [
            in_scheduler(lambda own: own.update(last_epoch=10**9))),
           ('a scheduler that is no method', 'scheduler cannot be used (',
            in_scheduler(lambda own: own.update(step=3))))),
+    broken('a training state with an odd record', '--auto_resume', ('4.state is not a training state of BasicSR', ),
+           with_record('hyperparameters', {'optim_g': torch.ones(2)}), remedy=False),
+    broken('a training state with a record of no block', '--auto_resume', ('4.state cannot be used: its record of '
+           'train.optim_g is no block of keys', ), with_record('hyperparameters', {'optim_g': 3}), remedy=False),
     broken('a training state that began too often', '--auto_resume', ('4.state is not a training state of BasicSR', ),
            saved('training_states/4.state', lambda state: {**state, 'epoch': 10**30}), remedy=False),
     broken('a student without a tensor that is named', 'path.resume_state', ('1 missing (conv_last.bias', 'write '
