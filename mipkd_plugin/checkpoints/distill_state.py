@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +15,7 @@ from mipkd_plugin.checkpoints.errors import StateError
 from mipkd_plugin.checkpoints.proof import distill_fault
 from mipkd_plugin.checkpoints.writing import save_file
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 RandomState = dict[str, Any]
 
@@ -74,7 +78,7 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
     Raises:
         StateError: The file does not exist, or belongs to another teacher or other losses.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StateError(f'{path} is missing: without the state of the distillation losses training cannot resume; '
                          'restore the file, or start a new run without --auto_resume')
     state = torch.load(path, map_location='cpu', weights_only=True)
@@ -92,12 +96,31 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
     if state.get('pairs') != _pairs(losses):
         raise StateError(f'{path} was trained with the taps {state.get("pairs")}, now they are {_pairs(losses)}; '
                          'resume with the option file the run was started with')
-    weights = dict(state['losses'])
     random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)
-    weights.update(random_state['losses'])
     try:
-        losses.load_state_dict(weights)
-    except RuntimeError as error:
+        losses.load_state_dict({**state['losses'], **random_state['losses']})
+    except FOREIGN_ERRORS as error:
         raise StateError(f'{path} does not fit train.distill_opt: {str(error).splitlines()[-1].strip()}; '
                          'resume with the option file the run was started with') from error
     _restore_global_random(random_state)
+
+
+def loading_fault(state: Mapping[str, Any], losses: nn.ModuleList) -> str | None:
+    """Load a state into losses of the same options, and give them back what they had.
+
+    Args:
+        state: The content of ``distill_<iter>.pth``; its parts have the right types.
+        losses: The losses.
+
+    Returns:
+        What is wrong with the state; None if it can be loaded on each rank.
+    """
+    before = copy.deepcopy(losses.state_dict())
+    try:
+        for random_state in state['random']:
+            losses.load_state_dict({**state['losses'], **random_state['losses']})
+    except FOREIGN_ERRORS as error:
+        return f'its losses cannot be loaded ({reason(error)})'
+    finally:
+        losses.load_state_dict(before)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def save_error(error: OSError, path: Path, size: int | None = None) -> SaveError
         The error to raise.
     """
     folder, needs = path.parent, '' if size is None else f': it needs {size:,d} bytes'
-    if not folder.is_dir():
-        what, remedy = (f'{folder} is not a folder' if folder.exists() else f'the folder {folder} is gone',
+    if not os.path.isdir(folder):
+        what, remedy = (f'{folder} is not a folder' if os.path.exists(folder) else f'the folder {folder} is gone',
                         'leave the folders of a training alone while it runs')
     elif error.errno == errno.ENOSPC:
         free = f', and {shutil.disk_usage(folder).free:,d} are free' if needs else ''

@@ -47,7 +47,7 @@ def find_checkpoints(models: Path) -> dict[str, tuple[Path, Path]]:
     for state in models.glob('distill_*.pth'):
         label = state.stem.removeprefix('distill_')
         student = student_path(models, label)
-        if (label == LATEST or label.isdigit()) and student.is_file():
+        if (label == LATEST or label.isdigit()) and os.path.isfile(student):
             found[label] = student, state
     return dict(sorted(found.items(), key=lambda item: math.inf if item[0] == LATEST else int(item[0])))
 
@@ -76,8 +76,8 @@ def remove_older(models: Path, states: Path, keep: int, newest: int, needed: Pat
         match = _NUMBERED.fullmatch(path.name)
         if match:
             files.setdefault(int(match[1] or match[2]), []).append(path)
-    whole = [int(path.stem) for path in training_states(states)
-             if int(path.stem) < newest and student_path(models, path.stem).is_file() and zipfile.is_zipfile(path)]
+    whole = [int(path.stem) for path in training_states(states) if int(path.stem) < newest
+             and os.path.isfile(student_path(models, path.stem)) and zipfile.is_zipfile(path)]
     oldest = min([newest, *whole[:keep - 1]])
     stays = int(needed.stem) if needed is not None and needed.parent == states and needed.stem.isdigit() else None
     old = sorted(label for label in files if label < oldest and label != stays)

@@ -16,7 +16,9 @@ from mipkd_plugin.checkpoints.hyperparameters import saved_options
 from mipkd_plugin.checkpoints.writing import RECORD, Written, file_digest
 
 _STATE = {'iter': int, 'epoch': int, 'optimizers': list, 'schedulers': list}
-_DISTILL = {'teacher': str, 'types': list, 'losses': Mapping, 'random': list}
+_RANDOM = {'torch': torch.Tensor, 'python': tuple, 'numpy': (tuple, list), 'cuda': (torch.Tensor, type(None))}
+_DISTILL = {'teacher': str, 'types': list, 'pairs': list, 'losses': Mapping, 'random': list}
+_RANK = {'cpu': torch.Tensor, 'losses': Mapping, 'cuda': (torch.Tensor, type(None))}
 _WRONG = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
@@ -40,9 +42,11 @@ class Summary(NamedTuple):
 
 def summary_of(state: Any) -> Summary | None:
     """Summarize the content of a training state; None if it is none of BasicSR's."""
-    if _fault(state, _STATE) is not None or state['iter'] < 0 or state['epoch'] < 0:
+    if _fault(state, _STATE) is not None or not 0 <= state['epoch'] <= state['iter']:
         return None
     record = state.get(RECORD)
+    if not _is_plain(record):
+        return None
     try:
         groups = [[len(group['params']) for group in optimizer['param_groups']] for optimizer in state['optimizers']]
         files = {str(name): Written(int(file['bytes']), str(file['sha256']))
@@ -54,6 +58,14 @@ def summary_of(state: Any) -> Summary | None:
     except _WRONG:  # of an optimizer or scheduler that is not BasicSR's
         options = {}
     return Summary(state['iter'], groups, options, files, record if isinstance(record, Mapping) else {})
+
+
+def _is_plain(value: Any, levels: int = 50) -> bool:
+    """Whether a value consists of what an option file can hold, in so many levels at most."""
+    if isinstance(value, (Mapping, list, tuple)):
+        children = [*value, *value.values()] if isinstance(value, Mapping) else value
+        return levels > 0 and all(_is_plain(child, levels - 1) for child in children)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def changed_files(files: Mapping[str, Written], models: Path) -> list[str]:
@@ -83,13 +95,13 @@ def _known_digest(path: Path, status: tuple[int, ...]) -> Written:
 
 def random_fault(content: Any) -> str | None:
     """What is wrong with the content of ``random_<iter>.pth``; None if it can be used. Draws no random number."""
-    fault = _fault(content, {'torch': torch.Tensor, 'python': tuple, 'numpy': (tuple, list)})
+    fault = _fault(content, _RANDOM)
     if fault is not None:
         return fault
     return _unusable({'torch': lambda: torch.Generator().set_state(content['torch']),
                       'python': lambda: random.Random().setstate(content['python']),
-                      'numpy': lambda: np.random.RandomState().set_state(numpy_state(content['numpy'])),
-                      'cuda': lambda: _check_cuda(content.get('cuda'))})
+                      'numpy': lambda: np.random.RandomState().set_state(_plausible(numpy_state(content['numpy']))),
+                      'cuda': lambda: _check_cuda(content['cuda'])})
 
 
 def numpy_state(saved: Any) -> tuple[Any, ...]:
@@ -98,24 +110,34 @@ def numpy_state(saved: Any) -> tuple[Any, ...]:
     return name, np.array(keys, dtype=np.uint32), *rest
 
 
+def _plausible(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same state of NumPy, if its numbers are those of a state: NumPy itself would read behind its end."""
+    _, keys, place, has_normal, normal = state
+    if type(place) is not int or not 0 <= place <= len(keys) or has_normal not in (0, 1) or not np.isfinite(normal):
+        raise ValueError('its numbers are out of range')
+    return state
+
+
 def distill_fault(content: Any) -> str | None:
     """What is wrong with the content of ``distill_<iter>.pth``; None if its parts have the right types."""
     fault = _fault(content, _DISTILL)
     if fault is not None:
         return fault
+    if not content['random']:
+        return "its 'random' is empty"
     return _unusable({f'random[{rank}]': functools.partial(_check_rank, own)
                       for rank, own in enumerate(content['random'])})
 
 
 def _check_rank(own: Any) -> None:
+    fault = _fault(own, _RANK)
+    if fault is not None:
+        raise ValueError(fault)
     torch.Generator().set_state(own['cpu'])
-    dict(own['losses'])
-    _check_cuda(own.get('cuda'))
+    _check_cuda(own['cuda'])
 
 
 def _check_cuda(state: Any) -> None:
-    if state is not None and not isinstance(state, torch.Tensor):
-        raise TypeError(f'cuda is {type(state).__name__}')
     if state is not None and torch.cuda.is_available():
         torch.Generator('cuda').set_state(state)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import errno
-import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +17,8 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 
-from mipkd_plugin.checkpoints.errors import SaveError, StateError, save_error
+from mipkd_plugin.checkpoints.disk_errors import disk_errors
+from mipkd_plugin.checkpoints.errors import SaveError, StateError
 from mipkd_plugin.checkpoints.files import remove_older, student_path
 from mipkd_plugin.checkpoints.hyperparameters import apply_hyperparameters, hyperparameters_of
 from mipkd_plugin.checkpoints.plan import Choice, SavePlan
@@ -31,10 +29,6 @@ from mipkd_plugin.utils.replacing import replaced
 
 _AHEAD = 10.0
 """Seconds for the first rank to say what is wrong: torchrun ends it as soon as another one has ended."""
-
-_OUTPUTS = ('experiments', 'results', 'tb_logger')
-"""Where BasicSR writes."""
-_DISK = {errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC), errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class _Escape(BaseException):
@@ -74,6 +68,7 @@ class _Run:
             opt['auto_resume'] = auto_resume
         if state is not None:
             self.start = state['epoch'], state['iter']
+            _use_own_key(opt['path'])
         return state
 
     def create_train_val_dataloader(self, opt: dict[str, Any], logger: Any) -> Any:
@@ -172,6 +167,18 @@ class _Run:
         return SaveError(f'{error}\n   -> {error.remedy}, then {there}')
 
 
+def _use_own_key(section: dict[str, Any]) -> None:
+    """Read the networks of a checkpoint under the key that BasicSR saves them with.
+
+    BasicSR keeps ``param_key_g`` on a resume: a run that has started from weights with another key, or without one,
+    would not find its own (no BasicSR issue known).
+    """
+    kept = section.get('ignore_resume_networks') or ()
+    for key in section:
+        if key.startswith('param_key_') and key.replace('param_key', 'network') not in kept:
+            section[key] = 'params'
+
+
 def _raise_on_all_ranks(problem: SaveError | None) -> None:
     """Only the first rank writes; without it the others would wait in their next step."""
     if get_dist_info()[1] > 1:
@@ -191,12 +198,6 @@ def _prepare_folders(folders: tuple[Path, ...]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for part in folder.glob('.*.part'):
                 remove(part)
-
-
-def _handle_log_error(original: Callable[..., None], handler: logging.Handler, record: logging.LogRecord) -> None:
-    """A log that cannot be written is no traceback for each line: the next checkpoint says that the disk is full."""
-    if not isinstance(sys.exc_info()[1], OSError):
-        original(handler, record)
 
 
 @contextmanager
@@ -219,34 +220,3 @@ def saving(plan: SavePlan) -> Iterator[None]:
     with (replaced(pipeline, {name: getattr(run, name) for name in names}), replaced(torch, {'save': run.torch_save}),
           disk_errors(run.told)):
         yield
-
-
-def _with_remedy(error: SaveError) -> SaveError:
-    return SaveError(f'{error}\n   -> {error.remedy}')
-
-
-@contextmanager
-def disk_errors(told: Callable[[SaveError], SaveError] = _with_remedy) -> Iterator[None]:
-    """Inside the block, a log, an image or any other file of a run that cannot be written is one message.
-
-    Args:
-        told: Adds how to go on.
-
-    Raises:
-        SaveError: A file cannot be written.
-        OSError: An error that has nothing to do with the files of a run.
-    """
-    handle_error = logging.Handler.handleError
-    handler = {'handleError': lambda self, record: _handle_log_error(handle_error, self, record)}
-    try:
-        with replaced(logging.Handler, handler):
-            yield
-    except OSError as error:
-        path = Path(error.filename) if isinstance(error.filename, str) else None
-        if error.errno not in _DISK and not (path is not None and _is_of_a_run(path)):
-            raise
-        raise told(save_error(error, path or Path.cwd() / 'a file of this run')) from error
-
-
-def _is_of_a_run(path: Path) -> bool:
-    return any((Path.cwd() / folder) in (Path.cwd() / path).parents for folder in _OUTPUTS)

@@ -29,7 +29,7 @@ from mipkd_plugin.utils.stopping import (
 )
 
 if TYPE_CHECKING:
-    from mipkd_plugin.config import Distillation, Options
+    from mipkd_plugin.config import Checkpoint, Distillation, Options
 
 HELP = {'train': "check an option file, then train with BasicSR's own pipeline",
         'test': "check an option file, then test with BasicSR's own pipeline"}
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, stop: Stop) -> int:
     is_train = args.command == 'train'
-    opt, distillation = _check(args, is_train)
+    opt, distillation, checkpoint = _check(args, is_train)
     from mipkd_plugin.config.plugins import absolute_imports
 
     before = sys.argv
@@ -73,11 +73,11 @@ def _run(args: argparse.Namespace, stop: Stop) -> int:
     try:
         with _alone(opt, is_train), repaired_when_spawned(absolute_imports(opt)):
             if is_train:
-                _train(args, opt, distillation, stop)
+                _train(args, opt, distillation, checkpoint, stop)
             else:
                 import basicsr.test as pipeline
 
-                from mipkd_plugin.checkpoints.safe_saves import disk_errors
+                from mipkd_plugin.checkpoints.disk_errors import disk_errors
                 from mipkd_plugin.config.handover import handed_over
                 from mipkd_plugin.models.guard import guarded
                 with disk_errors(), handed_over(opt), guarded(pipeline, stop):
@@ -88,7 +88,8 @@ def _run(args: argparse.Namespace, stop: Stop) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | None, stop: Stop) -> None:
+def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | None, checkpoint: Checkpoint | None,
+           stop: Stop) -> None:
     import basicsr.train as pipeline
 
     from mipkd_plugin.checkpoints.exact_resume import exact_resume
@@ -97,7 +98,7 @@ def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | 
     from mipkd_plugin.config.handover import handed_over
     from mipkd_plugin.models.guard import guarded
     with ExitStack() as stack:
-        stack.enter_context(saving(save_plan(opt)))
+        stack.enter_context(saving(save_plan(opt, checkpoint)))
         stack.enter_context(exact_resume() if opt['train'].get('exact_resume') else nullcontext())
         stack.enter_context(prepared(opt, distillation))
         stack.enter_context(handed_over(opt))
@@ -105,10 +106,10 @@ def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | 
         pipeline.train_pipeline(os.getcwd())
 
 
-def _check(args: argparse.Namespace, is_train: bool) -> tuple[Options, Distillation | None]:
-    """Check the options; return them with teacher and losses, and drop everything else that the check has built."""
+def _check(args: argparse.Namespace, is_train: bool) -> tuple[Options, Distillation | None, Checkpoint | None]:
+    """Check the options; return them with teacher, losses and checkpoint, and drop what else the check has built."""
     opt, _, report = read_checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume, probe='full')
-    return opt, report.built.distillation
+    return opt, report.built.distillation, report.checkpoint
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -193,7 +194,7 @@ def _digests_of_start(ctx: Context) -> list[str]:
 def _digests_of_imports(ctx: Context) -> list[str]:
     """Digests of the files named in ``imports``: rows of two versions of a method do not belong together."""
     files = [Path(entry) for entry in absolute_imports(ctx.opt)] if isinstance(ctx.opt, Options) else []
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if os.path.isfile(path)]
 
 
 def _fingerprint_of_teacher(ctx: Context) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def read_csv(path: Path, columns: Sequence[str], take: Callable[[dict[str, str]]
     Raises:
         MipkdError: Of the type ``error``: the file is damaged, or has other columns.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         return
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding='utf-8')))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import zipfile
@@ -66,7 +67,7 @@ def hardware_of(trial: Trial) -> str:
 def _notes(trial: Trial) -> dict[str, str]:
     """The notes of :func:`write_options` in the option file that a run started with."""
     path = run_folder(trial) / f'{trial.name}.yml'
-    return dict(_NOTE.findall(path.read_text(encoding='utf-8'))) if path.is_file() else {}
+    return dict(_NOTE.findall(path.read_text(encoding='utf-8'))) if os.path.isfile(path) else {}
 
 
 def started_length(folder: Path) -> int | None:
@@ -89,7 +90,8 @@ def refuse_other_options(trial: Trial, protocol_hash: str) -> None:
         RunError: The options differ; the message names the first difference.
     """
     path = run_folder(trial) / f'{trial.name}.yml'
-    if not path.is_file() or not _states(trial) and not path.read_text(encoding='utf-8', errors='replace').strip():
+    if not os.path.isfile(path) or (
+            not _states(trial) and not path.read_text(encoding='utf-8', errors='replace').strip()):
         return  # the run was killed before BasicSR copied the option file
     remedy = 'restore them, give the comparison another name, or move the folder away'
     try:
@@ -144,7 +146,7 @@ def can_resume(trial: Trial) -> bool:
 def _states(trial: Trial) -> list[Path]:
     """The training states of a run, the newest first."""
     folder = run_folder(trial) / 'training_states'
-    states = [path for path in folder.glob('*.state') if path.stem.isdigit()] if folder.is_dir() else []
+    states = [path for path in folder.glob('*.state') if path.stem.isdigit()] if os.path.isdir(folder) else []
     return sorted(states, key=lambda path: int(path.stem), reverse=True)
 
 

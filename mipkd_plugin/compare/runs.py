@@ -122,7 +122,7 @@ def _refuse_running(trial: Trial) -> None:
     """
     path = run_lock(EXPERIMENTS, trial.name)
     try:
-        with alone(path, keep=False) if path.exists() else nullcontext():
+        with alone(path, keep=False) if os.path.exists(path) else nullcontext():
             pass
     except TakenError as error:
         raise RunError(f'{error.holder or "another process"} is training {trial.name}; run this command again when it '

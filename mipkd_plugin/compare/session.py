@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -93,8 +94,8 @@ def report(path: Path, into: Path | None) -> int:
     """
     rows = read_rows(path)
     if not rows:
-        raise ResultsError(f'{path} {"holds no rows" if path.exists() else "does not exist"}; run the command without '
-                           '--report first')
+        raise ResultsError(f'{path} {"holds no rows" if os.path.exists(path) else "does not exist"}; run the command '
+                           'without --report first')
     if into is not None:
         _split(into, path.resolve().parent.name)
     _show(rows, path.parent, into)

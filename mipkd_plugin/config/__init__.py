@@ -4,7 +4,7 @@ import basicsr  # noqa: F401  (first: importing it registers all of our classes,
 
 from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
-from mipkd_plugin.config.checkpoints import save_plan
+from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
 from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.distillation import Distillation, prepared
 from mipkd_plugin.config.patches import probe_shape, window_size
@@ -18,7 +18,7 @@ from mipkd_plugin.config.teacher_cache import make_cache
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options
 
-__all__ = ['Built', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
+__all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
            'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries',
            'is_training', 'launcher_problem', 'load_plugins', 'load_run', 'make_cache', 'models_folder', 'prepared',
            'probe_shape', 'read_options', 'read_schedule', 'rehearsed_once', 'require_clean', 'save_plan',

@@ -27,6 +27,7 @@ from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
+from mipkd_plugin.utils.bounds import TooLargeError
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash, reason
 
 
@@ -173,6 +174,8 @@ def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: Base
         size = '×'.join(map(str, probe_shape(ctx.opt)))
         ctx.add('network_g', f'student or teacher cannot run on patches of {size}: {reason(error)}',
                 'fix their arguments')
+    elif isinstance(error, TooLargeError):
+        ctx.add(where, f'{type(losses[where]).__name__} {error}', 'write smaller numbers for its size')
     else:
         ctx.add(where, f'cannot be bound to the networks: {crash(error, type(losses[where]))}',
                 'fix the argument named in the message, or the build() of the class')

@@ -14,7 +14,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.config.builder import Built, build
-from mipkd_plugin.config.checkpoints import find_checkpoint
+from mipkd_plugin.config.checkpoints import Checkpoint, find_checkpoint
 from mipkd_plugin.config.components import check_component, check_components, check_teacher_network, find_model
 from mipkd_plugin.config.datasets import check_datasets
 from mipkd_plugin.config.distillation import Distillation, take_prepared
@@ -39,6 +39,7 @@ class Report:
         images: Number of images by YAML path of the data set.
         built: The networks and losses that could be built.
         notes: What the user should know and need not fix.
+        checkpoint: The checkpoint that a training resumes from, if it does.
     """
 
     opt: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Report:
     images: dict[str, int] = field(default_factory=dict)
     built: Built = field(default_factory=Built)
     notes: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None
 
 
 def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'none', auto_resume: bool = False,
@@ -68,11 +70,11 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
     ctx = Context(opt, is_train, launcher, auto_resume, root or Path.cwd(), files)
     ctx.problems += opt.problems if isinstance(opt, Options) else []
     with _logger_left_alone():
-        images, built = _run(ctx, probe)
-    return Report(opt, located(ctx.problems, opt), images, built, list(dict.fromkeys(ctx.notes)))
+        images, built, checkpoint = _run(ctx, probe)
+    return Report(opt, located(ctx.problems, opt), images, built, list(dict.fromkeys(ctx.notes)), checkpoint)
 
 
-def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
+def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built, Checkpoint | None]:
     find_model(ctx)
     check_numbers(ctx)
     check_sections(ctx)
@@ -87,13 +89,13 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built]:
     built = build(ctx, probe)
     if ctx.files:
         if checkpoint is not None:
-            check_resume(ctx, checkpoint, built)
+            checkpoint = check_resume(ctx, checkpoint, built)
         check_all_pretrained(ctx, built.student, resumes=checkpoint is not None)
         if checkpoint is None:
             check_test_settings(ctx, built.student)
         check_output_folders(ctx, built.student, checkpoint is not None)
     rehearse(ctx, None if probe == 'none' else built.student, images)
-    return images, built
+    return images, built, checkpoint
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def _fault(ctx: Context, state: Path) -> str | None:
 
 def _holds_nan(path: Path) -> bool:
     """Whether a file of weights is readable and holds NaN."""
-    content = read_file(Context({}, is_train=True), '', path, '', 'x') if path.is_file() else None
+    content = read_file(Context({}, is_train=True), '', path, '', 'x') if os.path.isfile(path) else None
     weights = content.get('params') if isinstance(content, Mapping) else None
     return isinstance(weights, Mapping) and any(
         isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any())
@@ -156,11 +156,12 @@ def saved_hyperparameters(ctx: Context, summary: Summary) -> Mapping[str, Any]:
     return summary.options if plain else {}
 
 
-def save_plan(opt: Mapping[str, Any]) -> SavePlan:
+def save_plan(opt: Mapping[str, Any], found: Checkpoint | None = None) -> SavePlan:
     """How a training run of checked options saves and resumes.
 
     Args:
         opt: The options, as the user has written them.
+        found: The checkpoint that the check has chosen; None looks for it.
 
     Returns:
         The plan for :func:`~mipkd_plugin.checkpoints.safe_saves.saving`.
@@ -169,13 +170,13 @@ def save_plan(opt: Mapping[str, Any]) -> SavePlan:
     record = {'hyperparameters': hyperparameters(opt)}
     if ctx.section('train').get('exact_resume') is True:
         record['trained_with'] = trained_with(opt, ctx.root)
-    return SavePlan(functools.partial(_choose, opt), record, ctx.section('logger').get('keep_last'))
+    return SavePlan(functools.partial(_choose, opt, found), record, ctx.section('logger').get('keep_last'))
 
 
-def _choose(opt: Mapping[str, Any], parsed: Mapping[str, Any]) -> Choice:
+def _choose(opt: Mapping[str, Any], found: Checkpoint | None, parsed: Mapping[str, Any]) -> Choice:
     ctx = Context(opt, is_train=True, auto_resume=parsed['auto_resume'])
     find_model(ctx)
-    found = find_checkpoint(ctx)
+    found = found or find_checkpoint(ctx)
     if found is None:
         if not ctx.auto_resume:
             return Choice()

@@ -162,7 +162,7 @@ def _size_of_file(path: Path) -> Size | None:
 def _sizes_of_lmdb(root: Path) -> dict[str, Size]:
     """(height, width) by key, from ``meta_info.txt``: lines as ``0001.png (480,480,3) 1``."""
     listing, sizes = root / 'meta_info.txt', {}
-    for line in listing.read_text(encoding='utf-8').splitlines() if listing.is_file() else ():
+    for line in listing.read_text(encoding='utf-8').splitlines() if os.path.isfile(listing) else ():
         numbers = line.partition('(')[2].partition(')')[0].split(',')
         if len(numbers) == 3 and all(number.strip().isdigit() for number in numbers):
             sizes[line.split('.')[0]] = int(numbers[0]), int(numbers[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -180,7 +181,7 @@ def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
 
 def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     for key, value in options.items():
-        if str(key).startswith('dataroot') and isinstance(value, str) and not ctx.path(value).exists():
+        if str(key).startswith('dataroot') and isinstance(value, str) and not os.path.exists(ctx.path(value)):
             ctx.add(f'{where}.{key}', f'{value} does not exist; looked for {ctx.path(value)}',
                     'fix the path')
 

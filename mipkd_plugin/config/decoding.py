@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -61,9 +62,9 @@ def _images(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Stored
     found = []
     for key, text in options.items():
         folder = ctx.path(text) if str(key).startswith('dataroot') and isinstance(text, str) else None
-        if folder is not None and folder.suffix == '.lmdb' and folder.is_dir() and not damage_of(folder):
+        if folder is not None and folder.suffix == '.lmdb' and os.path.isdir(folder) and not damage_of(folder):
             found += [Stored(folder, name) for name in in_lmdb(folder)]
-        elif folder is not None and folder.is_dir():
+        elif folder is not None and os.path.isdir(folder):
             found += [Stored(folder, name) for name in files_of(folder) if Path(name).suffix.lower() in SUFFIXES]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mipkd_plugin.config.problems import Context
@@ -14,7 +15,7 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '
 def files_of(root: Path) -> list[str]:
     """The files that BasicSR reads as images: all whose names do not start with a dot."""
     return sorted(entry.name for entry in root.iterdir()
-                  if entry.is_file() and not entry.name.startswith('.'))
+                  if os.path.isfile(entry) and not entry.name.startswith('.'))
 
 
 def check_folder(ctx: Context, where: str, text: str, root: Path, listed: bool = False) -> bool:
@@ -32,7 +33,7 @@ def check_folder(ctx: Context, where: str, text: str, root: Path, listed: bool =
     """
     try:
         names = files_of(root)
-        inner = [folder.name for folder in sorted(root.iterdir()) if folder.is_dir() and _holds_images(folder)]
+        inner = [folder.name for folder in sorted(root.iterdir()) if os.path.isdir(folder) and _holds_images(folder)]
     except OSError as error:
         ctx.add(where, f'{error.filename or root} cannot be read: {error.strerror}', 'change its permissions')
         return False

@@ -81,14 +81,14 @@ def _check_root(ctx: Context, where: str, text: str, root: Path, as_lmdb: bool, 
     if not as_lmdb and root.suffix == '.lmdb':
         ctx.add(where, f'{text} is an LMDB, but io_backend is disk', *_other_backend(ctx, where, 'lmdb'))
         return False
-    if not root.is_dir():
-        reason = 'is not a folder' if root.exists() else 'does not exist'
+    if not os.path.isdir(root):
+        reason = 'is not a folder' if os.path.exists(root) else 'does not exist'
         ctx.add(where, f'{text} {reason}; looked for {root}',
                 f'fix the path, or create it: {_prepare_line(ctx, where, text, as_lmdb)}')
         return False
     if not as_lmdb:
         return check_folder(ctx, where, text, root, listed)
-    missing = [name for name in ('data.mdb', 'meta_info.txt') if not (root / name).is_file()]
+    missing = [name for name in ('data.mdb', 'meta_info.txt') if not os.path.isfile(root / name)]
     damage = f'has no {" and no ".join(missing)}' if missing else damage_of(root)
     if damage:
         ctx.add(where, f'{text} {damage}: the LMDB is incomplete' if missing else f'{text} is damaged: {damage}',

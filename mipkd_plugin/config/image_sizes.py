@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,7 @@ def check_sizes(ctx: Context, where: str, pairs: Sequence[Pair], gt_size: Any, h
     if wrong:
         name, hr, lr = wrong[0]
         other = hr_root.with_name(f'{hr_root.stem}_x{scale}{hr_root.suffix}')
-        remedy = f'set dataroot_gt to {other}, which mipkd prepare made for this scale' if other.is_dir() else (
+        remedy = f'set dataroot_gt to {other}, which mipkd prepare made for this scale' if os.path.isdir(other) else (
             'create both with mipkd prepare, which crops HR to a multiple of the scale, or fix scale')
         fix: dict[str, Any] = {f'{where}.dataroot_gt': str(other)} if other.is_dir() else {}
         ctx.add(where, f'scale {scale} does not fit {len(wrong)} of {len(known)} pairs, first {name}: HR '

@@ -85,7 +85,7 @@ def _check_folder_is_a_run(ctx: Context, name: str) -> None:
     if ctx.is_train and ctx.section('logger').get('use_tb_logger') is True and 'debug' not in name:
         folders.append(ctx.root / 'tb_logger' / name)
     for folder in folders:
-        if folder.exists() and not _is_run(folder):
+        if os.path.exists(folder) and not _is_run(folder):
             ctx.add('name', f'{folder} exists and is no run: BasicSR would rename it to {folder.name}_archived_…',
                     fix={'name': _free_name(name, [place.parent for place in folders])})
             return
@@ -103,7 +103,7 @@ def _is_run(folder: Path) -> bool:
 
 def _free_name(name: str, parents: list[Path]) -> str:
     return next(free for free in (f'{name}_{number}' for number in range(1, 10_000))
-                if not any((parent / free).exists() for parent in parents))
+                if not any(os.path.exists(parent / free) for parent in parents))
 
 
 def folder_of_run(parent: str, name: Any) -> Path | None:

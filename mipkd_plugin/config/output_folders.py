@@ -37,8 +37,8 @@ def _check_folder(ctx: Context, folder: Path) -> bool:
     there = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), None)
     if there is None:
         return True
-    if not there.is_dir():
-        what = 'is a link that leads nowhere' if there.is_symlink() and not there.exists() else 'is a file'
+    if not os.path.isdir(there):
+        what = 'is a link that leads nowhere' if os.path.islink(there) and not os.path.exists(there) else 'is a file'
         ctx.add(str(there), f'{what}, and BasicSR writes to a folder of that name', f'move {there} away')
     elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         read_only = hasattr(os, 'statvfs') and os.statvfs(there).f_flag & getattr(os, 'ST_RDONLY', 1)
@@ -55,7 +55,7 @@ def _check_room(ctx: Context, folder: Path, student: nn.Module) -> None:
     decay = ctx.section('train').get('ema_decay', 0)
     copies = 4 if is_number(decay) and decay > 0 else 3
     size = copies * sum(p.numel() * p.element_size() for p in student.parameters())
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     free = shutil.disk_usage(there).free
     if free < size:
         ctx.add(str(folder), f'has no room: a checkpoint takes about {size:,d} bytes, and {free:,d} are free on this '

@@ -90,7 +90,7 @@ def _find(entry: str, folders: Sequence[Path]) -> Path | None:
 def _module_of(path: Path) -> tuple[str, Path]:
     """Name of a file as a module, and the folder to look for it: a file in a package keeps the package's name."""
     names, folder = [] if path.stem == '__init__' else [path.stem], path.parent
-    while (folder / '__init__.py').is_file() and folder.name.isidentifier():
+    while os.path.isfile(folder / '__init__.py') and folder.name.isidentifier():
         names.insert(0, folder.name)
         folder = folder.parent
     return '.'.join(names), folder
@@ -144,7 +144,7 @@ def _other_module(name: str, path: Path) -> str | None:
     else:
         spec = importlib.util.find_spec(name)
         origin = None if spec is None else spec.origin
-    if origin is None or not Path(origin).is_file():
+    if origin is None or not os.path.isfile(origin):
         return name
     return None if Path(origin).resolve() == path else origin
 
@@ -166,7 +166,7 @@ def _place(error: BaseException, folders: Sequence[Path]) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename).resolve()
         if (any(file.is_relative_to(folder) for folder in folders) and not file.is_relative_to(_PACKAGE)
-                and 'site-packages' not in file.parts and file.is_file()):  # Python's own importlib has no file
+                and 'site-packages' not in file.parts and os.path.isfile(file)):  # Python's own importlib has no file
             return f' ({file.name}, line {frame.lineno})'
     return ''
 

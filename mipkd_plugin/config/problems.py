@@ -13,6 +13,8 @@ from mipkd_plugin.config.keys import SCALE
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.utils.errors import MipkdError
 
+_LONGEST_PATH = 2000  # characters; Linux takes 4,096 bytes
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -135,10 +137,10 @@ class Context:
                        for problem in self.problems)
 
     def path(self, text: str) -> Path:
-        """A path of the option file, as BasicSR resolves it; names that no system can have are cut."""
+        """A path of the option file, as BasicSR resolves it; what no system can have is cut."""
         parts = os.path.expanduser(text).replace('\0', '?').split('/')
-        return self.root / '/'.join(part if len(part.encode()) <= 255 else f'{part[:40]}… ({len(part)} characters)'
-                                    for part in parts[-200:])
+        return self.root / '/'.join(part if len(os.fsencode(part)) <= 255 else f'{part[:40]}… ({len(part)} characters)'
+                                    for part in parts)[-_LONGEST_PATH:]
 
     @property
     def distills(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -100,8 +101,8 @@ def _check_vgg(ctx: Context, where: str, name: str) -> None:
     """Check the file of weights that BasicSR's VGG loads: its own one, torch's, or one to download."""
     url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
     own, cached = ctx.path(VGG_PRETRAIN_PATH), Path(torch.hub.get_dir()) / 'checkpoints' / Path(url).name
-    path = own if own.exists() else cached
-    if not path.exists():
+    path = own if os.path.exists(own) else cached
+    if not os.path.exists(path):
         reason = _out_of_reach(url)
         if reason:
             has_other = bool(ctx.section('train').get('pixel_opt'))

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.models import lr_scheduler
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
+from mipkd_plugin.checkpoints.trial import SCHEDULERS
 from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.problems import block
 
-_SCHEDULERS = {'MultiStepLR': lr_scheduler.MultiStepRestartLR, 'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
-               'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR}
 _NOT_TRAINING = ('total_iter', 'exact_resume', 'resume_hyperparameters')
 _NOT_DATA = ('name', 'io_backend', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers',
              'use_shuffle', 'scale', 'phase')
@@ -54,7 +52,7 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     for key, value in {'dataset_enlarge_ratio': 1, **data}.items():
         if key not in _NOT_DATA:
             images = isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info'))
-            found[f'datasets.train.{key}'] = _contents(root / Path(value).expanduser()) if images else value
+            found[f'datasets.train.{key}'] = _contents(root / os.path.expanduser(value)) if images else value
     if teacher:
         found |= {f'teacher.{key}': value for key, value in {**_TEACHER, **teacher}.items()
                   if key not in ('weights', 'param_key', 'cache')}
@@ -131,7 +129,7 @@ def _parameters(path: str, name: Any) -> Mapping[str, inspect.Parameter]:
     if path.startswith('train.optim_'):
         cls = getattr(torch.optim, name, None)
     elif path == 'train.scheduler':
-        cls = _SCHEDULERS.get(name)
+        cls = SCHEDULERS.get(name)
     else:
         cls = lookup(ARCH_REGISTRY if 'network' in path else LOSS_REGISTRY, name)
     return inspect.signature(cls).parameters if callable(cls) else {}
@@ -150,15 +148,15 @@ def _contents(path: Path) -> str:
     """What a data set's folder or list holds, in a short text that changes with names and sizes of files."""
     digest, count, size = hashlib.sha256(), 0, 0
     try:
-        if path.is_dir() and path.suffix != '.lmdb':
+        if os.path.isdir(path) and path.suffix != '.lmdb':
             files = sorted((os.path.relpath(os.path.join(folder, name), path), os.stat(os.path.join(folder, name)))
                            for folder, _, names in os.walk(path) for name in names if not name.startswith('.'))
             for name, status in files:
                 digest.update(f'{name} {status.st_size}\n'.encode())
                 count, size = count + 1, size + status.st_size
             return f'{count:,d} files, {size:,d} bytes, {digest.hexdigest()[:8]}'
-        content = (path / 'meta_info.txt' if path.is_dir() else path).read_bytes()
+        content = (path / 'meta_info.txt' if os.path.isdir(path) else path).read_bytes()
         lines = content.count(b'\n')
         return f'{lines:,d} lines, {hashlib.sha256(content).hexdigest()[:8]}'
-    except OSError:
+    except (OSError, ValueError):  # a NUL in its name
         return str(path)

@@ -130,11 +130,11 @@ def _check_room(ctx: Context, where: str, size: tuple[int, int], text: str, meta
                     f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb', _fewer(free, size[1] * ranks))
         return
     path = ctx.path(where)
-    damage = damage_of(path) if (path / 'data.mdb').is_file() else ''
+    damage = damage_of(path) if os.path.isfile(path / 'data.mdb') else ''
     if damage:
         ctx.add(PLACE, f'{where} is damaged: {damage}', 'delete it, or name another')
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             with lmdb.open(str(path), readonly=True, lock=False) as environment:
                 refuse_other_cache(path, environment, meta)
@@ -144,11 +144,11 @@ def _check_room(ctx: Context, where: str, size: tuple[int, int], text: str, meta
         if not os.access(path, os.W_OK):
             ctx.add(PLACE, f'{where} cannot be written', 'change its permissions, or name another')
         total -= sum(file.stat().st_blocks * 512 for file in path.iterdir())
-    elif path.exists():
+    elif os.path.exists(path):
         ctx.add(PLACE, f'{where} is a file, not an LMDB', fix={PLACE: _other_name(path, where)})
         return
-    home = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not home.is_dir() or not os.access(home, os.W_OK):
+    home = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.exists(place))
+    if not os.path.isdir(home) or not os.access(home, os.W_OK):
         ctx.add(PLACE, f'{where} cannot be made: {home} is no folder, or cannot be written', 'name another')
         return
     room = shutil.disk_usage(home).free

@@ -73,7 +73,10 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
                 fix)
         return None
     try:
-        return read_tensors(path)
+        content = read_tensors(path)
+        if content is None:
+            ctx.add(where, f'{path} holds nothing but None', unreadable or f'give a file written by {SAVE}')
+        return content
     except WeightFileError as error:
         if unreadable:
             ctx.add(where, f'{path} is damaged: torch cannot read it (it {error.what})', unreadable)

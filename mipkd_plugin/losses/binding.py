@@ -13,6 +13,7 @@ from mipkd_plugin.networks.inspection import reentry_problem
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
+from mipkd_plugin.utils.bounds import bounded
 from mipkd_plugin.utils.errors import MipkdError
 
 Paths = list[tuple[str, str]]
@@ -71,6 +72,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
     Raises:
         BindError: With all problems at once: student and teacher are the same object, a loss does not take this
             student, taps do not exist, change in place or differ in H×W, the teacher has another scale.
+        TooLargeError: A loss would have too many weights.
         TypeError: ``losses`` is not a list of distillation losses.
     """
     if not isinstance(losses, Sequence) or not all(isinstance(loss, DistillationLoss) for loss in losses):
@@ -125,7 +127,8 @@ def tap(student: nn.Module, teacher: nn.Module, pairs: Sequence[Paths],
 def _build(loss: DistillationLoss, pairs: Paths, nets: NetPair) -> None:
     loss.is_bound = False
     loss.pairs = pairs
-    loss.build([TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in pairs])
+    with bounded(is_loss=True):
+        loss.build([TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in pairs])
     loss.is_bound = True
 
 

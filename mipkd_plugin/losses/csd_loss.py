@@ -16,6 +16,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import Step
+from mipkd_plugin.utils.errors import reason
 from mipkd_plugin.utils.ranges import Count, PositiveFloat, Weight, checked
 from mipkd_plugin.utils.registry import register
 from mipkd_plugin.utils.weight_files import WeightFileError, only_tensors, read_tensors, unusable
@@ -25,6 +26,9 @@ LAYERS = (2, 7, 12, 21, 30)
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SMALLEST_DISTANCE = 1e-7
+_PUBLISHED = 'the file of weights'
+_REMEDY = ('give the path of vgg19-dcbb9e9d.pth, from https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or leave '
+           'weights out: torchvision then downloads it')
 
 
 class VGGFeatures:
@@ -35,7 +39,7 @@ class VGGFeatures:
             ImageNet weights, from its cache or downloaded.
 
     Raises:
-        ValueError: They are missing or do not fit; the message says what to do.
+        WeightFileError: They are missing or do not fit; the message says what to do.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -46,14 +50,15 @@ class VGGFeatures:
         wanted = {name: tuple(value.shape) for name, value in layers.state_dict().items()}
         wrong = [name for name, shape in wanted.items() if name not in own or tuple(own[name].shape) != shape]
         if wrong:
-            raise ValueError(f'weights {weights!r} do not fit VGG-19: {len(wrong)} tensors are missing or of '
-                             f'another shape, the first is features.{wrong[0]}; give vgg19-dcbb9e9d.pth of torchvision')
+            raise WeightFileError(str(weights or _PUBLISHED), 'does not hold the weights of VGG-19: '
+                                  f'{len(wrong)} tensors are missing or of another shape, the first is features.'
+                                  f'{wrong[0]}', _REMEDY)
         spoiled = [f'features.{name} {reason}' for name in wanted if (reason := unusable(own[name], torch.zeros(())))]
         spoiled += [f'features.{name} holds NaN or infinity' for name in wanted
                     if not spoiled and not torch.isfinite(own[name]).all()]
         if spoiled:
-            raise ValueError(f'weights {weights!r} have values that VGG-19 cannot use: {spoiled[0]}; give '
-                             'vgg19-dcbb9e9d.pth of torchvision')
+            raise WeightFileError(str(weights or _PUBLISHED), f'has values that VGG-19 cannot use: {spoiled[0]}',
+                                  _REMEDY)
         layers.load_state_dict({name: own[name].float() for name in wanted}, assign=True)
         self.layers: nn.Module = layers.eval().requires_grad_(False)
         for layer in self.layers.modules():
@@ -74,16 +79,11 @@ class VGGFeatures:
 
 def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
     if weights is not None and not os.path.isfile(weights):
-        raise ValueError(f'weights {weights!r} is no file; give the path of vgg19-dcbb9e9d.pth, or leave weights out '
-                         'to let torchvision download it')
+        raise WeightFileError(weights, 'is not a file' if os.path.exists(weights) else 'does not exist', _REMEDY)
     try:
         content: Any = _published() if weights is None else read_tensors(weights)
     except WeightFileError as error:
-        if weights is None:
-            raise ValueError(f'weights of VGG-19 in the cache of torchvision: {error.path} {error.what}; delete this '
-                             'file, or write weights: FILE with the path of vgg19-dcbb9e9d.pth') from error
-        raise ValueError(f'weights {weights!r} cannot be read by torch (the file {error.what}); give the path of '
-                         'vgg19-dcbb9e9d.pth') from error
+        raise (error if weights is None else WeightFileError(weights, error.what, _REMEDY)) from error
     pairs = content.items() if isinstance(content, Mapping) else ()
     return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
 
@@ -93,11 +93,12 @@ def _published() -> Any:
     try:
         with only_tensors():
             return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except WeightFileError:
-        raise
+    except WeightFileError as error:
+        raise WeightFileError(error.path, f'(VGG-19 in the cache of torchvision) {error.what}',
+                              'delete this file: torchvision then downloads it again') from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise ValueError(f'weights of VGG-19 could not be downloaded by torchvision ({error}); write weights: FILE '
-                         'with the path of vgg19-dcbb9e9d.pth') from error
+        raise WeightFileError(_PUBLISHED, f'of VGG-19 could not be downloaded by torchvision ({reason(error)})',
+                              'write weights: FILE with the path of vgg19-dcbb9e9d.pth') from error
 
 
 def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor],
@@ -140,7 +141,7 @@ class CSDLoss(DistillationLoss):
 
     Raises:
         ArgumentError: An option is out of range.
-        ValueError: The weights are missing or do not fit.
+        WeightFileError: The weights are missing or do not fit.
     """
 
     min_batch_size = 2

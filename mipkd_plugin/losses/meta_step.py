@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mipkd_plugin.losses.inner_step import InnerRule, InnerStep, MetaStepError, gradients, trainable
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.step import StepPlan
+from mipkd_plugin.utils.optimizer_states import load_in_small
 
 
 class Teaching(Protocol):
@@ -144,8 +145,17 @@ class MetaStep(nn.Module):
         return {} if self._optimizer is None else self._optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore φ's Adam; its learning rate is the one of the options, which may have changed."""
+        """Restore φ's Adam; its learning rate is the one of the options, which may have changed.
+
+        Raises:
+            ValueError: This is not the state of an Adam for φ.
+        """
         if self._optimizer is not None:
+            try:
+                load_in_small(state, [[p.shape for p in self.phi().values()]],
+                              lambda groups: torch.optim.Adam(groups[0]))
+            except ValueError as error:
+                raise ValueError(f'the state of the meta step\'s optimizer {error}') from error
             self._optimizer.load_state_dict(state)
             self._optimizer.param_groups[0]['lr'] = self.learning_rate
 

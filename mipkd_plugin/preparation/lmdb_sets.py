@@ -25,7 +25,7 @@ _OURS = ('data.mdb', 'lock.mdb', 'meta_info.txt')
 
 def entries_of(path: Path) -> dict[str, int]:
     """Length of each entry of an LMDB, by key; nothing if there is none, or if it is damaged or incomplete."""
-    if not (path / 'meta_info.txt').is_file() or damage_of(path):
+    if not os.path.isfile(path / 'meta_info.txt') or damage_of(path):
         return {}
     try:
         with lmdb_at(path) as environment, environment.begin(buffers=True) as transaction:
@@ -37,9 +37,9 @@ def entries_of(path: Path) -> dict[str, int]:
 def recover(path: Path) -> None:
     """Finish or take back the exchange of an LMDB, if a run was killed in the middle of it."""
     old = path.with_name(f'.old_{path.name}')
-    if old.is_dir() and not path.exists():
+    if os.path.isdir(old) and not os.path.exists(path):
         os.rename(old, path)
-    elif old.is_dir():
+    elif os.path.isdir(old):
         _remove_old(old, path)
 
 
@@ -80,10 +80,10 @@ def write_lmdb(path: Path, images: Path, fresh: Iterable[str], dropped: Iterable
 def _exchange(part: Path, path: Path) -> None:
     """Put a new LMDB into the place of an old one."""
     old = path.with_name(f'.old_{path.name}')
-    if path.exists():
+    if os.path.exists(path):
         os.rename(path, old)
     os.replace(part, path)
-    if old.is_dir():
+    if os.path.isdir(old):
         _remove_old(old, path)
 
 

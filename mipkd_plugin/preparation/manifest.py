@@ -7,6 +7,7 @@ a journal beside it, so that nothing is lost if the run is killed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -176,7 +177,7 @@ class Manifest:
         manifest.sources = content.sources
         manifest.sets = {name: ImageSet(name, entry.scale, entry.finished, entry.made)
                          for name, entry in content.sets.items()}
-        if manifest.journal.is_file():
+        if os.path.isfile(manifest.journal):
             for line in manifest.journal.read_text(encoding='utf-8', errors='replace').splitlines():
                 try:
                     done = parsed(line, _Line)
@@ -208,7 +209,7 @@ class Manifest:
     def save(self) -> None:
         """Write ``prepare.json``, unless it is up to date; the journal is part of it then."""
         text = self._text()
-        if not self.path.is_file() or self.path.read_text(encoding='utf-8') != text:
+        if not os.path.isfile(self.path) or self.path.read_text(encoding='utf-8') != text:
             write_text(self.path, text)
         self.journal.unlink(missing_ok=True)
 

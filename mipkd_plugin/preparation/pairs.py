@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,6 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
 
 def _require_ours(out: Path) -> None:
     """Refuse a folder that holds something, and no manifest."""
-    if out.exists() and (not out.is_dir() or not (out / MANIFEST).is_file() and any(
+    if os.path.exists(out) and (not os.path.isdir(out) or not os.path.isfile(out / MANIFEST) and any(
             path.name != LOCK and not path.name.startswith(f'.{MANIFEST}') for path in out.iterdir())):
         raise PrepareError(f'--out {out}: is not empty and was not made by mipkd prepare; name a new folder.')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ def _check_owned(found: Changes, folder: Path, files: Mapping[str, int]) -> None
         elif not _unchanged(path, owned[name], files[name]):
             found.refused.append(f'{path} has changed since mipkd prepare made it, and would be overwritten; move it '
                                  'away, or delete it.')
-    if folder.is_dir():
+    if os.path.isdir(folder):
         found.foreign = [path for path in sorted(folder.iterdir()) if not path.name.startswith('.')
                          and not (path.suffix == '.png' and path.stem in {*owned, *names})]
 
@@ -171,7 +172,7 @@ def check_gone(known: Mapping[str, Known], sources: Sequence[Source], out: Path,
     missing = [entry for stem, entry in known.items() if stem not in stems]
     moved = [entry for entry in missing if entry.folder not in folders]
     still = [Path(entry.folder) / entry.file for entry in moved if entry.folder]
-    still = [path for path in still if path.exists()]
+    still = [path for path in still if os.path.exists(path)]
     if still:
         raise PrepareError(f'--out {out}: was made with other HR files: {some(still)}; name all of their folders with '
                            '--hr, or name another --out.')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Run:
     def _manifest(self) -> Manifest:
         """The manifest of an earlier run, or a new one."""
         path, crop, step = self.out / MANIFEST, self.settings.crop, self.settings.step
-        if not path.is_file():
+        if not os.path.isfile(path):
             return Manifest(self.out, crop, step)
         try:
             text = path.read_text(encoding='utf-8')
@@ -86,7 +87,7 @@ class Run:
                 recover(self.out / name)
             if images in (self.hr, self.lr):
                 continue
-            if not (self.out / name).is_dir() and not images.folder(self.out).is_dir():
+            if not os.path.isdir(self.out / name) and not os.path.isdir(images.folder(self.out)):
                 del sets[name]  # removed by hand
         found = [images for images in sets.values() if images.finished or images in (self.hr, self.lr)]
         problems = [text for images in found for source in self.sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,10 +62,10 @@ def find_images(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     files: dict[str, Path] = {}
     left_out: list[Path] = []
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise PrepareError(f'--hr {folder}: there is no such folder (looked in {Path.cwd()}).')
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-        found = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+        found = [path for path in entries if path.suffix.lower() in SUFFIXES and os.path.isfile(path)]
         others = [path for path in entries if path not in set(found)]
         if not found:
             there = f' It holds {some([path.name for path in others])}.' if others else ''

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, is_memory_error, reason
 from mipkd_plugin.utils.words import gigabytes
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MOST_TENSORS = 10_000
 """Tensors of weights of one network; a large one, HAT-L, has about 3,000."""
+MOST_OF_A_LOSS = 10**9
+"""Bytes of weights of one distillation loss: 250 million numbers, many times those of any network that it may teach."""
+_IN_TRAINING = 4  # times the weights: their gradients and two moments of Adam too
 _LARGE = 1000  # from this number on, an option is first tried without memory
 
 
@@ -25,8 +28,11 @@ class TooLargeError(MipkdError):
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
+def bounded(is_loss: bool = False) -> Iterator[None]:
     """Inside the block, a network stops growing where it would not fit into the memory that is free.
+
+    Args:
+        is_loss: Whether the networks are those of a loss, which are trained; then a bound of their own holds too.
 
     Raises:
         TooLargeError: A network has too many tensors, or they take too many bytes.
@@ -45,13 +51,28 @@ def bounded() -> Iterator[None]:
         if found['bytes'] > free:
             raise TooLargeError(f'needs {gigabytes(found["bytes"])} of memory or more for its weights, and '
                                 f'{gigabytes(free)} are free')
+        if is_loss and found['bytes'] > min(MOST_OF_A_LOSS, free // _IN_TRAINING):
+            raise TooLargeError(
+                f'would have {gigabytes(found["bytes"])} of weights or more, and their training takes '
+                f'{_IN_TRAINING} times as much memory ({gigabytes(free)} are free); no loss may have more than '
+                f'{gigabytes(MOST_OF_A_LOSS)}')
 
     handle = register_module_parameter_registration_hook(count)
     try:
-        with _memory_limit(free):
+        with _memory_errors_told(), _memory_limit(free):
             yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _memory_errors_told() -> Iterator[None]:
+    try:
+        yield
+    except FOREIGN_ERRORS as error:
+        if is_memory_error(error):
+            raise TooLargeError(reason(error)) from error
+        raise
 
 
 @contextmanager

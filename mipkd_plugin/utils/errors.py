@@ -55,6 +55,11 @@ def plain(text: str) -> str:
                    letter.encode('unicode_escape').decode() for letter in text)
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had."""
+    return isinstance(error, MemoryError) or _BYTES.search(str(error)) is not None
+
+
 def reason(error: BaseException) -> str:
     """Kind and text of an error of foreign code, on one line of moderate length."""
     text = ' '.join(plain(str(error)).split())

@@ -21,10 +21,11 @@ from basicsr.models.sr_model import SRModel
 from training import Killed, die_at, train, train_until, write_options
 
 from mipkd_plugin.checkpoints import writing
+from mipkd_plugin.checkpoints.disk_errors import disk_errors
 from mipkd_plugin.checkpoints.errors import SaveError
 from mipkd_plugin.checkpoints.files import remove_older
-from mipkd_plugin.checkpoints.safe_saves import disk_errors
 from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.config import handover
 from mipkd_plugin.utils.files import write_atomically
 
 Make = Callable[..., dict[str, Any]]
@@ -306,7 +307,7 @@ def test_other_errors_of_the_disk_are_one_message(train_options: Make, monkeypat
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device', 'experiments/tiny/x.yml')
 
-    monkeypatch.setattr('mipkd_plugin.config.handover.write_text', full)
+    monkeypatch.setattr(handover, 'write_text', full)
     assert train(write_options(plain(train_options, 2), Path('x.yml'))) == 4
     assert capsys.readouterr().err.startswith('cannot save experiments/tiny/x.yml: the disk is full\n   -> free some')
 

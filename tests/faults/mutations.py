@@ -1,7 +1,7 @@
 """Mutations of files, and the readers that meet them: no traceback may reach the user.
 
 ``python tests/faults/mutations.py`` tries 2,000 of them and prints what came of them (about ten minutes of CPU);
-``--examples N`` tries N. The tests try a few hundred.
+``--examples N`` tries N, ``--seed N`` tries others. The tests try a few hundred, always the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,8 +27,9 @@ if __name__ == '__main__':
 
 import torch
 import yaml
+from faults.harness import snapshot
 from helpers import REPO, tiny_options, write_image_pairs
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from training import forget_logger, train, write_options
 
@@ -37,7 +39,7 @@ from mipkd_plugin.compare.times import read_times
 from mipkd_plugin.config.remedies import REMOVE, remedied
 from mipkd_plugin.utils.errors import MipkdError
 
-SECONDS = 30
+SECONDS = 90
 """A reader that takes longer hangs."""
 
 ODD = st.one_of(
@@ -114,13 +116,19 @@ def watched() -> Iterator[io.StringIO]:
         signal.signal(signal.SIGALRM, before)
 
 
-def command(run: Callable[[], int]) -> str:
-    """Run a command; its exit code in words. An exception is a traceback that the user would see."""
+def command(run: Callable[[], int], writes: Path | None = None) -> str:
+    """Run a command; its exit code in words. An exception is a traceback that the user would see.
+
+    A command that refuses its input must not have written into the folder ``writes``.
+    """
     forget_logger()
+    before = snapshot(writes) if writes is not None else []
     with watched() as said:
         code = run()
     forget_logger()
     assert code in (0, 2, 3, 4), (code, said.getvalue())
+    if code == 2 and writes is not None:
+        assert snapshot(writes) == before, said.getvalue()
     assert 'Traceback' not in said.getvalue(), said.getvalue()
     return 'accepted' if code == 0 else 'refused'
 
@@ -151,10 +159,18 @@ class Work(NamedTuple):
     def restore(self, name: str) -> None:
         self.put(name, self.right[name])
 
+    def restore_run(self) -> None:
+        """Leave nothing but the right checkpoint in the folder of the run: it may have been resumed."""
+        shutil.rmtree(self.folder / RUN, ignore_errors=True)
+        for name in STATES.values():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self.restore(name)
+
 
 RUN = 'experiments/tiny'
 STATES = {'training state': f'{RUN}/training_states/2.state', 'student': f'{RUN}/models/net_g_2.pth',
           'distillation state': f'{RUN}/models/distill_2.pth', 'random numbers': f'{RUN}/models/random_2.pth'}
+GO_ON = ('--auto_resume', '--force_yml', 'train:total_iter=4')
 FILES = {'weights': 'teacher.pth', 'meta_info_file': 'meta.txt', 'prepare.json': 'small/prepare.json',
          'results.csv': 'results.csv', 'times.csv': 'times.csv', 'option file, as text': 'x.yml', **STATES}
 
@@ -174,14 +190,15 @@ def make_work(folder: Path) -> Work:
     write_options(opt, folder / 'x.yml')
     assert command(lambda: train('x.yml')) == 'accepted'
     assert command(prepare) == 'accepted'
+    assert trains('x.yml', *GO_ON) == 'accepted'
     for name in ('results.csv', 'times.csv'):
         (folder / name).write_bytes((REPO / 'experiments/compare_EDSR_x2_small' / name).read_bytes())
     return Work(folder, opt, {name: (folder / name).read_bytes() for name in FILES.values()})
 
 
-def trains(file: str, *arguments: str) -> str:
+def trains(file: str, *arguments: str, writes: Path | None = None) -> str:
     """Whether a file that the check accepts trains two iterations and validates."""
-    return command(lambda: train(file, *arguments))
+    return command(lambda: train(file, *arguments), writes)
 
 
 def read(work: Work, kind: str) -> str:
@@ -193,7 +210,7 @@ def read(work: Work, kind: str) -> str:
     if kind == 'prepare.json':
         return command(prepare)
     if kind in STATES:
-        return trains('x.yml', '--auto_resume')
+        return trains('x.yml', *GO_ON, writes=work.folder / RUN)
     found = command(lambda: mipkd_main(['check', '-opt', 'x.yml']))
     if found == 'accepted' and kind != 'option file, as text':
         assert trains('x.yml') == 'accepted'
@@ -204,8 +221,7 @@ def try_bytes(work: Work, kind: str, edits: list[Edit], content: bytes = b'') ->
     """Mutate the bytes of a file, the right ones or others, and read it."""
     name = FILES[kind]
     if kind in STATES:
-        for state, right in STATES.items():  # an earlier mutation may have been resumed from
-            work.put(right, work.right[STATES[state]])
+        work.restore_run()
     work.put(name, edited(content or work.right[name], edits))
     try:
         return read(work, kind)
@@ -257,33 +273,43 @@ def option_changes(opt: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(entries(opt)), ODD | st.just(REMOVE), min_size=1, max_size=3)
 
 
-def configured(examples: int) -> Callable[[Any], Any]:
-    """Settings of a property: as many examples, the same in each run."""
-    return settings(max_examples=examples, deadline=None, database=None, derandomize=True,
-                    suppress_health_check=list(HealthCheck))
+def configured(examples: int, number: int | None) -> Callable[[Any], Any]:
+    """Settings of a property: as many examples, the same in each run with the same seed."""
+    chosen = settings(max_examples=examples, deadline=None, database=None, derandomize=number is None,
+                      suppress_health_check=list(HealthCheck))
+    return chosen if number is None else lambda test: seed(number)(chosen(test))
 
 
-def try_many(work: Work, kind: str, examples: int) -> Counter[str]:
+def try_many(work: Work, kind: str, examples: int, number: int | None = None) -> Counter[str]:
     """Try mutations of one kind of file; how many were accepted and refused.
+
+    Args:
+        work: The folder.
+        kind: One of ``KINDS``.
+        examples: How many.
+        number: The seed; None tries the same ones in each run.
+
+    Returns:
+        Number of mutations by ``accepted`` and ``refused``.
 
     Raises:
         AssertionError: A traceback would reach the user, or an accepted file does not train.
     """
     found: Counter[str] = Counter()
     if kind == 'option file':
-        @configured(examples)
+        @configured(examples, number)
         @given(option_changes(work.opt))
         def attempt(changes: dict[str, Any]) -> None:
             found[try_options(work, changes)] += 1
     elif kind.endswith(', entries'):
-        @configured(examples)
+        @configured(examples, number)
         @given(st.floats(0, 1), TENSORS | ODD | st.just(REMOVE))
         def attempt(place: float, value: Any) -> None:
             found[try_entries(work, kind.removesuffix(', entries'), place, value)] += 1
     else:
         texts = kind in ('results.csv', 'times.csv', 'prepare.json', 'meta_info_file', 'option file, as text')
 
-        @configured(examples)
+        @configured(examples, number)
         @given(WORDS | EDITS if texts else EDITS)
         def attempt(edits: list[Edit]) -> None:
             found[try_bytes(work, kind, edits)] += 1
@@ -293,27 +319,26 @@ def try_many(work: Work, kind: str, examples: int) -> Counter[str]:
 
 KINDS = {'option file': 8, 'option file, as text': 4, 'weights': 4, 'training state': 1, 'student': 1,
          'distillation state': 1, 'random numbers': 1, 'meta_info_file': 2, 'prepare.json': 2, 'results.csv': 4,
-         'times.csv': 4, 'weights, entries': 4}
+         'times.csv': 4, 'weights, entries': 4, **{f'{kind}, entries': 2 for kind in STATES}}
 """Kinds of files, and their shares of the mutations."""
-FURTHER = {f'{kind}, entries': 2 for kind in STATES}
-"""Kinds that are tried when they are named."""
 
 
 def main() -> None:
     """Try many mutations and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--examples', type=int, default=2000, help='number of mutations')
-    parser.add_argument('--kinds', nargs='+', choices=[*KINDS, *FURTHER], default=list(KINDS),
+    parser.add_argument('--kinds', nargs='+', choices=list(KINDS), default=list(KINDS),
                         help='kinds of files to mutate')
+    parser.add_argument('--seed', type=int, help='number of the mutations to try (default: the same as in the tests)')
     args = parser.parse_args()
     torch.set_num_threads(1)
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         work = make_work(Path(folder))
-        shares = sum({**KINDS, **FURTHER}[kind] for kind in args.kinds)
+        shares = sum(KINDS[kind] for kind in args.kinds)
         for kind in args.kinds:
             begin = time.monotonic()
-            found = try_many(work, kind, -(-args.examples * {**KINDS, **FURTHER}[kind] // shares))
+            found = try_many(work, kind, -(-args.examples * KINDS[kind] // shares), args.seed)
             total += found
             sys.stdout.write(json.dumps({'file': kind, **found, 'seconds': round(time.monotonic() - begin)}) + '\n')
             sys.stdout.flush()

@@ -17,6 +17,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from mipkd_plugin import CSDLoss, NetPass, Step, bind
 from mipkd_plugin.losses.csd_loss import LAYERS, VGGFeatures, contrast
+from mipkd_plugin.utils.weight_files import WeightFileError
 
 WEIGHTS = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]
 
@@ -140,7 +141,8 @@ def test_gradients_of_the_contrast_and_of_the_image(vgg_weights: str) -> None:
 # --------------------------------------------------------------------------------------------- where to get the weights
 @pytest.mark.parametrize('weights', ['no.pth', '.'])
 def test_a_file_that_is_not_there(weights: str) -> None:
-    with pytest.raises(ValueError, match=r'^weights .* is no file; give the path of vgg19-dcbb9e9d.pth, or leave weig'):
+    with pytest.raises(WeightFileError, match=r'(does not exist|is not a file); give the path of vgg19-dcbb9e9d.pth, '
+                                              'from https.*, or leave weights out'):
         CSDLoss(weights=weights)
 
 
@@ -153,7 +155,7 @@ def test_a_damaged_file(change: str, vgg_weights: str, tmp_path: Path) -> None:
         with open(vgg_weights, 'rb') as file:
             path.write_bytes({'cut short': file.read(10_000), 'a web page': b'<!DOCTYPE html>\n', 'empty': b'',
                               'noise': np.random.default_rng(0).bytes(1000)}[change])
-    with pytest.raises(ValueError, match=r'^weights .* cannot be read by torch .*; give the path of vgg19-dcbb9'):
+    with pytest.raises(WeightFileError, match=r'vgg19.pth (is|holds) .*; give the path of vgg19-dcbb9'):
         CSDLoss(weights=str(path))
 
 
@@ -163,7 +165,8 @@ def test_a_damaged_file(change: str, vgg_weights: str, tmp_path: Path) -> None:
     ids=['incomplete', 'nested', 'list', 'numbered', 'no tensors', 'VGG-11'])
 def test_a_file_of_something_else(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'^weights .* do not fit VGG-19: .* the first is features.*; give vgg'):
+    with pytest.raises(WeightFileError, match=r'other.pth does not hold the weights of VGG-19: .* the first is '
+                                              'features.*; give the path'):
         CSDLoss(weights=str(tmp_path / 'other.pth'))
 
 
@@ -173,8 +176,8 @@ def test_no_internet(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setattr(_api, 'load_state_dict_from_url', download)
-    with pytest.raises(ValueError, match=r'^weights of VGG-19 could not be downloaded .*(no route|invalid hash).*; '
-                                         'write weights: FILE with the path of vgg19-dcbb9e9d.pth'):
+    with pytest.raises(ValueError, match=r'^the file of weights of VGG-19 could not be downloaded .*(no route|invalid '
+                                         r'hash).*; write weights: FILE with the path of vgg19-dcbb9e9d.pth'):
         CSDLoss()
 
 

@@ -54,7 +54,7 @@ def prepare_images(source: Path, data: Path) -> None:
     Raises:
         DemoError: A photograph is not there.
     """
-    missing = [name for name in (*TRAIN, *VALIDATION, *TEST) if not (source / name).is_file()]
+    missing = [name for name in (*TRAIN, *VALIDATION, *TEST) if not os.path.isfile(source / name)]
     if missing:
         raise DemoError(f'{source} is missing {", ".join(missing)}, which scikit-image installs; '
                         'reinstall it: pip install --force-reinstall scikit-image')
@@ -62,7 +62,7 @@ def prepare_images(source: Path, data: Path) -> None:
         (data / 'source' / part).mkdir(parents=True, exist_ok=True)
         for name in names:
             target = data / 'source' / part / name
-            if not target.exists():
+            if not os.path.exists(target):
                 shutil.copy2(source / name, target)
     prepare(data / 'source' / 'train', SCALE, data / 'train', lmdb=True, crop=64, step=32, workers=1)
     for part in ('val', 'test'):
@@ -189,7 +189,7 @@ def show(iterations: int | None = None) -> int:
     from skimage import data as photographs
 
     start = time.monotonic()
-    absent = [str(path) for path in (*OPTIONS.values(), TEACHER) if not path.is_file()]
+    absent = [str(path) for path in (*OPTIONS.values(), TEACHER) if not os.path.isfile(path)]
     if absent:
         raise DemoError(f'{" and ".join(absent)} not found in {Path.cwd()}; run the demo in the project folder')
     print(f'{DATA}: photographs that come with scikit-image, {len(TRAIN)} to train on, '

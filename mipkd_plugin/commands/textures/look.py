@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ def read_crop(path: Path, size: int, window: int) -> tuple[NDArray[np.float32], 
     Raises:
         TextureError: The image cannot be read, or the crop does not fit.
     """
-    if not path.is_file():
-        raise TextureError(f'--image {path}: {"is not a file" if path.exists() else "does not exist"}; '
+    if not os.path.isfile(path):
+        raise TextureError(f'--image {path}: {"is not a file" if os.path.exists(path) else "does not exist"}; '
                            'give a low-resolution image, PNG or JPG')
     try:
         image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
@@ -191,8 +192,8 @@ def draw(opt: Options, args: argparse.Namespace) -> int:
     crop, (height, width) = read_crop(args.image, args.size, config.window_size(opt))
     label, weights, state = choose_checkpoint(opt, args.iter)
     out = args.out or Path('results') / f'textures_{opt["name"]}_{label}_{args.image.stem}'
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TextureError(f'--out {out}: {"is not empty" if out.is_dir() else "is a file"}; '
+    if os.path.exists(out) and (not os.path.isdir(out) or any(out.iterdir())):
+        raise TextureError(f'--out {out}: {"is not empty" if os.path.isdir(out) else "is a file"}; '
                            'choose another folder with --out, or delete this one')
     seen = see(opt, weights, state, torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()))
     try:

@@ -1,6 +1,6 @@
 """The bad inputs, one module a kind."""
 
-from faults.inputs import hostile, images, not_finite, rehearsal, resume, settings, weights
+from faults.inputs import hostile, images, not_finite, rehearsal, resume, resume_files, settings, weights, widths
 
-CASES = [case for module in (images, settings, hostile, weights, rehearsal, resume, not_finite)
-         for case in module.CASES]
+MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths)
+CASES = [case for module in MODULES for case in module.CASES]

@@ -171,9 +171,10 @@ KEYS = [
              'random weights'), {'path.pretrain_network_g': 'no.pth'}),
 ]
 OTHERS = [
-    BadInput('VGG that is no VGG', 'train.distill_opt', ('do not fit VGG-19', 'give vgg19-dcbb9e9d.pth'),
+    BadInput('VGG that is no VGG', 'train.distill_opt.weights', ('teacher.pth does not hold the weights of VGG-19',
+             'give the path of vgg19-dcbb9e9d.pth'),
              {'train.distill_opt': {'type': 'CSDLoss', 'weights': 'teacher.pth'}}, remedy=False),
-    BadInput('VGG that is a pickle', 'train.distill_opt', ('cannot be read by torch (the file holds Python objects ',
+    BadInput('VGG that is a pickle', 'train.distill_opt.weights', ('vgg.pth holds Python objects ',
              'give the path of vgg19-dcbb9e9d.pth'), {'train.distill_opt': {'type': 'CSDLoss', 'weights': 'vgg.pth'}},
              lambda folder: torch.save(Canary(), folder / 'vgg.pth'), remedy=False),
     BadInput('weights of a network that are not there', 'network_g.load_path', ('does not exist; looked for no.pth', ),
