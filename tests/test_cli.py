@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from helpers import REPO
-from training import forget_logger
+from training import forget_logger, launched
 
 from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.config import plugins
@@ -139,9 +139,9 @@ def test_refusals(option_file: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert 'Traceback' not in captured.err
     assert captured.out == ''
     assert os.listdir('.') == ['x.yml']
-    monkeypatch.setenv('RANK', '1')  # the other processes of torchrun leave the talking to the first
+    launched(monkeypatch, rank=1)  # the other processes of torchrun leave the talking to the first
     if 'pytorch' not in arguments:
-        assert basicsr_main(['train', *arguments]) == 2
+        assert basicsr_main(['train', *arguments, '--launcher', 'pytorch']) == 2
         assert capsys.readouterr().err == ''
 
 

@@ -20,6 +20,7 @@ from basicsr.utils.logger import initialized_logger
 
 from mipkd_plugin.checkpoints.writing import CheckpointSet
 from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.utils.launcher import NEEDED
 
 _TIMES = itertools.count(20200101_000000)
 
@@ -48,6 +49,12 @@ def train(path: Path | str, *arguments: str) -> int:
     finally:
         basicsr.train.get_time_str, basicsr.utils.misc.get_time_str = before
         forget_logger()
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, rank: int = 0, ranks: int = 1) -> None:
+    """Set what torchrun sets."""
+    for name in NEEDED['pytorch']:
+        monkeypatch.setenv(name, {'RANK': str(rank), 'WORLD_SIZE': str(ranks)}.get(name, '0'))
 
 
 def train_until(path: Path | str, moment: str, count: int) -> None:

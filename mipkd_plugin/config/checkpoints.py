@@ -72,8 +72,9 @@ def _fault(ctx: Context, state: Path) -> str | None:
     changed = changed_files(summary.files, models)
     if changed:
         return '; '.join(changed)
-    for name, path in needed_files(ctx, summary.iteration):
-        if name not in summary.files:
+    # a file that the state does not list was not wanted when it was saved: the check of the options says so
+    for name, path in needed_files(ctx, summary.iteration) if not summary.files else ():
+        if os.path.lexists(path) or name.startswith('net_'):
             read_file(scratch, '', path, '', 'x')
             if scratch.problems:
                 return f'{name}: {scratch.problems[0].what}'

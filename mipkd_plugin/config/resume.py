@@ -51,7 +51,8 @@ def check_exact_resume(ctx: Context) -> None:
 def check_resume(ctx: Context, found: Checkpoint, built: Built) -> Checkpoint:
     """Check a checkpoint, and what has changed since it was saved.
 
-    ``--auto_resume`` passes over a checkpoint with files that do not fit, if there is an older one whose files do.
+    ``--auto_resume`` passes over a checkpoint with files that do not fit, if there is an older one whose files do, and
+    nobody knows that they are as they were saved. If they are, the options have changed: to go back would lose work.
 
     Args:
         ctx: Options, and where problems go.
@@ -66,7 +67,7 @@ def check_resume(ctx: Context, found: Checkpoint, built: Built) -> Checkpoint:
     before = len(ctx.problems)
     _check_name(ctx, where, found.state)
     summary = _checked_files(ctx, where, found, built, remedy) if len(ctx.problems) == before else None
-    if summary is None and ctx.auto_resume:
+    if summary is None and ctx.auto_resume and not _is_as_saved(found):
         newest, own = found, ctx.problems[before:]
         found = _older(ctx, where, found, built, own)
         if found is not newest:
@@ -86,6 +87,12 @@ def _checked_files(ctx: Context, where: str, found: Checkpoint, built: Built, re
     if summary is not None:
         check_files(ctx, where, found.state, summary, built, remedy)
     return summary if len(ctx.problems) == before else None
+
+
+def _is_as_saved(found: Checkpoint) -> bool:
+    """Whether the files of a checkpoint have been compared with those that were saved."""
+    summary = read_summary(Context({}, is_train=True), '', found.state, '')
+    return found.complete and summary is not None and bool(summary.files)
 
 
 def _older(ctx: Context, where: str, found: Checkpoint, built: Built, problems: list[Problem]) -> Checkpoint:

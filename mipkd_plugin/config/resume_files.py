@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mipkd_plugin.config.checkpoints import needed_files, run_folder, saved_hype
 from mipkd_plugin.config.components import construct, owner
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.resume_changes import hyperparameters
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
@@ -40,7 +42,11 @@ def check_files(ctx: Context, where: str, state: Path, summary: Summary, built: 
     models = run_folder(ctx) / 'models'
     random = random_state_path(models, iteration)
     for name, path in needed_files(ctx, iteration):
-        if path == student_path(models, iteration):
+        if not os.path.lexists(path):
+            fix = {'train.exact_resume': False} if path == random else {}
+            ctx.add(where, f'the checkpoint {state} has no {name}', f'{in_words(fix)}, or restore the file' if fix else
+                    f'{AS_STARTED}; if it is this one, {remedy}', fix)
+        elif path == student_path(models, iteration):
             _check_network(ctx, where, path, built.student, 'network_g', remedy, summary)
         elif path == random:
             _check_random_numbers(ctx, where, path)
@@ -98,7 +104,11 @@ def _check_random_numbers(ctx: Context, where: str, path: Path) -> None:
 def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, built: Built, remedy: str) -> None:
     """Compare the optimizer with the saved one, and try a step, in a model with the usual optimizer."""
     setup = getattr(getattr(ctx.model_class, 'setup_optimizers', None), '__qualname__', '')
-    if built.student is None or len(summary.groups) != 1 or not setup.startswith(('SRModel.', 'DistillMixin.')):
+    if built.student is None or not setup.startswith(('SRModel.', 'DistillMixin.')):
+        return
+    if len(summary.groups) != 1:
+        ctx.add(where, f'{state} holds {len(summary.groups)} optimizers, and {ctx.opt["model_type"]} has one',
+                f'{AS_STARTED}; if it is this one, {remedy}')
         return
     trained = [[parameter.shape for parameter in built.student.parameters() if parameter.requires_grad]]
     plain = setup.startswith('SRModel.')

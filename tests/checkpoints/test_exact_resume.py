@@ -13,7 +13,7 @@ import torch
 from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
 from helpers import STUDENTS, TEACHERS
-from training import train, train_until, write_options
+from training import launched, train, train_until, write_options
 
 from mipkd_plugin import config
 from mipkd_plugin.checkpoints.exact_resume import exact_resume
@@ -155,14 +155,15 @@ def test_without_a_seed_no_run_can_be_resumed_exactly(train_options: Make, chang
 
 
 @pytest.mark.parametrize(('data', 'launcher', 'message'), [
-    ({}, 'slurm', 'train.exact_resume: works with one process, and --launcher slurm starts several\n   -> remove it'),
+    ({}, 'pytorch', 'train.exact_resume: works with one process, and --launcher pytorch starts several\n   -> remove'),
     ({'num_worker_per_gpu': 1, 'persistent_workers': True}, 'none',
      'datasets.train.persistent_workers: must be false for train.exact_resume\n   -> write persistent_workers: false'),
     ({'prefetch_mode': 'cpu'}, 'none', 'datasets.train.prefetch_mode: must be ~ for train.exact_resume'),
     ({'prefetch_mode': 'cpu', 'num_worker_per_gpu': 1}, 'none', None),
 ])
 def test_what_cannot_be_resumed_exactly_is_refused(train_options: Make, data: dict[str, Any], launcher: str,
-                                                   message: str | None) -> None:
+                                                   message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch)
     opt = train_options()
     opt['datasets']['train'].update(data)
     assert config.check_options(opt, is_train=True, launcher=launcher).problems == []
@@ -183,8 +184,7 @@ def test_a_checkpoint_without_its_random_numbers(train_options: Make, tmp_path: 
     train_until(path, 'saved', 3)
     state = Path('experiments/tiny/models/random_3.pth')
     content = state.read_bytes()
-    for changed, said in ((None, f'--auto_resume: does not exist; looked for {state.resolve()}'),
-                          (content[:100], f'{state.resolve()} is damaged')):
+    for changed, said in ((None, '3.state has no random_3.pth'), (content[:100], f'{state.resolve()} is damaged')):
         state.unlink() if changed is None else state.write_bytes(changed)
         before = sorted(Path().rglob('*'))
         capsys.readouterr()

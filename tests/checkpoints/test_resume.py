@@ -295,8 +295,8 @@ def test_a_state_that_does_not_fit_is_one_message(train_options: Make, capsys: p
     torch.save(state, RUN / 'training_states/2.state')
     capsys.readouterr()
     run(plain(train_options, 4), '--auto_resume', code=2)
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert '2.state does not fit this model (AssertionError: Wrong lengths of optimizers); resume with' in message
+    message = capsys.readouterr().err
+    assert '2.state holds 2 optimizers, and SRModel has one\n   -> resume with the option file the run' in message
 
 
 class TwoFilesModel(SRModel):
@@ -351,3 +351,20 @@ def test_a_disk_without_room_for_one_checkpoint_is_said_before(train_options: Ma
     problem, = config.check_options(plain(train_options), is_train=True).problems
     assert 'has no room: a checkpoint takes about ' in problem.what
     assert 'and 1,000 are free on this disk' in problem.what
+
+
+def test_random_numbers_that_were_not_wanted_before_lose_no_checkpoint(train_options: Make,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    """Exact resume for the first iterations and again now; the checkpoints in between have no random numbers."""
+    for total, exact in ((2, True), (6, False)):
+        opt = distilling(train_options, train={'total_iter': total, 'exact_resume': exact})
+        assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 0
+    opt = distilling(train_options, train={'total_iter': 8, 'exact_resume': True})
+    capsys.readouterr()
+    assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 2
+    message = capsys.readouterr().err
+    assert '1. --auto_resume: the checkpoint ' in message
+    assert '6.state has no random_6.pth\n   -> write exact_resume: false, or restore the file' in message
+    opt['train']['exact_resume'] = False
+    assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 0
+    assert 'iter: 6.' in capsys.readouterr().err

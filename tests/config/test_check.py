@@ -21,6 +21,7 @@ from basicsr.utils.options import parse_options
 from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import REPO, STUDENTS, TEACHERS, change
 from torch import nn
+from training import launched
 
 from mipkd_plugin import DistillationLoss, Step, config
 from mipkd_plugin.compare import CONTROL, read_comparison
@@ -506,7 +507,7 @@ def test_lmdb(train_options: Make, image_pairs: Path) -> None:
 # --------------------------------------------------------------------------------------------- launcher, resume, test
 def test_launcher(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'torchrun did not start this process' in problems_of(train_options(), launcher='pytorch')[0]
-    monkeypatch.setenv('RANK', '0')
+    launched(monkeypatch)
     assert problems_of(train_options(), launcher='pytorch') == []
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     assert 'nproc_per_node=4' in problems_of(train_options(num_gpu='auto'))[0]

@@ -16,7 +16,7 @@ import torch
 from basicsr.data import build_dataset
 from basicsr.models import build_model
 from helpers import as_parsed, batch, change, make_pair
-from training import train, write_options
+from training import launched, train, write_options
 
 from mipkd_plugin import FitNetLoss, bind, config
 from mipkd_plugin.cli import basicsr_main, mipkd_main
@@ -289,8 +289,7 @@ def test_memory_is_asked_for_once_per_process(train_options: Make, monkeypatch: 
     opt = pool_options(train_options)
     free = type('Memory', (), {'available': 6 * 12288 * 3})
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
-    monkeypatch.setenv('RANK', '0')
-    for ranks, problems in (('2', 0), ('4', 1)):
-        monkeypatch.setenv('WORLD_SIZE', ranks)
+    for ranks, problems in ((2, 0), (4, 1)):
+        launched(monkeypatch, ranks=ranks)
         found = config.check_options(opt, is_train=True, launcher='pytorch').problems
         assert len([problem for problem in found if problem.where == 'teacher.cache']) == problems, found
