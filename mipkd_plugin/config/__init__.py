@@ -13,7 +13,7 @@ from mipkd_plugin.config.problems import OptionError, Options, Problem, require_
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
-from mipkd_plugin.config.sections import launcher_problem
+from mipkd_plugin.config.devices import launcher_problem
 from mipkd_plugin.config.teacher_cache import make_cache
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options

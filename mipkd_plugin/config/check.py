@@ -17,6 +17,7 @@ from mipkd_plugin.config.builder import Built, build
 from mipkd_plugin.config.checkpoints import Checkpoint, find_checkpoint
 from mipkd_plugin.config.components import check_component, check_components, check_teacher_network, find_model
 from mipkd_plugin.config.datasets import check_datasets
+from mipkd_plugin.config.devices import check_gpus
 from mipkd_plugin.config.distillation import Distillation, take_prepared
 from mipkd_plugin.config.keys import SECTIONS, written_by_user
 from mipkd_plugin.config.names import check_names
@@ -24,7 +25,7 @@ from mipkd_plugin.config.output_folders import check_output_folders
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, located
 from mipkd_plugin.config.rehearsal import check_test_settings, rehearse
 from mipkd_plugin.config.resume import check_exact_resume, check_resume
-from mipkd_plugin.config.sections import check_gpus, check_numbers, check_sections
+from mipkd_plugin.config.sections import check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
 from mipkd_plugin.config.weights import check_all_pretrained
 

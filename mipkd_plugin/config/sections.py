@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import psutil
-import torch
 
 from mipkd_plugin.config.examples import DISTILLATION_LOSS, example, may_be_removed
 from mipkd_plugin.config.keys import (
@@ -22,9 +20,8 @@ from mipkd_plugin.config.keys import (
     is_number,
     number_in,
 )
-from mipkd_plugin.config.problems import Context, Options, Problem, block, meant, nearest, other_key, shortened
+from mipkd_plugin.config.problems import Context, Options, block, meant, nearest, other_key, shortened
 from mipkd_plugin.config.remedies import REMOVE, in_words
-from mipkd_plugin.utils.launcher import missing_variables
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
@@ -174,41 +171,6 @@ def check_numbers(ctx: Context, value: Any = None, path: str = '') -> None:
         else:
             remedy = f'write {value} without quotes' if value.strip().isdigit() else f'write !!float {value}'
         ctx.add(path, f'{value!r} {NOT_A_NUMBER}', remedy, {path: number} if is_number(number) else {})
-
-
-def check_gpus(ctx: Context) -> None:
-    """Check ``num_gpu`` against the machine and the launcher."""
-    gpus, visible = ctx.opt.get('num_gpu'), torch.cuda.device_count()
-    missing = missing_variables(ctx.launcher)
-    if missing:
-        program = {'pytorch': 'torchrun', 'slurm': 'srun'}[ctx.launcher]
-        ctx.add(f'--launcher {ctx.launcher}', f'was given, but {program} did not start this process: {missing[0]} is '
-                f'{"not a number" if missing[0] in os.environ else "not set"}',
-                f'run: {torchrun_line(ctx.opt, max(visible, 2))}')
-    elif ctx.launcher == 'slurm' and visible == 0:
-        ctx.add('--launcher slurm', 'BasicSR needs a CUDA device for it, and PyTorch finds none here',
-                f'run: {torchrun_line(ctx.opt, 2)}')
-    if not isinstance(gpus, int) and gpus != 'auto':
-        return
-    if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:
-        ctx.problems.append(launcher_problem(ctx.opt))
-    if gpus != 'auto' and gpus > 0 and visible == 0:
-        ctx.add('num_gpu', f'is {gpus}, but PyTorch finds no CUDA device here', 'write num_gpu: 0, or auto',
-                {'num_gpu': 0})
-
-
-def launcher_problem(opt: Mapping[str, Any]) -> Problem:
-    """The problem with several GPUs and no launcher: ``nn.DataParallel``."""
-    gpus = torch.cuda.device_count() if opt.get('num_gpu') == 'auto' else opt.get('num_gpu')
-    return Problem('num_gpu', f'{gpus} GPUs without a launcher use nn.DataParallel, whose threads mix up the '
-                   'tapped features',
-                   f'run: {torchrun_line(opt, gpus or 2)}, or write num_gpu: 1', fix={'num_gpu': 1})
-
-
-def torchrun_line(opt: Mapping[str, Any], processes: int) -> str:
-    """Command line that trains with one process per GPU."""
-    source = getattr(opt, 'source', None) or 'FILE.yml'
-    return f'torchrun --nproc_per_node={processes} -m mipkd_plugin train -opt {source} --launcher pytorch'
 
 
 def _with_networks(networks: list[str]) -> dict[str, dict[str, Key]]:

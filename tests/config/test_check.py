@@ -192,6 +192,8 @@ MISTAKES = [
     ('datasets.train.io_backend', {'type': 'disc'}, ["there is no backend 'disc'", "'disk'"]),
     ('datasets.train.io_backend', {'type': 'lmdb'}, ['datasets.train.dataroot_gt: ', 'does not end in .lmdb']),
     ('datasets.train.filename_tmpl', 'x4', ['filename_tmpl: ', "'{}x4'"]),
+    ('datasets.train.filename_tmpl', '{:>9999999999}', ['filename_tmpl: ', "has no usable {}"]),
+    ('datasets.train.filename_tmpl', '{0.__class__}', ['filename_tmpl: ', "has no usable {}"]),
     ('datasets.train.filename_tmpl', '{}x2', ["for filename_tmpl '{}x2' the LR images 0x2.png", '0.png']),
     ('datasets.train.prefetch_mode', 'cuda', ['datasets.train.prefetch_mode: cuda needs a GPU']),
     ('datasets.train.persistent_workers', True, ['persistent_workers: needs workers']),

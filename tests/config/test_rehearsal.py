@@ -89,6 +89,24 @@ def test_only_the_size_that_fails_is_named(plain: dict[str, Any], tmp_path: Path
     assert '3.png of datasets.val (LR 600×33)' in problem
 
 
+def test_a_large_image_costs_no_more_than_a_small_one(plain: dict[str, Any], tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels: list[int] = []
+    test = SRModel.test
+
+    def counting(self: Any) -> None:
+        pixels.append(self.lq.shape[-1] * self.lq.shape[-2])
+        test(self)
+
+    monkeypatch.setattr(SRModel, 'test', counting)
+    plain['network_g'] = STUDENTS['SwinIR']
+    plain['datasets']['val'] = write_set(tmp_path / 'val', (250, 249))
+    problem, = problems_of(plain)
+    assert '(LR 250×249)' in problem
+    assert max(pixels) <= 72 * 72
+    assert sum(pixels) <= 4 * 72 * 72
+
+
 def test_a_network_that_fails_on_small_patches_alone_is_not_refused(plain: dict[str, Any], tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     @ARCH_REGISTRY.register()
@@ -202,6 +220,51 @@ def test_datasets_of_others(plain: dict[str, Any], monkeypatch: pytest.MonkeyPat
         lambda s, i: s if i == 0 else {'lq': s['lq'][:, :4], 'gt': s['gt'][:, :8]})[0]
     assert '.png: ZeroDivisionError: division by zero' in said(lambda sample, index: index / 0)[0]
     assert 'datasets.train.degradation: is missing, and Odd needs it' in said(lambda s, i: {}['degradation'])[0]
+
+
+def test_a_data_set_of_others_is_let_go(plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process may open an LMDB twice; this one refers to itself, so that only the garbage collector closes it."""
+    open_ones: list[int] = []
+
+    class TheirLMDBDataset(PairedImageDataset):
+        def __init__(self, opt: dict[str, Any]) -> None:
+            super().__init__(opt)
+            open_ones.append(1)
+            self.read = self.__getitem__
+
+        def __del__(self) -> None:
+            open_ones.pop()
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'TheirLMDBDataset', TheirLMDBDataset)
+    plain['datasets']['train']['type'] = 'TheirLMDBDataset'
+    assert problems_of(plain) == []
+    assert open_ones == []
+
+
+def test_frames_are_not_read_in_advance(plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class TheirCachedDataset(PairedImageDataset):
+        def __init__(self, opt: dict[str, Any]) -> None:
+            seen.append(opt['cache_data'])
+            super().__init__(opt)
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'TheirCachedDataset', TheirCachedDataset)
+    plain['datasets']['val'].update(type='TheirCachedDataset', cache_data=True)
+    assert problems_of(plain) == []
+    assert seen == [False]
+    assert plain['datasets']['val']['cache_data'] is True
+
+
+@pytest.mark.parametrize('model_type', ['EDVRModel', 'VideoRecurrentModel'])
+def test_models_for_videos_are_left_alone(plain: dict[str, Any], model_type: str) -> None:
+    plain.update(model_type=model_type, network_g={
+        'type': 'EDVR', 'num_feat': 8, 'num_frame': 3, 'num_extract_block': 1, 'num_reconstruct_block': 1,
+        'with_tsa': False, 'deformable_groups': 1})
+    problem, = [found for found in problems_of(plain) if not found.startswith('datasets')]
+    assert problem == (f'model_type: {model_type} of BasicSR validates on a GPU whatever num_gpu says, and PyTorch '
+                       'finds no CUDA device here\n   -> run it on a machine with a GPU')
+    assert [found for found in problems_of({**plain, 'val': None}) if not found.startswith('datasets')] == []
 
 
 def test_a_metric_of_others_that_fails_on_some_images_alone(plain: dict[str, Any],
