@@ -34,6 +34,11 @@ def check_training(ctx: Context) -> None:
     if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 fix={'train.pixel_opt': PIXEL_LOSS})
+    total: Any = train.get('total_iter')
+    warmup: Any = train.get('warmup_iter')
+    if is_number(total) and is_number(warmup) and 0 < total <= warmup:  # as in a short trial of a long training
+        ctx.notes.append(f'train.warmup_iter is {warmup:,d}, and the training has {total:,.0f} iterations: it never '
+                         'reaches its learning rate')
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
     _check_adversary(ctx)

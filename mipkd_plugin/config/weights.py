@@ -79,7 +79,8 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
         return content
     except WeightFileError as error:
         if unreadable:
-            ctx.add(where, f'{path} is damaged: torch cannot read it (it {error.what})', unreadable)
+            what = error.what if error.what.startswith('is damaged') else f'is damaged: it {error.what}'
+            ctx.add(where, f'{path} {what}', unreadable)
         else:
             ctx.add(where, f'{path} {error.what}', error.remedy)
         return None
@@ -110,8 +111,8 @@ def select_state(ctx: Context, where: str, key_where: str, path: Path, content: 
     under = f' under {param_key!r}' if param_key is not None else ''
     better = _better_key(content, param_key)
     if better is not None and key_where != where:
-        gone = f'{param_key!r} is not in {path}' if under else f'is ~, and {path} is no bare state dict'
-        ctx.add(key_where, f'{gone}, which holds {holds}', fix={key_where: better[0]})
+        gone = f'{param_key!r} is not in {path}, which' if under else f'is ~, for a bare state dict, and {path}'
+        ctx.add(key_where, f'{gone} holds {holds}', fix={key_where: better[0]})
     elif under and isinstance(content, Mapping) and param_key not in content and content and key_where != where:
         ctx.add(key_where, f'{param_key!r} is not in {path}, which holds {holds}, but no state dict',
                 f'give a file written by {SAVE}')

@@ -71,4 +71,5 @@ def _require_ours(out: Path) -> None:
     """Refuse a folder that holds something, and no manifest."""
     if os.path.exists(out) and (not os.path.isdir(out) or not os.path.isfile(out / MANIFEST) and any(
             path.name != LOCK and not path.name.startswith(f'.{MANIFEST}') for path in out.iterdir())):
-        raise PrepareError(f'--out {out}: is not empty and was not made by mipkd prepare; name a new folder.')
+        what = 'is not empty and was not made by mipkd prepare' if os.path.isdir(out) else 'is a file'
+        raise PrepareError(f'--out {out}: {what}; name a new folder.')

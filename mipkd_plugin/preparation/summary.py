@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mipkd_plugin.utils.words import some
+from mipkd_plugin.utils.words import counted, some
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Summary:
 
     def __str__(self) -> str:
         done = f'{self.written} of {self.images} images done in this run' if self.written else 'nothing to do'
-        lines = [f'{self.pairs} pairs from {self.images} images: {done}.']
+        made, read = counted(self.pairs, 'pair'), counted(self.images, 'image')
+        lines = [f'{made} from {read}: {done}.']
         if self.dropped:
             lines[0] = lines[0].replace('nothing to do', 'nothing to make')
             lines.append(f'Gone since the last run, and removed here too: {some(self.dropped)}')

@@ -278,7 +278,7 @@ def test_foreign_or_damaged_folder_is_refused(hr: Path, tmp_path: Path) -> None:
     with pytest.raises(PrepareError, match='prepare.json: is damaged'):
         prepare(hr, 4, tmp_path / 'out')
     (tmp_path / 'file').write_text('')
-    with pytest.raises(PrepareError, match='file: is not empty'):
+    with pytest.raises(PrepareError, match='file: is a file; name a new folder'):
         prepare(hr, 4, tmp_path / 'file')
 
 

@@ -146,7 +146,7 @@ VALUES = [
 KEYS = [
     BadInput('another key than the one named', 'teacher.param_key', ("'params_ema' is not in ", 'which holds the keys '
              'params', 'write param_key: params'), {'teacher.param_key': 'params_ema'}),
-    BadInput('no key named where there is one', 'teacher.param_key', ('is ~, and ', 'is no bare state dict, which '
+    BadInput('no key named where there is one', 'teacher.param_key', ('is ~, for a bare state dict, and ',
              'holds the keys params', 'write param_key: params'), {'teacher.param_key': None}),
     BadInput('key named where there is none', 'teacher.param_key', ("'params' is not in ", 'a bare state dict',
              'write param_key: ~'), spoil=lambda folder: torch.save(
