@@ -154,7 +154,7 @@ KEYS = [
     pretrained('student under another key', lambda: {'model': student_state(), 'epoch': 3}, 'path.param_key_g',
                "'params' is not in ", 'holds the keys model, epoch', 'write param_key_g: model'),
     pretrained('no key named for a student', lambda: {'params': student_state()}, 'path.param_key_g',
-               'is ~, and ', 'write param_key_g: params', path__param_key_g=None),
+               'is ~, for a bare state dict, and ', 'write param_key_g: params', path__param_key_g=None),
     pretrained('bare student with a moving average', student_state, 'train.ema_decay',
                'BasicSR wants the key params_ema or params in ', 'which has neither', 'give the weights the key',
                'or write ema_decay: 0', train__ema_decay=0.9, path__param_key_g=None),
