@@ -84,6 +84,8 @@ def _parse(path: Path, text: str) -> Options:
         if fatal:
             raise OptionError(fatal + opt.problems, path)
         content = loader.construct_document(node) if node is not None else None
+    except OptionError:
+        raise
     except RefusedError as error:
         raise OptionError([Problem(str(path), error.what, error.remedy, error.place)], path) from error
     except yaml.MarkedYAMLError as error:

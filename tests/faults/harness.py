@@ -106,6 +106,7 @@ def refused(case: BadInput, folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def assert_said(case: BadInput, message: str) -> None:
     """Assert that the message has one problem, at the right place, with the right words and a remedy."""
     assert re.search(r'^(.*: )?1 problem\n', message), message
+    assert message.count(' problem\n') <= 1, message  # one message does not quote another
     assert f'1. {case.where}' in message, message
     for piece in case.says:
         assert piece in message, message
