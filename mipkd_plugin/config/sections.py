@@ -10,6 +10,7 @@ import psutil
 from mipkd_plugin.config.examples import DISTILLATION_LOSS, example, may_be_removed
 from mipkd_plugin.config.keys import (
     LARGEST_SCALE,
+    MAPPING,
     NOT_A_NUMBER,
     PARTS,
     SECTIONS,
@@ -202,7 +203,7 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
             elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher'}
-            if key not in section and not elsewhere & set(ctx.opt) and (key == 'teacher' or section):
+            if key not in section and not elsewhere & set(ctx.opt) and MAPPING.fits(ctx.opt.get('train', {})):
                 fix: dict[str, Any] = {where: DISTILLATION_LOSS} if key == 'distill_opt' else {}
                 ctx.add(where, f'is missing, and {ctx.opt.get("model_type", "a model that distills")} needs it',
                         f'{in_words(fix)}, or another loss' if fix else 'see options/train_MiPKD_*.yml', fix)
