@@ -117,7 +117,7 @@ def loading_fault(state: Mapping[str, Any], losses: nn.ModuleList) -> str | None
     """
     before = copy.deepcopy(losses.state_dict())
     try:
-        for random_state in state['random']:
+        for random_state in state['random'] or [_random_state(losses)]:
             losses.load_state_dict({**state['losses'], **random_state['losses']})
     except FOREIGN_ERRORS as error:
         return f'its losses cannot be loaded ({reason(error)})'

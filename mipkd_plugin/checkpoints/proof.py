@@ -123,8 +123,6 @@ def distill_fault(content: Any) -> str | None:
     fault = _fault(content, _DISTILL)
     if fault is not None:
         return fault
-    if not content['random']:
-        return "its 'random' is empty"
     return _unusable({f'random[{rank}]': functools.partial(_check_rank, own)
                       for rank, own in enumerate(content['random'])})
 

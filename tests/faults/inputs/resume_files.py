@@ -57,8 +57,6 @@ in_scheduler = inside('schedulers', 0)
 CASES = [
     broken('a distillation state without the random numbers of a GPU', '--auto_resume', ("random[0]' cannot be used ",
            "it has no 'cuda'"), saved('models/distill_4.pth', in_random(lambda own: own.pop('cuda'))), remedy=False),
-    broken('a distillation state without random numbers', '--auto_resume', ("its 'random' is empty", ),
-           saved('models/distill_4.pth', lambda state: {**state, 'random': []}), remedy=False),
     broken('a distillation state with an entry too many', '--auto_resume', ('its losses cannot be loaded (', ),
            saved('models/distill_4.pth', lambda state: {**state, 'losses': {**state['losses'], 'x': 3}}), remedy=False),
     broken('random numbers of a loss of a wrong type', '--auto_resume', ('its losses cannot be loaded (', ),
