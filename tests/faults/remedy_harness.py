@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 from basicsr.archs import build_network
@@ -22,6 +24,7 @@ from mipkd_plugin.compare.block import results_folder
 from mipkd_plugin.compare.checks import EQUAL_TIME
 from mipkd_plugin.config.problems import Problem
 from mipkd_plugin.config.remedies import remedied
+from mipkd_plugin.utils.launcher import NEEDED
 
 Check = Callable[[config.Options], list[Problem]]
 CONCRETE = re.compile(r'(write [\w.]+: [^…]*$|remove it\b|did you mean )')
@@ -108,9 +111,10 @@ def problems_of(opt: config.Options, check: str) -> list[Problem]:
         elif kind == 'imports':
             config.load_plugins(opt)
         else:
-            return config.check_options(
-                opt, is_train=kind == 'training', probe='full' if flag in ('full', 'resume') else 'none',
-                auto_resume=flag == 'resume', launcher=flag if flag == 'slurm' else 'none').problems
+            with mock.patch.dict(os.environ, dict.fromkeys(NEEDED.get(flag, ()), '0')):
+                return config.check_options(
+                    opt, is_train=kind == 'training', probe='full' if flag in ('full', 'resume') else 'none',
+                    auto_resume=flag == 'resume', launcher=flag if flag in NEEDED else 'none').problems
     except config.OptionError as error:
         return error.problems
     return []

@@ -200,7 +200,7 @@ SCHEDULE = [
 ]
 RESUME = [
     Mistake('exact resume of several processes', 'train.exact_resume', {'train.exact_resume': True},
-            check='training slurm'),
+            check='training pytorch'),
     Mistake('exact resume without a seed', 'manual_seed', {'train.exact_resume': True, 'manual_seed': REMOVE}),
     Mistake('exact resume with lasting workers', 'datasets.train.persistent_workers', {
         'train.exact_resume': True, 'datasets.train.persistent_workers': True, 'datasets.train.num_worker_per_gpu': 1}),
