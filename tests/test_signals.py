@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -337,14 +338,18 @@ def test_an_image_that_breaks_during_a_run(options: dict[str, Any], work: Path, 
 
 def test_a_data_worker_that_dies(options: dict[str, Any], work: Path) -> None:
     own = {**options['datasets']['train'], 'num_worker_per_gpu': 1}
-    write_options({**options, 'datasets': {**options['datasets'], 'train': own},
-                   'train': {**options['train'], 'total_iter': 9000}}, work)
+    write_options({**options, 'datasets': {'train': own}, 'val': None, 'logger': {
+        **options['logger'], 'save_checkpoint_freq': 9000}, 'train': {**options['train'], 'total_iter': 9000}}, work)
     process = start(work.parent)
     read_until(process, 'iter:')
+    killed: set[int] = set()
     while process.poll() is None:  # a worker that has read all of its epoch is not missed
-        for worker in psutil.Process(process.pid).children():
-            worker.kill()
-        time.sleep(0.05)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for worker in psutil.Process(process.pid).children():
+                if worker.pid not in killed:
+                    worker.kill()
+                killed.add(worker.pid)
+        time.sleep(0.2)
     out = process.communicate(timeout=100)[0]
     assert process.returncode == 1, out[-3000:]
     assert 'a data worker has died, most often because the memory is full: fewer num_worker_per_gpu need less' in out

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 
 from mipkd_plugin.checkpoints.errors import SaveError, save_error
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, is_lost_worker
 from mipkd_plugin.utils.files import flush_folder, part_of, remove
 
 RECORD = 'mipkd'
@@ -95,6 +95,7 @@ def write_part(path: Path, content: Any) -> Written:
 
     Raises:
         SaveError: The part cannot be written, or reads back differently; it is removed.
+        RuntimeError: A data worker has died meanwhile.
     """
     part, size = part_of(path), None
     try:
@@ -110,6 +111,8 @@ def write_part(path: Path, content: Any) -> Written:
         raise problem from error
     except (*FOREIGN_ERRORS, pickle.PicklingError) as error:
         remove(part)
+        if is_lost_worker(error):  # a signal handler raises this anywhere
+            raise RuntimeError(str(error)) from error
         raise SaveError(f'cannot save {path}: torch cannot write what is in it ({type(error).__name__}: {error})',
                         'keep only tensors and plain values in it') from error
     except BaseException:  # Ctrl-C

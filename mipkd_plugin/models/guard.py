@@ -17,7 +17,7 @@ from basicsr.utils import get_root_logger
 
 from mipkd_plugin.models.finite_steps import FiniteSteps
 from mipkd_plugin.models.ranks import Peers, refuse_death, watched_peers
-from mipkd_plugin.utils.errors import MipkdError, reason
+from mipkd_plugin.utils.errors import MipkdError, is_lost_worker, reason
 from mipkd_plugin.utils.random_numbers import random_states, restore_random_states
 from mipkd_plugin.utils.replacing import replaced
 from mipkd_plugin.utils.stopping import Stop, Stopped, name_of
@@ -146,7 +146,7 @@ class Guard:
         if isinstance(error, torch.OutOfMemoryError):
             self.refuse_break(error, f'the memory of the GPU is full ({reason(error)}): a smaller batch_size_per_gpu '
                               'or gt_size needs less')
-        if str(error).startswith('DataLoader worker'):
+        if is_lost_worker(error):
             self.refuse_break(error, 'a data worker has died, most often because the memory is full: fewer '
                               'num_worker_per_gpu need less')
 

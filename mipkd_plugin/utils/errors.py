@@ -78,6 +78,11 @@ def failure_of(error: BaseException) -> str:
     return f'{reason(error)} in {frame.name}(), line {frame.lineno} of {Path(frame.filename).name}'
 
 
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether PyTorch says with this error that a data worker has died; its signal handler raises it anywhere."""
+    return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker')
+
+
 def crash(error: BaseException, cls: type) -> str:
     """Describe an error of a foreign class: its kind, text and line."""
     module = sys.modules.get(cls.__module__)

@@ -16,10 +16,10 @@ import pytest
 from basicsr.data import build_dataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import Image
-from training import comparison_options, write_options
+from training import comparison_options, train, write_options
 
 from mipkd_plugin import config
-from mipkd_plugin.cli import basicsr_main, mipkd_main
+from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.config.decoding import decode_images
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.problems import Context
@@ -104,7 +104,7 @@ def test_training_stops_with_one_message(train_options: Make, image_pairs: Path,
     opt = train_options()
     opt['datasets']['train']['prefetch_mode'] = 'cpu'
     path = write_options(opt, image_pairs / 'x.yml')
-    assert basicsr_main(['train', '-opt', str(path)]) == 1
+    assert train(path) == 1
     message = capsys.readouterr().err
     assert f'{image_pairs}/HR/2.png is damaged between bytes' in message
     assert 'mipkd check --decode -opt FILE.yml finds all images of this kind' in message
