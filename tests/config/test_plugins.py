@@ -179,9 +179,9 @@ def test_modules(place: str, train_options: Make, work: Path, monkeypatch: pytes
 
 
 def test_several_files_and_classes(train_options: Make, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (work / 'losses.py').write_text(LOSS + LOSS.replace('TheirLoss', 'OtherLoss').replace('l_their', 'l_other'))
+    (work / 'their_losses.py').write_text(LOSS + LOSS.replace('TheirLoss', 'OtherLoss').replace('l_their', 'l_other'))
     (work / 'rest.py').write_text(NETWORK + MODEL)
-    path = option_file(train_options, work, imports=['losses.py'], network_g={'type': 'TheirNet', 'width': 8},
+    path = option_file(train_options, work, imports=['their_losses.py'], network_g={'type': 'TheirNet', 'width': 8},
                        model_type='TheirModel', losses=[{'type': 'TheirLoss'}, {'type': 'OtherLoss'}])
     assert mipkd_main(['check', '-opt', path, '--import', 'rest.py']) == 0
     out = capsys.readouterr().out
