@@ -20,5 +20,5 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
 
 @pytest.mark.parametrize(('kind', 'share'), KINDS.items())
 def test_mutated_files(work: Work, kind: str, share: int) -> None:
-    found = try_many(work, kind, 6 * share)
+    found = try_many(work, kind, 3 * share)
     assert found['refused'] > 0
