@@ -71,7 +71,6 @@ def rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int])
                 _rehearse_validation_set(ctx, where, options, student)
             if _done is not None:
                 _done[key] = ctx.problems[count:]
-    gc.collect()  # a data set of somebody else may hold an LMDB, and no process may open one twice
 
 
 def _key(ctx: Context, where: str, without_network: bool) -> str:
@@ -117,7 +116,11 @@ def _samples(ctx: Context, where: str, options: Mapping[str, Any]) -> Iterator[S
         yield samples
     finally:
         if samples is not None:
+            is_of_others = not type(samples.dataset).__module__.startswith(('basicsr.', 'mipkd_plugin.'))
             samples.close()
+            if is_of_others:  # it may hold an LMDB, and no process may open one twice
+                samples.dataset = None
+                gc.collect()
 
 
 def _check_tensors(ctx: Context, samples: Samples, sample: Mapping[str, Any], needed: tuple[str, ...]) -> bool:

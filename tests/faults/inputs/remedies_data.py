@@ -177,7 +177,8 @@ OTHERS = also(
     'RRDBNet at scale 2 with an odd patch', 'no HR images for PSNR', 'SSIM of a small image and a wide border',
     'NIQE of a small image', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes', 'color in val alone',
     'SwinIR without padding', 'windows 8 and 12', 'another lr on resume', 'another batch size in an exact resume',
-    'random numbers that are none', 'a renamed run', 'a cut training state that is named',
+    'random numbers that are none', 'random numbers that were not wanted before', 'a renamed run',
+    'a cut training state that is named',
     'the only training state is cut and named', 'student with one NaN', 'another key than the one named',
     'no key named for a student', 'bare student with a moving average', 'student for x4', 'student that is not there')
 CASES = [*SETS, *IMAGES, *CACHE, *OTHERS]

@@ -137,6 +137,8 @@ NOT_EXACT = [
     changed('another seed in an exact resume', {'manual_seed': 1}, 'manual_seed 0 -> 1', exact=True),
 ]
 FILES = [
+    BadInput('random numbers that were not wanted before', '--auto_resume', ('4.state has no random_4.pth',
+             'write exact_resume: false, or restore the file'), EXACT, after_training(entries={}), arguments=RESUME),
     broken('random numbers that are none', '--auto_resume', ('random_4.pth holds no random numbers: it has no',
            'restore the file, or remove train.exact_resume'), saved('models/random_4.pth', lambda state: {})),
     broken('random numbers of a wrong type', '--auto_resume', ("its 'torch' has a wrong type", ),
