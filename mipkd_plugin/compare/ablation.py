@@ -7,8 +7,9 @@ from typing import Any
 
 from mipkd_plugin.compare.checks import ABLATE, CONTROL
 from mipkd_plugin.compare.methods import arguments_of, losses_of, with_losses
-from mipkd_plugin.config.problems import Context, block, other_key, other_value
+from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.sections import check_keys
+from mipkd_plugin.config.suggestions import other_key, other_value
 
 
 def ablated_method(opt: Mapping[str, Any], method: str | None = None) -> str | None:

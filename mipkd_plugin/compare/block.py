@@ -162,7 +162,7 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any
         home, said = homes.get(trial.method, ''), {problem.what for problem in ctx.problems}
         for problem in report.problems:
             if problem.where == 'model_type' and trial.method == CONTROL and len(trials) > 1:
-                continue  # its model follows from that of the methods, which have the same problem
+                continue  # the methods have the same problem, and the control takes its model from them
             where = place(problem.where, known[trial.method], home)
             if where is None:
                 ctx.problems.append(problem)

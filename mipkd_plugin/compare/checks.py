@@ -10,9 +10,10 @@ from typing import Any
 from mipkd_plugin.compare.methods import METHOD, SHARED_TEACHER, has_settings
 from mipkd_plugin.config.examples import DISTILLATION_LOSS
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
-from mipkd_plugin.config.problems import Context, block, other_value, suggestion
+from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import check_keys, check_numbers
+from mipkd_plugin.config.suggestions import other_value, suggestion
 
 CONTROL = 'none'
 """The method without distillation. Every comparison has it and trains it with BasicSR's own model."""

@@ -16,9 +16,10 @@ from basicsr.utils.registry import (
 )
 
 from mipkd_plugin.config.failures import failed_build, other_argument
-from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, PARTS, number_in
-from mipkd_plugin.config.problems import Context, meant, nearest, other_key, other_value, shortened
+from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, number_in
+from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
+from mipkd_plugin.config.suggestions import meant, nearest, other_key, other_value, shortened
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -34,22 +35,6 @@ def lookup(registry: Registry, name: Any) -> Any:
     """The class or function registered as ``name``, or by BasicSR as ``name_basicsr``; None if there is none."""
     entries = dict(iter(registry))
     return entries.get(name, entries.get(f'{name}_basicsr')) if isinstance(name, str) else None
-
-
-def owner(cls: type | None, method: str) -> str:
-    """Name of the class that gives ``cls`` a method, if that class is BasicSR's ``SRModel`` or one of its parts; or ''.
-
-    Args:
-        cls: A model class.
-        method: Name of the method.
-
-    Returns:
-        The name; '' for a method of somebody else's class.
-    """
-    # a mixin of ours calls the next class
-    classes = [c for c in (cls.__mro__ if cls is not None else ()) if method in vars(c)]
-    own = all(c.__name__ in PARTS for c in classes)
-    return next((c.__name__ for c in classes if c.__name__ != 'DistillMixin'), '') if own else ''
 
 
 def find_model(ctx: Context) -> None:

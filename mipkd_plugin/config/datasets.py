@@ -27,9 +27,10 @@ from mipkd_plugin.config.keys import (
     Key,
 )
 from mipkd_plugin.config.patches import check_patch
-from mipkd_plugin.config.problems import Context, meant, other_key, other_value
+from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import check_epoch, check_keys
+from mipkd_plugin.config.suggestions import meant, other_key, other_value
 from mipkd_plugin.data.crop_pool_dataset import fits_bytes
 from mipkd_plugin.utils.launcher import world_size
 from mipkd_plugin.utils.words import gigabytes

@@ -87,8 +87,8 @@ def _check_turned(ctx: Context, where: str, pairs: Sequence[Pair]) -> None:
     if not turned:
         return
     hr, lr = (found.header.orientation for found in turned[0][1:] if found.header)
-    ctx.add(where, f'{some([str(pair.hr.image) for pair in turned])}: the EXIF orientation is {hr}, and that of the LR '
-            f'image {lr}; reading turns one of the two, and they do not show the same any more',
+    ctx.add(where, f'{some([str(pair.hr.image) for pair in turned])}: the HR image has the EXIF orientation {hr}, the '
+            f'LR image {lr}. Reading turns them differently, so they no longer match',
             'make both with mipkd prepare, which turns the pixels and drops the orientation')
 
 

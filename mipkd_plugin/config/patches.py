@@ -11,7 +11,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.components import lookup, owner
+from mipkd_plugin.config.components import lookup
+from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.trunk import evaluating

@@ -15,10 +15,12 @@ from basicsr.archs.vgg_arch import NAMES, VGG_PRETRAIN_PATH, insert_bn
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin.config.components import construct, owner
+from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.examples import PIXEL_LOSS
-from mipkd_plugin.config.problems import Context, other_key, other_value
+from mipkd_plugin.config.model_classes import owner
+from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.suggestions import other_key, other_value
 from mipkd_plugin.config.weights import misfit, read_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mipkd_plugin.config.components import owner
 from mipkd_plugin.config.dataset_rules import measures_as_basicsr
 from mipkd_plugin.config.dataset_samples import Samples, build_samples
 from mipkd_plugin.config.metrics import check_metrics, metrics_with_gt
+from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context, Problem
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.validation import check_test

@@ -17,8 +17,9 @@ from mipkd_plugin.checkpoints.proof import Summary, distill_fault, random_fault
 from mipkd_plugin.checkpoints.trial import training_fault
 from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.checkpoints import needed_files, run_folder, saved_hyperparameters
-from mipkd_plugin.config.components import construct, owner
+from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
+from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.resume_changes import hyperparameters

@@ -21,8 +21,9 @@ from mipkd_plugin.config.keys import (
     is_number,
     number_in,
 )
-from mipkd_plugin.config.problems import Context, Options, block, meant, nearest, other_key, shortened
+from mipkd_plugin.config.problems import Context, Options, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
+from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list

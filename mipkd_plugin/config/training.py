@@ -15,9 +15,10 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
 from mipkd_plugin.config.examples import PIXEL_LOSS
 from mipkd_plugin.config.keys import is_number, is_whole
-from mipkd_plugin.config.problems import Context, other_value
+from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.suggestions import other_value
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 

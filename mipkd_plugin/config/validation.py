@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.config.components import owner
 from mipkd_plugin.config.dataset_samples import READ_ERRORS, Samples, Size
+from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.patches import channel_word, window_of
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mipkd_plugin.config.components import construct, lookup
 from mipkd_plugin.config.finite import check_weights
-from mipkd_plugin.config.problems import Context, nearest
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.suggestions import nearest
 from mipkd_plugin.utils.weight_files import SAVE, WeightFileError, read_tensors, unusable
 from mipkd_plugin.utils.words import some
 
@@ -79,8 +80,7 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
         return content
     except WeightFileError as error:
         if unreadable:
-            what = error.what if error.what.startswith('is damaged') else f'is damaged: it {error.what}'
-            ctx.add(where, f'{path} {what}', unreadable)
+            ctx.add(where, f'{path} {error.as_damage()}', unreadable)
         else:
             ctx.add(where, f'{path} {error.what}', error.remedy)
         return None

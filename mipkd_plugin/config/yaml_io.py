@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from mipkd_plugin.config.keys import SECTIONS, TOP
-from mipkd_plugin.config.problems import OptionError, Options, Problem, suggestion
+from mipkd_plugin.config.problems import OptionError, Options, Problem
+from mipkd_plugin.config.suggestions import suggestion
 from mipkd_plugin.config.yaml_limits import LimitedLoader, RefusedError, value_problem
 
 _MERGE = 'tag:yaml.org,2002:merge'

@@ -56,6 +56,10 @@ class WeightFileError(MipkdError):
         self.path, self.what, self.remedy = path, what, remedy
         super().__init__(f'{path} {what}; {remedy}')
 
+    def as_damage(self) -> str:
+        """What is wrong with a file that this package has written itself, and that must so be damaged."""
+        return self.what if self.what.startswith('is damaged') else f'is damaged: it {self.what}'
+
 
 def read_tensors(file: str | Path, load: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Load a file of ``torch.save`` without running code from it.

@@ -365,6 +365,9 @@ def test_random_numbers_that_were_not_wanted_before_lose_no_checkpoint(train_opt
     message = capsys.readouterr().err
     assert '1. --auto_resume: the checkpoint ' in message
     assert '6.state has no random_6.pth\n   -> write exact_resume: false, or restore the file' in message
+    (RUN / 'models/random_6.pth').write_bytes(b'of somebody else')
+    assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 2
+    assert 'random_6.pth is damaged' in capsys.readouterr().err
     opt['train']['exact_resume'] = False
     assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 0
     assert 'iter: 6.' in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mipkd_plugin.config.problems import other_key, other_value
+from mipkd_plugin.config.suggestions import other_key, other_value
 from mipkd_plugin.config.remedies import REMOVE, in_words, remedied
 
 

@@ -158,7 +158,7 @@ CASES = [
              ('scale 2 does not fit 1 of 1100 pairs, first 1099.png: HR 48×48, LR 24×23', ), VAL, spoiled(many),
              remedy=False),
     BadInput('square HR image that reading turns', TRAIN,
-             ('HR/1.png: the EXIF orientation is 6, and that of the LR image 1', 'do not show the same any more',
+             ('HR/1.png: the HR image has the EXIF orientation 6, the LR image 1', 'they no longer match',
               'make both with mipkd prepare'), VAL, spoiled(rewrite('HR/1.png', turned)), remedy=False),
     BadInput('oblong HR image that reading turns', TRAIN,
              ('first 1.png: HR 48×32 (turned by its EXIF orientation 6), LR 16×24', ), VAL, spoiled(oblong_turned),
@@ -192,6 +192,6 @@ CASES = [
              ('meta_info.txt lists 2 as 24×23, and it is 24×24', ), LMDB, of_lmdb(listed_otherwise), remedy=False),
     BadInput('LMDB that lists another key', f'{TRAIN}.dataroot_gt', ('HR.lmdb lists 3, and does not hold it', ), LMDB,
              of_lmdb(renamed_key), remedy=False),
-    BadInput('LMDB whose image is turned', f'{TRAIN}', ('1 of ', 'the EXIF orientation is 6'), LMDB,
+    BadInput('LMDB whose image is turned', f'{TRAIN}', ('1 of ', 'the HR image has the EXIF orientation 6'), LMDB,
              of_lmdb(put('HR.lmdb', b'1', lambda value: value[:33] + ORIENTATION_6 + value[33:])), remedy=False),
 ]
