@@ -6,6 +6,7 @@ from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
 from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
 from mipkd_plugin.config.components import distillation_entries
+from mipkd_plugin.config.devices import launcher_problem
 from mipkd_plugin.config.distillation import Distillation, prepared
 from mipkd_plugin.config.patches import probe_shape, window_size
 from mipkd_plugin.config.plugins import absolute_imports, load_plugins
@@ -13,7 +14,6 @@ from mipkd_plugin.config.problems import OptionError, Options, Problem, require_
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
-from mipkd_plugin.config.devices import launcher_problem
 from mipkd_plugin.config.teacher_cache import make_cache
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options

@@ -82,7 +82,8 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
         where = f'{prefix}{key}'
         if key not in keys:
             if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
-                ctx.add(where, 'unknown key: nothing reads it', *other_key(path, key, section, keys))
+                is_forced = where in getattr(ctx.opt, 'forced', ())
+                ctx.add(where, 'unknown key: nothing reads it', *other_key(path, key, section, keys, is_forced))
                 misspelled.add(meant(key, section, keys))
         elif not (kind := keys[key].kind).fits(value) and not ((number := number_in(value)) is not None
                                                                and kind.fits(number)):

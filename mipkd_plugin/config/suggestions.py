@@ -39,7 +39,8 @@ def other_value(where: str, name: Any, valid: Iterable[str], cutoff: float = 0.6
     return suggestion(str(name), names, cutoff), {} if near is None else {where: near}
 
 
-def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[str]) -> tuple[str, dict[str, Any]]:
+def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[str],
+              replaces: bool = False) -> tuple[str, dict[str, Any]]:
     """The remedy for a key that nothing reads.
 
     Args:
@@ -47,13 +48,14 @@ def other_key(above: str, key: Any, section: Mapping[str, Any], valid: Iterable[
         key: The key.
         section: The section that holds it.
         valid: The keys that are valid there.
+        replaces: Whether the value is meant to replace one that is given, as with ``--force_yml``.
 
     Returns:
         In words and as data: the closest valid key gets the value, or the key goes.
     """
     prefix, names = f'{above}.' if above else '', list(valid)
     gone: dict[str, Any] = {f'{prefix}{key}': REMOVE}
-    near = meant(key, section, names)
+    near = nearest(str(key), names) if replaces else meant(key, section, names)
     if near is not None:
         return f'did you mean {near!r}?', {**gone, f'{prefix}{near}': section[key]}
     there = nearest(str(key), names)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mipkd_plugin.config.suggestions import other_key, other_value
 from mipkd_plugin.config.remedies import REMOVE, in_words, remedied
+from mipkd_plugin.config.suggestions import other_key, other_value
 
 
 @pytest.mark.parametrize(('opt', 'fix', 'after'), [
@@ -31,6 +31,14 @@ def test_apply(opt: dict[str, Any], fix: dict[str, Any], after: dict[str, Any]) 
 def test_words() -> None:
     assert in_words({'train.a': None, 'b': REMOVE, 'c': {'x': None, 'y': [1]}}) == (
         'write a: ~, and remove b, and write c: {x: ~, y: [1]}')
+
+
+def test_a_key_that_replaces_another() -> None:
+    """As ``--force_yml train:total_itr=5`` is meant."""
+    section = {'total_iter': 100, 'total_itr': 5}
+    assert other_key('train', 'total_itr', section, ['total_iter'], replaces=True) == (
+        "did you mean 'total_iter'?", {'train.total_itr': REMOVE, 'train.total_iter': 5})
+    assert 'That is given too' in other_key('train', 'total_itr', section, ['total_iter'])[0]
 
 
 def test_other_names() -> None:
