@@ -73,7 +73,8 @@ def bad_entries(state: Mapping[str, Any], parameters: Iterable[str]) -> list[str
 def bad_weights(net: nn.Module) -> list[str]:
     """Names of the tensors of a network that are not finite, see :func:`bad_entries`."""
     # one wait for the device, where all is well
-    sums = [values.sum(dtype=torch.float32) for values in net.state_dict().values() if values.is_floating_point()]
+    sums = [values.sum(dtype=torch.float32) for values in net.state_dict().values()
+            if isinstance(values, Tensor) and values.is_floating_point()]
     if not sums or all(total.device == sums[0].device for total in sums) and is_finite(torch.stack(sums)):
         return []
     return bad_entries(net.state_dict(), (name for name, _ in net.named_parameters()))

@@ -264,3 +264,20 @@ def test_a_mask_may_be_infinite() -> None:
     net.mask[0] = float('nan')
     net.bias.data[0] = float('inf')
     assert bad_weights(net) == ['bias', 'mask']
+
+
+class _RemembersSettings(nn.Linear):
+    """A network with state that is no tensor, as the KRNets model and mixers keep it."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {'version': 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {'version': 1}
+
+
+def test_state_that_is_no_tensor_is_no_weight() -> None:
+    net = _RemembersSettings(2, 2)
+    assert bad_weights(net) == []
+    net.bias.data[0] = float('nan')
+    assert bad_weights(net) == ['bias']
