@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# all tests but those of test_gpu.py are of the CPU, also where there is a GPU; before torch looks for one
+os.environ['MIPKD_TEST_GPUS'] = os.environ.get('MIPKD_TEST_GPUS', os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))
+os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
 import numpy as np
 import pytest
 import torch

@@ -54,11 +54,11 @@ class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def resume_without_gpu() -> bool:
-    """Let ``--auto_resume`` and ``path.resume_state`` work without a GPU.
+    """Let ``--auto_resume`` and ``path.resume_state`` work without a GPU, and beside one that the run does not use.
 
     BasicSR's ``basicsr.train.load_resume_state`` always calls ``torch.cuda.current_device()``, which raises without a
-    CUDA device (no BasicSR issue known). The repair replaces only this call and loads the tensors to the CPU; the rest
-    of the function runs unchanged.
+    CUDA device, and with ``num_gpu: 0`` puts the training state on a GPU all the same (no BasicSR issue known). The
+    repair replaces only this call and loads the tensors to the CPU; the rest of the function runs unchanged.
 
     Returns:
         Whether the repair was made.
@@ -66,11 +66,13 @@ def resume_without_gpu() -> bool:
     import basicsr.train as train
     import torch
 
-    if torch.cuda.is_available() or hasattr(train.load_resume_state, 'without_gpu'):
+    if hasattr(train.load_resume_state, 'without_gpu'):
         return False
     original: Callable[[dict[str, Any]], dict[str, Any] | None] = train.load_resume_state
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+        if torch.cuda.is_available() and opt.get('num_gpu') != 0:
+            return original(opt)
         train.torch = _TorchOnCPU()
         try:
             return original(opt)

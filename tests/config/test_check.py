@@ -514,6 +514,7 @@ def test_launcher(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     assert 'nproc_per_node=4' in problems_of(train_options(num_gpu='auto'))[0]
     assert problems_of(train_options(num_gpu='auto'), launcher='pytorch') == []
+    assert 'CUDA_VISIBLE_DEVICES= torchrun' in problems_of(train_options(), launcher='pytorch')[0]
     plain = train_options(num_gpu=2, model_type='SRModel')
     del plain['teacher'], plain['train']['distill_opt']
     assert problems_of(plain) == []

@@ -122,7 +122,7 @@ FILES = [
     case('pickle as weights', teacher(pickle.dumps(Canary())),
          'is a pickle of Python objects: to load it could run code, so nothing'),
     case('old pickle as weights', teacher(pickle.dumps(Canary(), protocol=0)),
-         'holds Python objects beside tensors (io.open)'),
+         'holds Python objects beside tensors ('),
     case('packed weights', packed, 'and would take 0.15 GB of memory: it is compressed, as no file of torch.save is'),
     case('list as weights', lambda folder: torch.save([1, 2], folder / 'teacher.pth'), 'holds a list, but no state'),
     case('nothing as weights', lambda folder: torch.save({}, folder / 'teacher.pth'), 'holds nothing, but no state'),
