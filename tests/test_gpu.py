@@ -1,4 +1,4 @@
-"""On a machine with a GPU: the commands train there, resume to the last bit, and leave it alone where it is not wanted.
+"""On a machine with a GPU: the commands train there, resume, and leave it alone where it is not wanted.
 
 Each run is a process of its own that sees the GPU; the other tests do not, see conftest.py.
 """
@@ -66,20 +66,21 @@ def back_to(folder: Path, iteration: int) -> None:
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_a_method_trains_and_resumes_to_the_last_bit(method: str, train_options: Make, tmp_path: Path) -> None:
+def test_a_method_trains_and_resumes_within_rounding(method: str, train_options: Make, tmp_path: Path) -> None:
     opt = train_options(num_gpu=1)
-    opt['datasets']['train'].update(prefetch_mode='cuda', pin_memory=True, batch_size_per_gpu=3)
+    opt['datasets']['train'].update(prefetch_mode='cuda', pin_memory=True, batch_size_per_gpu=3,
+                                    num_worker_per_gpu=1)
     opt['train'].update(exact_resume=True, distill_opt=METHODS[method])
     write(tmp_path, opt)
     whole = trained(tmp_path)
     back_to(tmp_path, 2)
     again = trained(tmp_path, '--auto_resume')
     worst = {name: float((whole[name] - again[name]).abs().max()) for name in whole}
-    assert max(worst.values()) < 1e-5, worst
+    assert max(worst.values()) < 1e-6, worst  # 1.5e-8 on an H200: BasicSR lets cuDNN choose its kernels anew
 
 
-@pytest.mark.parametrize('teacher', [{'dtype': 'bfloat16'}, {'dtype': 'float16', 'channels_last': True}, {'compile': True},
-                                     {'cache': 'memory'}], ids=str)
+@pytest.mark.parametrize('teacher', [{'dtype': 'bfloat16'}, {'dtype': 'float16', 'channels_last': True},
+                                     {'compile': True}, {'cache': 'memory'}], ids=str)
 def test_a_cheaper_teacher(teacher: dict[str, Any], train_options: Make, tmp_path: Path) -> None:
     opt = train_options(num_gpu=1)
     opt['teacher'].update(teacher)

@@ -20,7 +20,7 @@ from mipkd_plugin import config
 from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.models.distributed import distributed
+from mipkd_plugin.models.distributed import distributed, leave_fixed_buffers
 from mipkd_plugin.models.host import HostModel
 from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
@@ -40,6 +40,11 @@ class DistillMixin(HostModel):
 
     see_losses: Callable[[Iterable[Tensor]], None] | None = None
     """Takes the terms of each step, before it is applied: who sets this decides about steps that are not finite."""
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Wrap a network as BasicSR does."""
+        leave_fixed_buffers(net)
+        return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
         """Build teacher and losses, then let BasicSR set up the rest.

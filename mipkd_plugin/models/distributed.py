@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from mipkd_plugin.losses.base import DistillationLoss
@@ -33,3 +34,18 @@ def distributed(loss: DistillationLoss, device: torch.device) -> nn.Module:
     for parameter in own:
         parameter.requires_grad_(True)
     return runner
+
+
+def leave_fixed_buffers(net: nn.Module) -> None:
+    """Let DDP broadcast none but the buffers of normalization layers, which a training step changes.
+
+    Before each forward pass DDP writes all buffers in place, with what they hold already. Where the student runs
+    several times before one backward, the backward then refuses what earlier passes have read (PyTorch 2.11, the index
+    of SwinIR's position bias).
+
+    Args:
+        net: The network, before DDP wraps it.
+    """
+    names = [f'{path}.{name}' if path else name for path, module in net.named_modules()
+             if not isinstance(module, _NormBase) for name, _ in module.named_buffers(recurse=False)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)  # type: ignore[no-untyped-call]

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
         ema_decay: float
         log_dict: OrderedDict[str, float]
 
+        def model_to_device(self, net: nn.Module) -> nn.Module:
+            """Put a network on the device, in DDP where there are several processes."""
+            return net
+
         def init_training_settings(self) -> None:
             """Make EMA, losses, optimizers and schedulers."""
 

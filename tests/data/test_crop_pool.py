@@ -15,6 +15,7 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 from basicsr.models import build_model
+from faults.inputs.remedies_data import free
 from helpers import as_parsed, batch, change, make_pair
 from training import launched, train, write_options
 
@@ -272,6 +273,7 @@ def test_bad_pools_are_refused_before_anything_is_written(train_options: Make, t
                                                           parts: list[str], monkeypatch: pytest.MonkeyPatch,
                                                           capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    free(memory=32 * 10**9, disk=32 * 10**9)(monkeypatch)
     opt = pool_options(train_options)
     for where, value in changes.items():
         change(opt, where, value)

@@ -17,6 +17,10 @@ import pytest
 import torch
 import yaml
 from helpers import REPO, STUDENTS
+from torch import nn
+
+from mipkd_plugin.models.distributed import leave_fixed_buffers
+from basicsr.archs import build_network
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
 
@@ -81,6 +85,18 @@ def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., di
     result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'l_zoom_out_logits' in result.stdout + result.stderr
+
+
+def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
+    net = nn.Sequential(build_network(STUDENTS['SwinIR']), nn.BatchNorm2d(3))
+    leave_fixed_buffers(net)
+    torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        assert {id(buffer) for buffer in wrapped.modules_buffers} == {id(buffer) for buffer in net[1].buffers()}
+        assert len(list(net.buffers())) > 3
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def two_ranks(folder: Path) -> list[subprocess.Popen[str]]:
