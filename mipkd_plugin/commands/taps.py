@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     from mipkd_plugin import config
     from mipkd_plugin.networks.inspection import list_taps
-    from mipkd_plugin.networks.trunk import TapError, find_trunk
+    from mipkd_plugin.networks.trunk import TapError, trunk_of
 
     built = config.build_for_taps(opt)
     channels, height, width = config.probe_shape(opt)
@@ -33,13 +33,15 @@ def run(args: argparse.Namespace) -> int:
     for role, net in (('student', built.student), ('teacher', built.teacher)):
         if net is None or (args.teacher and role == 'student'):
             continue
+        lq = torch.rand(1, channels, height, width)
         try:
-            trunk, blocks = find_trunk(net)
+            chain = trunk_of(net, lq)
+            trunk, blocks = chain.name, chain.paths
         except TapError:
             trunk, blocks = '', []
         print(f'{role} {type(net).__name__}, {sum(p.numel() for p in net.parameters()):,d} parameters, on a patch of '
               f'{channels}×{height}×{width}; trunk: {trunk or "none found"}, {len(blocks)} blocks')
-        for info in list_taps(net, torch.rand(1, channels, height, width)):
+        for info in list_taps(net, lq):
             if args.all or info.path in blocks or '.' not in info.path:
                 size = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
                 mark = '*' if info.path in blocks else ' '

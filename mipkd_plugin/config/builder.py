@@ -26,7 +26,7 @@ from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.step import NetPair
-from mipkd_plugin.networks.trunk import TapError, resolve_taps
+from mipkd_plugin.networks.trunk import missing_taps
 from mipkd_plugin.utils.bounds import TooLargeError
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash, reason
 
@@ -207,12 +207,12 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
 
 def _check_names_of_taps(ctx: Context, built: Built) -> None:
     """The networks do not fit, but taps that do not exist can be named all the same."""
+    if built.student is None or built.teacher is None:
+        return
     for where, loss in built.losses.items():
-        try:
-            resolve_taps(loss.taps, *(net for net in (built.student, built.teacher) if net is not None))
-        except TapError as error:
-            for problem in error.problems:
-                ctx.add(f'{where}.taps', problem.removeprefix('taps: '), _list_taps(ctx))
+        if loss.taps is not None and not isinstance(loss.taps, int):
+            for problem in missing_taps(loss.taps, built.student, built.teacher):
+                ctx.add(f'{where}.taps', problem, _list_taps(ctx))
 
 
 def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mipkd_plugin.config.patches import small_shape
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.networks.trunk import evaluating
+from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.finite import bad_entries, is_finite
 

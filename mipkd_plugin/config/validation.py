@@ -15,7 +15,7 @@ from mipkd_plugin.config.patches import channel_word, window_of
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.sections import distilling_model
-from mipkd_plugin.networks.trunk import evaluating
+from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.utils.errors import failure_of
 
 _ODD_SIZE = (13, 11)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.networks.execution import PLAIN, Execution
-from mipkd_plugin.networks.inspection import reentry_problem
+from mipkd_plugin.networks.inspection import settle
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
@@ -86,7 +86,7 @@ def bind(losses: Sequence[DistillationLoss], student: nn.Module, teacher: nn.Mod
     pairs: list[Paths] = []
     for number, loss in enumerate(losses):
         try:
-            pairs.append(resolve_taps(loss.taps, student, teacher))
+            pairs.append(resolve_taps(loss.taps, student, teacher, probe))
         except TapError as error:
             problems += [BindProblem(problem, loss=number) for problem in error.problems]
     if problems:
@@ -169,21 +169,14 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
         return [*problems, f'{name} needs at least one tap']
     for role, net, paths in (('student', nets.student, [s for s, _ in pairs]),
                              ('teacher', nets.teacher, [t for _, t in pairs])):
-        found = _order_problems(name, net, paths, role)
-        if not found and not any(net.infos[path].problem for path in paths):
-            found = [problem for problem in [reentry_problem(net.net, probe, paths, net.execution)] if problem]
-        problems += found
+        if not any(net.infos[path].problem for path in paths):
+            found = _order_problems(name, net, paths, role, probe) or [settle(net, probe, paths)]
+            problems += [problem for problem in found if problem]
     return problems
 
 
-def _order_problems(name: str, net: TappedNet, paths: Sequence[str], role: str) -> list[str]:
-    blocks = net.blocks
-    outside = [path for path in paths if path not in blocks]
-    if outside:
-        return [f'tap {path!r} of the {role} is no block of its trunk, and {name} lets features re-enter there; '
-                f'choose among {blocks[0]} … {blocks[-1]}' if blocks else f'the {role} has no trunk to re-enter'
-                for path in outside]
-    order = [blocks.index(path) for path in paths]
-    if order != sorted(order):
-        return [f'taps of the {role} are not shallow to deep: {", ".join(paths)}; {name} follows them in this order']
-    return []
+def _order_problems(name: str, net: TappedNet, paths: Sequence[str], role: str, probe: Tensor) -> list[str]:
+    trace = net.trace(probe)
+    if all(trace.follows(a, b) for a, b in zip(paths, paths[1:])):
+        return []
+    return [f'taps of the {role} are not shallow to deep: {", ".join(paths)}; {name} follows them in this order']

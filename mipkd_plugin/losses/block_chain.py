@@ -68,7 +68,7 @@ class BlockPriorMixer(nn.Module):
             feature = mixers[k].decode(latent, for_student=through_student)
             if k == last:
                 return net.finish(step.lq, own[k], feature)
-            feature = net.segment(feature, own[k], own[k + 1])
+            feature = net.segment(feature, own[k], own[k + 1], step.lq)
             latent = mixers[k + 1].encode(feature, of_student=through_student)
             if self.remix:
                 of_student, of_teacher = latents[k + 1]

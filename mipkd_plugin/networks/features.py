@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from mipkd_plugin.networks.layouts import layout_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class TapInfo:
         channels: Width C of the feature.
         height: Height H of the feature, pixels.
         width: Width W of the feature, pixels.
-        tokens: Whether the module returns tokens (N, HW, C) rather than a map (N, C, H, W).
+        layout: How the module lays it out, see :class:`~mipkd_plugin.networks.layouts.Layout`; ``map`` is (N, C, H, W).
         problem: Why the module cannot be tapped, or ''.
     """
 
@@ -44,17 +48,24 @@ class TapInfo:
     channels: int = 0
     height: int = 0
     width: int = 0
-    tokens: bool = False
+    layout: str = 'map'
     problem: str = ''
 
+    @property
+    def tokens(self) -> bool:
+        """Whether the module returns tokens (N, HW, C)."""
+        return self.layout == 'tokens'
 
-def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int | None]], lq: Tensor) -> TapInfo:
+
+def inspect_tap(path: str, seen: Sequence[tuple[Any, int | None]], lq: Tensor, known: str = '') -> TapInfo:
     """Judge what one module returned during one forward pass.
 
     Args:
         path: Module path.
-        seen: One (output, its version counter at that time) for each time the module ran; None if it is unknown.
+        seen: One (output, the version counter of its first tensor at that time) for each time the module ran; None if
+            it is unknown.
         lq: Input of the network (N, C, H, W); gives the grid of tokens.
+        known: Layout of the feature, if it was seen before.
 
     Returns:
         Shape of the feature, or the reason why it cannot be tapped.
@@ -62,52 +73,19 @@ def inspect_tap(path: str, seen: Sequence[tuple[Tensor, int | None]], lq: Tensor
     if len(seen) != 1:
         return TapInfo(path, problem=f'its module runs {len(seen)} times in one forward pass, not once')
     output, version = seen[0]
-    if not isinstance(output, Tensor):
+    feature = first_tensor(output)
+    if feature is None:
         return TapInfo(path, problem=f'its module returns {type(output).__name__}, not a tensor')
-    size = _map_size(output, lq)
-    if size is None:
-        return TapInfo(path, problem=f'its output of shape {tuple(output.shape)} is neither a map (N, C, H, W) '
+    layout = layout_of(feature, tuple(lq.shape), known)
+    if layout is None:
+        return TapInfo(path, problem=f'its output of shape {tuple(feature.shape)} is neither a map (N, C, H, W) '
                                      'nor tokens (N, HW, C)')
-    problem = '' if version is None or output._version == version else (
+    problem = '' if version is None or feature._version == version else (
         'its output is changed in place after the module returned it; tap a trunk block instead')
-    tokens = output.dim() == 3
-    return TapInfo(path, output.shape[2 if tokens else 1], *size, tokens, problem)
+    channels = feature.shape[1 if layout.kind in ('map', 'rows') else -1]
+    return TapInfo(path, channels, layout.height, layout.width, layout.kind, problem)
 
 
-def map_to_tokens(feature: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, HW, C).
-
-    >>> import torch
-    >>> feature = torch.rand(2, 3, 4, 5)
-    >>> map_to_tokens(feature).shape
-    torch.Size([2, 20, 3])
-    >>> tokens_to_map(map_to_tokens(feature), 4, 5).equal(feature)
-    True
-
-    Returns:
-        The tokens.
-    """
-    return feature.flatten(2).transpose(1, 2)
-
-
-def tokens_to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(N, HW, C) → (N, C, H, W)."""
-    n, _, channels = tokens.shape
-    return tokens.transpose(1, 2).reshape(n, channels, height, width)
-
-
-def nearly_equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding (kernels of a GPU may sum in another order)."""
-    return a.shape == b.shape and bool(((a - b).abs().max() <= 1e-3 * b.abs().max()).item())
-
-
-def _map_size(output: Tensor, lq: Tensor) -> tuple[int, int] | None:
-    """(H, W) of a map, or of tokens on the grid of ``lq`` or of an integer multiple or fraction of it."""
-    if output.dim() == 4:
-        return output.shape[2], output.shape[3]
-    if output.dim() != 3:
-        return None
-    height, width = lq.shape[2:]
-    grids = [(height * f, width * f) for f in (1, 2, 3, 4, 8)]
-    grids += [(height // f, width // f) for f in (2, 3, 4, 8) if height % f == 0 and width % f == 0]
-    return next((grid for grid in grids if grid[0] * grid[1] == output.shape[1]), None)
+def first_tensor(output: object) -> Tensor | None:
+    """The feature among what a module returns: the first tensor."""
+    return next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.networks.execution import PLAIN, Execution
-from mipkd_plugin.networks.features import TapInfo, nearly_equal
+from mipkd_plugin.networks.execution import PLAIN
+from mipkd_plugin.networks.features import NetPass, TapInfo
+from mipkd_plugin.networks.modes import calmed
 from mipkd_plugin.networks.tapped_net import TappedNet
-from mipkd_plugin.networks.trunk import TapError, evaluating
+from mipkd_plugin.networks.trunk import TapError
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.finite import is_finite
+
+_SAME = 1e-6
+_NEARLY_SAME = 1e-3  # another number format or compiled code
+_SHOWS = 10
 
 
 def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
@@ -23,28 +31,105 @@ def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
         return list(tapped.probe(lq)[0].values())
 
 
-def reentry_problem(net: nn.Module, lq: Tensor, paths: Sequence[str], execution: Execution = PLAIN) -> str:
-    """Check that features can re-enter at ``paths``: the network's own features must give its own output.
+def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str] = ()) -> str:
+    """Find the mode in which a network can do what the losses ask of it, and check that it does.
+
+    A frozen network is tried in eval mode. If that fails, it is tried in the calm training mode, which is taken if its
+    images are the same: re-parameterized networks in eval mode often take no gradient, or one image at a time.
 
     Args:
-        net: The network, unwrapped.
+        tapped: The network.
         lq: Images (N, C, H, W).
-        paths: Trunk blocks, shallow to deep.
-        execution: How it runs; a network that does not run in the default way is frozen.
+        paths: Taps where features re-enter, shallow to deep; none: a full pass is all there is.
 
     Returns:
-        What is wrong, or ''. Finds networks that do more between their blocks than call them.
+        What is wrong, or ''.
     """
-    with evaluating(net), TappedNet(net, paths, frozen=execution != PLAIN, execution=execution) as tapped:
-        run = tapped(lq)
-        try:
-            again = [tapped.segment(run.features[a], a, b) for a, b in zip(paths, paths[1:])]
-            image = tapped.finish(lq, paths[0], run.features[paths[0]])
-        except TapError as error:
-            return str(error)
-    if not is_finite(run.output):
-        return f'{type(net).__name__} makes images that are not finite from random images in [0, 1]'
-    pairs = [*zip(again, (run.features[path] for path in paths[1:])), (image, run.output)]
-    return '' if all(nearly_equal(a, b) for a, b in pairs) else (
-        f'{type(net).__name__} does more between the blocks of its trunk than call them in turn, so no '
-        'feature can re-enter there')
+    problem = _tried(tapped, lq, paths)
+    if not problem or not tapped.frozen:
+        return problem
+    try:
+        reference = tapped.image(lq[:1])
+    except FOREIGN_ERRORS:
+        reference = None
+    tapped.calm()
+    if not _tried(tapped, lq, paths) and (reference is None or _differs(tapped.image(lq[:1]), reference) <= 1e-5):
+        return ''
+    tapped.calm(False)
+    return problem
+
+
+def _tried(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
+    try:
+        return reentry_problem(tapped, lq, paths)
+    except TapError as error:
+        return str(error)
+    except FOREIGN_ERRORS as error:
+        name = type(tapped.net).__name__
+        return f'{name} fails on two images{" and their gradient" if paths else ""}: {type(error).__name__}: {error}'
+
+
+def reentry_problem(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
+    """Check that features can re-enter at ``paths``, with two images and with gradients.
+
+    The network's own feature must give its own image again, as far as two of its runs agree; another feature must give
+    another one; and a gradient must come back.
+
+    Args:
+        tapped: The network, tapped there.
+        lq: Images (N, C, H, W).
+        paths: Taps, shallow to deep.
+
+    Returns:
+        What is wrong, or ''.
+
+    Raises:
+        TapError: No feature can re-enter at one of them.
+    """
+    name, images = type(tapped.net).__name__, torch.cat([lq, lq.flip(3)])[:2]
+    with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []), (
+            nullcontext() if tapped.frozen else calmed(tapped.net)):
+        with torch.no_grad():
+            run, again = tapped(images), tapped(images)
+            if not is_finite(run.output):
+                return f'{name} makes images that are not finite from random images in [0, 1]'
+            for path, until in zip(paths, [*paths[1:], None]):
+                problem = _problem_at(tapped, images, run, again, path, until)
+                if problem:
+                    return f'{name}: {problem}'
+        return _gradient_problem(tapped, images, run, paths[0]) if paths else ''
+
+
+def _problem_at(tapped: TappedNet, images: Tensor, run: NetPass, again: NetPass, path: str, until: str | None) -> str:
+    """What is wrong where a feature re-enters at ``path``; also with the way from there to ``until``."""
+    feature = run.features[path]
+    spread = max(_differs(again.output, run.output), *(
+        _differs(again.features[p], run.features[p]) for p in (path, until) if p is not None))
+    allowed = max(2 * spread, _SAME if tapped.execution == PLAIN else _NEARLY_SAME)
+    image = tapped.finish(images, path, feature)
+    error = _differs(image, run.output)
+    if error <= allowed and until is not None:
+        error = _differs(tapped.segment(feature, path, until, images), run.features[until])
+    if error > allowed:
+        random = '; two runs of it differ, so it is random' if spread else ''
+        return (f'its own feature, put in place at {path!r}, gives another result (by {error:.1e} of the largest value), '
+                f'so no feature can re-enter there{random}')
+    noise = feature + torch.randn_like(feature) * feature.std()
+    if _differs(tapped.finish(images, path, noise), image) <= _SHOWS * max(error, spread):
+        return f'noise at {path!r} does not show in the image, so a feature that re-enters there has no effect'
+    return ''
+
+
+def _gradient_problem(tapped: TappedNet, images: Tensor, run: NetPass, path: str) -> str:
+    feature = run.features[path].detach().requires_grad_()
+    with torch.enable_grad():
+        image = tapped.finish(images, path, feature)
+        gradient = torch.autograd.grad(image.sum(), feature, allow_unused=True)[0] if image.requires_grad else None
+    if gradient is None or not bool(gradient.abs().sum() > 0):
+        return f'{type(tapped.net).__name__}: no gradient comes back to {path!r}'
+    return '' if is_finite(gradient) else f'{type(tapped.net).__name__}: the gradient at {path!r} is not finite'
+
+
+def _differs(a: Tensor, b: Tensor) -> float:
+    """Largest difference of two tensors, over the largest value of the second."""
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))

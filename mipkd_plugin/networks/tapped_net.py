@@ -10,16 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from mipkd_plugin.networks.execution import PLAIN, Execution
-from mipkd_plugin.networks.features import NetPass, TapInfo, inspect_tap, map_to_tokens, tokens_to_map
-from mipkd_plugin.networks.trunk import TapError, blocks_around, evaluating, nearest, skipping, substituted
+from mipkd_plugin.networks.features import NetPass, TapInfo, first_tensor, inspect_tap
+from mipkd_plugin.networks.layouts import Layout
+from mipkd_plugin.networks.modes import calm, calmed, evaluating, random_modules
+from mipkd_plugin.networks.reentry import Recorder, Reentry
+from mipkd_plugin.networks.trace import Trace, shapes_in, smooth_images
+from mipkd_plugin.networks.trunk import TapError, nearest, substituted
+
+_Seen = dict[str, list[tuple[Any, int | None]]]
 
 
 class TappedNet:
     """Wraps a network, unedited, so that its forward pass also returns the features at named modules.
 
     Forward hooks by module path; they are silent outside the wrapper's own calls and removed by ``close()`` (or at
-    the end of a ``with`` block). Tokens (N, HW, C) are turned into maps (N, C, H, W) here and back again, so that
-    nobody else ever sees tokens. The wrapper is no ``nn.Module``: ``model.train()`` and ``state_dict()`` pass it by.
+    the end of a ``with`` block). Tokens and other layouts are turned into maps (N, C, H, W) here and back again, so
+    that nobody else ever sees them. The wrapper is no ``nn.Module``: ``model.train()`` and ``state_dict()`` pass it by.
 
     Args:
         net: The network, unwrapped (no ``DistributedDataParallel``).
@@ -54,12 +60,14 @@ class TappedNet:
         self.frozen = frozen
         self.execution = execution
         self.infos: dict[str, TapInfo] = {}
-        self._raw: dict[str, list[tuple[Tensor, int | None]]] | None = None
-        self._calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self.blocks = blocks_around(net, self.taps)
-        self._handles = [modules[path].register_forward_hook(self._recorder(path)) for path in dict.fromkeys(taps)]
-        self._handles += [modules[path].register_forward_pre_hook(self._call_recorder(path), with_kwargs=True)
-                          for path in self.blocks]
+        self._calms = False
+        self._random = random_modules(net)
+        self._raw: _Seen | None = None
+        self._copies: bool | None = None  # whether the network writes into its input; not known yet
+        self._last: tuple[int, ...] = ()
+        self._handles = [modules[path].register_forward_hook(self._hook(path)) for path in dict.fromkeys(taps)]
+        self._recorder = Recorder(net)
+        self._reentry = Reentry(net, self._run_traced, self._recorder)
         if frozen:
             net.requires_grad_(False)
             net.eval()
@@ -77,92 +85,94 @@ class TappedNet:
             The output and the features at the taps, as maps.
 
         Raises:
-            TapError: A tap did not see exactly one tensor, or its tensor cannot be read as a map.
+            TapError: A tap did not see exactly one feature, or what it saw cannot be read as a map.
         """
-        raw, output = self._run(lq, self._runner if weights is None else substituted(self.net, weights))
-        return NetPass(output, {path: self._as_map(path, raw[path], lq) for path in self.taps})
+        self._recorder.begin()
+        run = None
+        try:
+            raw, output = self._run(lq, self._runner if weights is None else substituted(self.net, weights))
+            run = NetPass(output, {path: self._as_map(path, raw[path], lq) for path in self.taps})
+        finally:
+            self._recorder.end(lq, run)
+        return run
 
     def image(self, lq: Tensor) -> Tensor:
         """Run the network on images (N, C, H, W) of any size and return the output alone; nothing is recorded."""
-        self._keep_eval()
+        self._keep_mode()
         with torch.no_grad() if self.frozen else nullcontext():
-            return self.execution.run(self._runner, lq)
+            return self.execution.run(self._runner, lq.clone() if self._copies is not False else lq)
 
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
-        """Run the network on images (N, C, H, W), without gradient and in eval mode, and look at every tap.
+        """Run the network on images (N, C, H, W), without gradient and without chance, and look at every tap.
 
-        Refuses a tap whose module does not run exactly once, returns no tensor, or whose output is changed in place
+        Refuses a tap whose module does not run exactly once, returns no feature, or whose output is changed in place
         later (EDSR's ``conv_after_body``).
 
         Returns:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.
         """
-        with evaluating(self.net):
+        with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
+            lq = smooth_images(lq)
+        with evaluating(self.net) if self.frozen and not self._calms else calmed(self.net), torch.no_grad():
             raw, output = self._run(lq, self.net)
         self.infos = {path: inspect_tap(path, raw[path], lq) for path in self.taps}
         return self.infos, output
 
-    def segment(self, feature: Tensor, after: str, until: str) -> Tensor:
-        """Run the blocks behind ``after`` up to and including ``until``, and nothing else.
+    def calm(self, calms: bool = True) -> None:
+        """Let a frozen network run in the calm training mode from now on, or in eval mode again.
+
+        See :func:`~mipkd_plugin.networks.modes.calm`. The traced runs are made again.
+        """
+        self._calms = calms
+        self._reentry.forget()
+        self._keep_mode()
+
+    def trace(self, lq: Tensor) -> Trace:
+        """A traced run over images of the size of ``lq`` (N, C, H, W); made once for a size."""
+        return self._reentry.trace(lq)
+
+    def segment(self, feature: Tensor, after: str, until: str, lq: Tensor | None = None) -> Tensor:
+        """Run what lies between two modules, and nothing else.
 
         Args:
-            feature: Map (N, C, H, W) that stands for the output of block ``after``.
-            after: Path of a trunk block.
-            until: Path of a deeper block of the same trunk.
+            feature: Map (N, C, H, W) that stands for the output of module ``after``.
+            after: Path of a tap.
+            until: Path of a deeper tap.
+            lq: Images (N, C, H, W) that the feature belongs to, for networks that look back; without them, zeros of
+                the size of the last run's images.
 
         Returns:
             Map (N, C', H, W): what ``until`` returns.
 
         Raises:
-            TapError: One of the paths is no block of the trunk, or they are in the wrong order.
-            RuntimeError: The blocks take further arguments and the network has not run at this size yet.
+            TapError: ``until`` does not follow from ``after``.
+            RuntimeError: The network has not run yet, or not at the size that the feature belongs to.
         """
-        start, stop = self._block_index(after), self._block_index(until)
-        if start >= stop:
-            raise TapError([f'no block to run from {after!r} to {until!r}: the second must lie deeper'])
-        self._keep_eval()
-        height, width = feature.shape[2:]
-        tokens = self._is_tokens(after)
-
-        def blocks(x: Tensor) -> Tensor:
-            for path in self.blocks[start + 1:stop + 1]:
-                args, kwargs = self._arguments(path, after, (height, width))
-                x = self.net.get_submodule(path)(x, *args, **kwargs)
-            return x
-
-        x = self.execution.run(blocks, map_to_tokens(feature) if tokens else feature)
-        return tokens_to_map(x, height, width) if tokens else x
+        if lq is None:
+            if not self._last:
+                raise RuntimeError(f'{type(self.net).__name__} has not run yet; run the network first')
+            lq = feature.new_zeros(()).expand(len(feature), *self._last)
+        return self._run_from(lq, after, feature, until)
 
     def finish(self, lq: Tensor, after: str, feature: Tensor) -> Tensor:
-        """Run what comes after block ``after``, as if that block had returned ``feature``.
+        """Run what comes after a module, as if it had returned ``feature``.
 
-        The blocks up to and including ``after`` are not computed. The layers before the trunk are: the global skip
-        connection adds their output to the trunk's.
+        What comes before is not computed, but for what is used again behind it: layers before a global skip
+        connection are computed once more; where that is much, the answers of the last run over ``lq`` are used.
 
         Args:
-            lq: Images (N, C, H, W), for the global skip.
-            after: Path of a trunk block.
+            lq: Images (N, C, H, W).
+            after: Path of a tap.
             feature: Map (N, C, H', W') in place of its output.
 
         Returns:
             Image (N, C, sH, sW).
-
-        Raises:
-            TapError: ``after`` is no block of the trunk.
         """
-        index = self._block_index(after)
-        native = map_to_tokens(feature) if self._is_tokens(after) else feature
-        self._keep_eval()
-
-        def rest(lq: Tensor, native: Tensor) -> Tensor:
-            with skipping(self.net, self.blocks[:index], self.blocks[index], native):
-                image: Tensor = self.net(lq)
-                return image
-
-        return self.execution.run(rest, lq, native)
+        return self._run_from(lq, after, feature, None)
 
     def close(self) -> None:
         """Remove all hooks: the network is as it was."""
+        self._recorder.close()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -173,71 +183,86 @@ class TappedNet:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _run(self, lq: Tensor,
-             runner: Callable[[Tensor], Tensor]) -> tuple[dict[str, list[tuple[Tensor, int | None]]], Tensor]:
+    def _run(self, lq: Tensor, runner: Callable[[Tensor], Tensor]) -> tuple[_Seen, Tensor]:
         self._check_open()
-        self._keep_eval()
+        self._keep_mode()
         self._raw = {path: [] for path in self.taps}
-        self._calls.clear()
+        self._last = tuple(lq.shape[1:])
+        own = lq.clone() if self._copies is not False else lq
+        version = own._version
         try:
             with torch.no_grad() if self.frozen else nullcontext():
-                output = self.execution.run(runner, lq)
+                output = self.execution.run(runner, own)
+            if self._copies is None:
+                self._copies = own._version != version
             return self._raw, output
         finally:
             self._raw = None
+
+    def _run_traced(self, images: Tensor, trace: Callable[[Tensor], Trace]) -> Trace:
+        """Make a traced run in the mode and the number format in which the network runs."""
+        found: list[Trace] = []
+
+        def run(images: Tensor) -> Tensor:
+            found.append(trace(images))
+            return images
+
+        self._keep_mode()
+        with nullcontext() if self.frozen else calmed(self.net):
+            self.execution.run(run, images)
+        return found[0]
+
+    def _run_from(self, lq: Tensor, after: str, feature: Tensor, until: str | None) -> Tensor:
+        self._check_open()
+        self._keep_mode()
+        trace, ends = self._reentry.trace(lq), [after] if until is None else [after, until]
+        layouts = [self._layout(trace, path) for path in ends]
+        if until is not None and not trace.follows(after, until):
+            raise TapError([f'{until!r} does not follow from {after!r} in {type(self.net).__name__}'])
+        native = layouts[0].from_map(feature, shapes_in(trace.call(after).output)[0].shape)
+
+        def run(images: Tensor, native: Tensor) -> Tensor:
+            output = first_tensor(self._reentry.run(images, after, native, until, lq))
+            assert output is not None
+            return output
+
+        output = self.execution.run(run, lq, native)
+        return output if until is None else layouts[1].to_map(output)
+
+    def _layout(self, trace: Trace, path: str) -> Layout:
+        """How a module lays out its feature, where a feature can re-enter."""
+        times, name = trace.count(path), type(self.net).__name__
+        if times != 1:
+            raise TapError([f'{path!r} runs {times} times in one forward pass of {name}, not once; no feature can '
+                            're-enter there'])
+        layout = trace.call(path).layout
+        if layout is None:
+            raise TapError([f'{path!r} of {name} returns no feature, so none can re-enter there'])
+        return layout
 
     def _check_open(self) -> None:
         if not self._handles and self.taps:
             raise RuntimeError(f'this TappedNet of {type(self.net).__name__} was closed')
 
-    def _keep_eval(self) -> None:
-        if self.frozen and self.net.training:
+    def _keep_mode(self) -> None:
+        if self._calms:
+            if not self.net.training or any(module.training for module in self._random):
+                calm(self.net)
+        elif self.frozen and self.net.training:
             self.net.eval()
 
-    def _recorder(self, path: str) -> Callable[..., None]:
+    def _hook(self, path: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             if self._raw is not None:  # compiled code has no version counters; the eager probe has looked at them
-                known = isinstance(output, Tensor) and not torch.compiler.is_compiling()
-                self._raw[path].append((output, output._version if known else None))
+                first = None if torch.compiler.is_compiling() else first_tensor(output)
+                self._raw[path].append((output, None if first is None else first._version))
         return record
 
-    def _call_recorder(self, path: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._raw is not None:
-                self._calls[path] = (args[:1] and (None, *args[1:]), kwargs)  # without the feature itself
-        return record
-
-    def _as_map(self, path: str, seen: list[tuple[Tensor, int | None]], lq: Tensor) -> Tensor:
-        info = inspect_tap(path, seen, lq)
-        if info.problem:
+    def _as_map(self, path: str, seen: list[tuple[Any, int | None]], lq: Tensor) -> Tensor:
+        known = self.infos[path].layout if path in self.infos else ''
+        info = inspect_tap(path, seen, lq, known)
+        feature = first_tensor(seen[0][0]) if seen else None
+        if info.problem or feature is None:
             raise TapError([f'tap {path!r} of {type(self.net).__name__}: {info.problem}'])
         self.infos[path] = info
-        output = self.execution.leave(seen[0][0], lq.dtype)
-        return tokens_to_map(output, info.height, info.width) if info.tokens else output
-
-    def _block_index(self, path: str) -> int:
-        self._check_open()
-        if path not in self.blocks:
-            trunk = self.blocks[0].rpartition('.')[0] if self.blocks else None
-            raise TapError([f'{path!r} is no block of the trunk {trunk!r} of {type(self.net).__name__}; '
-                            'a feature can only re-enter the network between trunk blocks'])
-        return self.blocks.index(path)
-
-    def _is_tokens(self, path: str) -> bool:
-        if path not in self.infos:
-            raise RuntimeError(f'block {path!r} is not tapped or {type(self.net).__name__} has not run yet; '
-                               'name it in taps and run probe() or the network first')
-        return self.infos[path].tokens
-
-    def _arguments(self, path: str, after: str, size: tuple[int, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        name = type(self.net).__name__
-        if path not in self._calls:
-            raise RuntimeError(f'block {path!r} of {name} has not run yet; run the network first')
-        args, kwargs = self._calls[path]
-        if not args:
-            raise TapError([f'block {path!r} of {name} is called with keywords only: no feature can re-enter there'])
-        known = self.infos[after]
-        if (args[1:] or kwargs) and size != (known.height, known.width):
-            raise RuntimeError(f'the blocks of {name} take arguments that belong to features of '
-                               f'{known.height}×{known.width}, got {size[0]}×{size[1]}; run it at this size first')
-        return args[1:], kwargs
+        return Layout(info.layout, info.height, info.width).to_map(self.execution.leave(feature, lq.dtype))

@@ -1,0 +1,61 @@
+"""Modes of a network: evaluation, and a training mode in which nothing is random and nothing is learned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+_RANDOM = re.compile(r'drop.?(out|path|block)|stochastic.?depth', re.I)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Inside the block: eval mode and no gradient; afterwards every module has its own mode again."""
+    with _own_modes(net):
+        net.eval()
+        with torch.no_grad():
+            yield
+
+
+@contextmanager
+def calmed(net: nn.Module) -> Iterator[None]:
+    """Inside the block: the calm training mode; afterwards every module has its own mode again."""
+    with _own_modes(net):
+        calm(net)
+        yield
+
+
+def calm(net: nn.Module) -> None:
+    """Set the calm training mode: all modules train but dropout, drop-path and normalization over the batch.
+
+    Networks with two forms, one to train and one to run fast, are in the form that can be differentiated, and their
+    images are those of eval mode.
+    """
+    for module in net.modules():
+        module.training = not _is_random(module)
+
+
+def random_modules(net: nn.Module) -> list[nn.Module]:
+    """Modules that stay in eval mode in the calm training mode."""
+    return [module for module in net.modules() if _is_random(module)]
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training, or keeps statistics of the batch."""
+    return isinstance(module, (_DropoutNd, _NormBase)) or _RANDOM.search(type(module).__name__) is not None
+
+
+@contextmanager
+def _own_modes(net: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
