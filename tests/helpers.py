@@ -10,7 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
+from mipkd_plugin.networks.trunk import trunk_of
 from mipkd_plugin.testing import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_pair
 from basicsr.archs import build_network  # after mipkd_plugin, which repairs BasicSR
 
@@ -98,3 +100,8 @@ def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 
     for phase, dataset in opt['datasets'].items():
         dataset.update(phase=phase, scale=opt['scale'])
     return opt
+
+
+def blocks_of(net: nn.Module) -> list[str]:
+    """Paths of the blocks of a network's trunk."""
+    return trunk_of(net, torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))).paths

@@ -112,8 +112,8 @@ def _problem_at(tapped: TappedNet, images: Tensor, run: NetPass, again: NetPass,
         error = _differs(tapped.segment(feature, path, until, images), run.features[until])
     if error > allowed:
         random = '; two runs of it differ, so it is random' if spread else ''
-        return (f'its own feature, put in place at {path!r}, gives another result (by {error:.1e} of the largest value), '
-                f'so no feature can re-enter there{random}')
+        return (f'its own feature, put in place at {path!r}, gives another result (by {error:.1e} of the largest '
+                f'value), so no feature can re-enter there{random}')
     noise = feature + torch.randn_like(feature) * feature.std()
     if _differs(tapped.finish(images, path, noise), image) <= _SHOWS * max(error, spread):
         return f'noise at {path!r} does not show in the image, so a feature that re-enters there has no effect'

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from mipkd_plugin.networks.features import NetPass
-from mipkd_plugin.networks.replay import Key, Plan, ReachedError, answering, blank, plan, with_first, without_checkpoints
+from mipkd_plugin.networks.replay import Plan, ReachedError, answering, blank, plan, with_first, without_checkpoints
 from mipkd_plugin.networks.trace import Call, Trace, shapes_in, smooth_images, traced
+
+Key = tuple[str, int]
+"""Module path, and which of its calls."""
 
 _SAMPLES = 2
 _REMEMBERED = 4

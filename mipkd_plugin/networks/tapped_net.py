@@ -219,6 +219,9 @@ class TappedNet:
         layouts = [self._layout(trace, path) for path in ends]
         if until is not None and not trace.follows(after, until):
             raise TapError([f'{until!r} does not follow from {after!r} in {type(self.net).__name__}'])
+        if feature.shape[2:] != (layouts[0].height, layouts[0].width):
+            raise RuntimeError(f'{after!r} of {type(self.net).__name__} returns {layouts[0].height}×{layouts[0].width} '
+                               f'for such images, got {feature.shape[2]}×{feature.shape[3]}')
         native = layouts[0].from_map(feature, shapes_in(trace.call(after).output)[0].shape)
 
         def run(images: Tensor, native: Tensor) -> Tensor:

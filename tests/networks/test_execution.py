@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from basicsr.archs import build_network
-from helpers import ARCHITECTURES, TEACHERS, batch, make_pair
+from helpers import ARCHITECTURES, TEACHERS, batch, blocks_of, make_pair
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -18,7 +18,6 @@ from mipkd_plugin import Execution, NetPass
 from mipkd_plugin.networks.execution import PLAIN, difference
 from mipkd_plugin.networks.inspection import reentry_problem
 from mipkd_plugin.networks.tapped_net import TappedNet
-from mipkd_plugin.networks.trunk import find_trunk
 
 HALVES = {'bfloat16': Execution(torch.bfloat16), 'float16': Execution(torch.float16),
           'bfloat16, channels_last': Execution(torch.bfloat16, channels_last=True),
@@ -33,7 +32,7 @@ def teacher_of(arch: str) -> nn.Module:
 
 def tapped_teacher(arch: str, execution: Execution = PLAIN) -> TappedNet:
     net = teacher_of(arch)
-    return TappedNet(net, find_trunk(net)[1], frozen=True, execution=execution)
+    return TappedNet(net, blocks_of(net), frozen=True, execution=execution)
 
 
 def test_names() -> None:
@@ -48,7 +47,7 @@ def test_the_default_changes_no_bit_and_casts_nothing(arch: str) -> None:
     with torch.no_grad():
         plain = net(lq)
     before = copy.deepcopy(net.state_dict())
-    with TappedNet(net, find_trunk(net)[1], frozen=True) as tapped:
+    with TappedNet(net, blocks_of(net), frozen=True) as tapped:
         run = tapped(lq)
         assert torch.equal(run.output, plain)
         assert torch.equal(tapped.image(lq), plain)
@@ -83,7 +82,7 @@ def test_features_reenter_and_gradients_pass(arch: str, execution: Execution) ->
     """Gradients of a mean over many numbers, with a small weight: float16 would round them to 0."""
     lq, gradients = batch(arch)[0], []
     for tapped in (tapped_teacher(arch), tapped_teacher(arch, execution)):
-        first, second, *_, last = tapped.blocks
+        first, second, *_, last = tapped.taps
         run = tapped(lq)
         middle = tapped.segment(run.features[first], first, second)
         image = tapped.finish(lq, last, run.features[last])
@@ -105,7 +104,7 @@ def test_an_attention_mask_for_another_size_meets_the_type_of_the_weights() -> N
     lq = torch.rand(2, 3, 8, 16)
     tapped = tapped_teacher('SwinIR', HALVES['bfloat16'])
     assert difference(tapped(lq), tapped_teacher('SwinIR')(lq)).output_max < 0.02
-    assert reentry_problem(tapped.net, lq, tapped.blocks, HALVES['bfloat16']) == ''
+    assert reentry_problem(tapped, lq, tapped.taps) == ''
 
 
 def test_only_a_frozen_network_is_cast() -> None:
@@ -143,7 +142,7 @@ def traced(arch: str, taps: list[str] | None, monkeypatch: pytest.MonkeyPatch, n
     with monkeypatch.context() as patch:
         patch.setattr(torch, 'compile', lambda function: real(function, backend='eager'))
         net = teacher_of(arch) if net is None else net
-        return TappedNet(net, find_trunk(net)[1] if taps is None else taps, frozen=True, execution=execution)
+        return TappedNet(net, blocks_of(net) if taps is None else taps, frozen=True, execution=execution)
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
@@ -164,7 +163,7 @@ def test_the_whole_pass_is_one_graph_and_is_compiled_once(arch: str, monkeypatch
             assert difference(tapped(other), reference(other)).output_max < 0.02
         assert graphs() == 2, 'once for the first size, once for all others'
         run = tapped(lq)
-        first, second = tapped.blocks[:2]
+        first, second = tapped.taps[:2]
         again = tapped.segment(run.features[first], first, second)
         torch.testing.assert_close(again, run.features[second], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(tapped.finish(lq, second, again), run.output, rtol=1e-5, atol=1e-5)
@@ -196,7 +195,7 @@ def test_images_of_other_sizes_record_nothing(monkeypatch: pytest.MonkeyPatch) -
         for _ in range(2):
             run = tapped(lq)
             torch.testing.assert_close(tapped.image(small), reference.image(small), rtol=1e-4, atol=1e-5)
-            first, second = tapped.blocks[:2]
+            first, second = tapped.taps[:2]
             torch.testing.assert_close(tapped.segment(run.features[first], first, second), run.features[second],
                                        rtol=1e-4, atol=1e-5)
 
