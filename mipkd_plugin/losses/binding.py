@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.networks.execution import PLAIN, Execution
-from mipkd_plugin.networks.inspection import settle
+from mipkd_plugin.networks.inspection import probed, settle
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
@@ -137,7 +137,7 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: Se
     problems: list[BindProblem] = []
     outputs = {}
     for role, net in (('student', nets.student), ('teacher', nets.teacher)):
-        infos, output = net.probe(probe)
+        infos, output = probed(net, probe)
         outputs[role] = tuple(output.shape[1:])
         problems += [BindProblem(f'tap {info.path!r} of the {role} {type(net.net).__name__}: {info.problem}',
                                  loss=_first_with(info.path, pairs)) for info in infos.values() if info.problem]

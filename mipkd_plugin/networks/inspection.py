@@ -18,6 +18,7 @@ from mipkd_plugin.utils.finite import is_finite
 
 _SAME = 1e-6
 _NEARLY_SAME = 1e-3  # another number format or compiled code
+_SAME_MODE = 1e-5
 _SHOWS = 10
 
 
@@ -31,8 +32,8 @@ def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
         return list(tapped.probe(lq)[0].values())
 
 
-def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str] = ()) -> str:
-    """Find the mode in which a network can do what the losses ask of it, and check that it does.
+def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
+    """Find the mode in which features can re-enter a network at taps, and check that they do.
 
     A frozen network is tried in eval mode. If that fails, it is tried in the calm training mode, which is taken if its
     images are the same: re-parameterized networks in eval mode often take no gradient, or one image at a time.
@@ -40,7 +41,7 @@ def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str] = ()) -> str:
     Args:
         tapped: The network.
         lq: Images (N, C, H, W).
-        paths: Taps where features re-enter, shallow to deep; none: a full pass is all there is.
+        paths: Taps, shallow to deep.
 
     Returns:
         What is wrong, or ''.
@@ -49,14 +50,49 @@ def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str] = ()) -> str:
     if not problem or not tapped.frozen:
         return problem
     try:
-        reference = tapped.image(lq[:1])
-    except FOREIGN_ERRORS:
-        reference = None
-    tapped.calm()
-    if not _tried(tapped, lq, paths) and (reference is None or _differs(tapped.image(lq[:1]), reference) <= 1e-5):
-        return ''
+        calmed_down(tapped, lq)
+        if not _tried(tapped, lq, paths):
+            return ''
+    except TapError:
+        pass
     tapped.calm(False)
     return problem
+
+
+def calmed_down(tapped: TappedNet, lq: Tensor) -> None:
+    """Let a frozen network run in the calm training mode, if its images are those of eval mode.
+
+    Args:
+        tapped: The network.
+        lq: Images (N, C, H, W).
+
+    Raises:
+        TapError: They are not.
+    """
+    reference = tapped.image(lq[:1])
+    tapped.calm()
+    error = _differs(tapped.image(lq[:1]), reference)
+    if error > _SAME_MODE:
+        tapped.calm(False)
+        raise TapError([f'{type(tapped.net).__name__} makes other images in training mode, with dropout and '
+                        f'normalization at rest, than in eval mode (by {error:.1e})'])
+
+
+def probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
+    """Look at the taps, see :meth:`~mipkd_plugin.networks.tapped_net.TappedNet.probe`.
+
+    A frozen network that fails in eval mode is tried in the calm training mode.
+    """
+    try:
+        return tapped.probe(lq)
+    except FOREIGN_ERRORS:
+        if not tapped.frozen:
+            raise
+        try:
+            calmed_down(tapped, lq)
+        except FOREIGN_ERRORS:
+            pass
+        return tapped.probe(lq)
 
 
 def _tried(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
@@ -66,7 +102,7 @@ def _tried(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
         return str(error)
     except FOREIGN_ERRORS as error:
         name = type(tapped.net).__name__
-        return f'{name} fails on two images{" and their gradient" if paths else ""}: {type(error).__name__}: {error}'
+        return f'{name} fails on two images and their gradient: {type(error).__name__}: {error}'
 
 
 def reentry_problem(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
@@ -87,6 +123,7 @@ def reentry_problem(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
         TapError: No feature can re-enter at one of them.
     """
     name, images = type(tapped.net).__name__, torch.cat([lq, lq.flip(3)])[:2]
+    tapped.prepare(images, paths)
     with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []), (
             nullcontext() if tapped.frozen else calmed(tapped.net)):
         with torch.no_grad():
@@ -97,7 +134,7 @@ def reentry_problem(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:
                 problem = _problem_at(tapped, images, run, again, path, until)
                 if problem:
                     return f'{name}: {problem}'
-        return _gradient_problem(tapped, images, run, paths[0]) if paths else ''
+        return _gradient_problem(tapped, images, run, paths[0])
 
 
 def _problem_at(tapped: TappedNet, images: Tensor, run: NetPass, again: NetPass, path: str, until: str | None) -> str:

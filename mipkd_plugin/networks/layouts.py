@@ -67,6 +67,11 @@ class Layout:
         return _side_of(tuple(feature.shape))
 
 
+def is_ambiguous(feature: Tensor, lq: tuple[int, ...]) -> bool:
+    """Whether the shape of a feature leaves a choice of layouts."""
+    return len(_possible(tuple(feature.shape), lq)) > 1
+
+
 def layout_of(feature: Tensor, lq: tuple[int, ...], known: str = '') -> Layout | None:
     """How a module has laid out its feature.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.features import NetPass, TapInfo, first_tensor, inspect_tap
-from mipkd_plugin.networks.layouts import Layout
+from mipkd_plugin.networks.layouts import Layout, is_ambiguous
 from mipkd_plugin.networks.modes import calm, calmed, evaluating, random_modules
 from mipkd_plugin.networks.reentry import Recorder, Reentry
 from mipkd_plugin.networks.trace import Trace, shapes_in, smooth_images
@@ -103,7 +103,7 @@ class TappedNet:
             return self.execution.run(self._runner, lq.clone() if self._copies is not False else lq)
 
     def probe(self, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
-        """Run the network on images (N, C, H, W), without gradient and without chance, and look at every tap.
+        """Run the network on two images of the size of ``lq`` (N, C, H, W), without gradient, and look at every tap.
 
         Refuses a tap whose module does not run exactly once, returns no feature, or whose output is changed in place
         later (EDSR's ``conv_after_body``).
@@ -112,10 +112,10 @@ class TappedNet:
             Path → what was seen, ``problem`` being '' where the tap can be used; and the output of the network.
         """
         with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
-            lq = smooth_images(lq)
+            lq = smooth_images(lq[:1].expand(2, -1, -1, -1))
         with evaluating(self.net) if self.frozen and not self._calms else calmed(self.net), torch.no_grad():
             raw, output = self._run(lq, self.net)
-        self.infos = {path: inspect_tap(path, raw[path], lq) for path in self.taps}
+        self.infos = {path: inspect_tap(path, raw[path], lq, self._known(path, raw[path], lq)) for path in self.taps}
         return self.infos, output
 
     def calm(self, calms: bool = True) -> None:
@@ -130,6 +130,15 @@ class TappedNet:
     def trace(self, lq: Tensor) -> Trace:
         """A traced run over images of the size of ``lq`` (N, C, H, W); made once for a size."""
         return self._reentry.trace(lq)
+
+    def prepare(self, lq: Tensor, paths: Sequence[str]) -> None:
+        """Get ready for features that re-enter at taps, shallow to deep, for images of the size of ``lq``.
+
+        From now on full runs keep what such a run needs of them and is too much work to compute again.
+        """
+        for path, until in zip(paths, [*paths[1:], None]):
+            self._reentry.plan(lq, path, until)
+            self._reentry.plan(lq, path, None)
 
     def segment(self, feature: Tensor, after: str, until: str, lq: Tensor | None = None) -> Tensor:
         """Run what lies between two modules, and nothing else.
@@ -260,6 +269,14 @@ class TappedNet:
                 first = None if torch.compiler.is_compiling() else first_tensor(output)
                 self._raw[path].append((output, None if first is None else first._version))
         return record
+
+    def _known(self, path: str, seen: Sequence[tuple[Any, int | None]], lq: Tensor) -> str:
+        """The layout that a traced run has found, where the shape of a feature alone does not tell it."""
+        feature = first_tensor(seen[0][0]) if len(seen) == 1 else None
+        if feature is None or not is_ambiguous(feature, tuple(lq.shape)):
+            return ''
+        layout = self.trace(lq).call(path).layout
+        return '' if layout is None else layout.kind
 
     def _as_map(self, path: str, seen: list[tuple[Any, int | None]], lq: Tensor) -> Tensor:
         known = self.infos[path].layout if path in self.infos else ''

@@ -1,0 +1,93 @@
+"""Taps and re-entry for networks of all shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import make_pair
+from networks.standins import TRUNKS, Checkpointed, Reparameterized
+from torch import nn
+
+from mipkd_plugin import FitNetLoss, KRNetLoss, MiPKDLoss, bind
+from mipkd_plugin.networks.inspection import settle
+from mipkd_plugin.networks.tapped_net import TappedNet
+from mipkd_plugin.networks.trunk import trunk_of
+
+LQ = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(3))
+CASES = pytest.mark.parametrize('make', TRUNKS, ids=lambda make: make.__name__)
+
+
+@CASES
+def test_the_trunk_is_what_a_person_would_tap(make: type[nn.Module]) -> None:
+    chain = trunk_of(make(), LQ)
+    assert chain.paths == TRUNKS[make]
+    assert chain.doubt == ''
+
+
+@CASES
+@pytest.mark.parametrize('frozen', [False, True])
+def test_features_reenter(make: type[nn.Module], frozen: bool) -> None:
+    net = make()
+    with TappedNet(net, TRUNKS[make], frozen=frozen) as tapped:
+        assert settle(tapped, LQ[:1], TRUNKS[make]) == ''
+        tapped.prepare(LQ, TRUNKS[make])
+        run = tapped(LQ)
+        for path, until in zip(TRUNKS[make], [*TRUNKS[make][1:], None]):
+            feature = run.features[path]
+            assert tapped.finish(LQ, path, feature).equal(run.output)
+            if until is not None:
+                assert tapped.segment(feature, path, until, LQ).equal(run.features[until])
+
+
+@CASES
+@pytest.mark.parametrize('role', ['student', 'teacher', 'both'])
+@pytest.mark.parametrize('loss', [FitNetLoss(taps=3), MiPKDLoss(taps=3, latent_channels=4), KRNetLoss(taps=3)],
+                         ids=lambda loss: type(loss).__name__)
+def test_losses_train(make: type[nn.Module], role: str, loss: nn.Module) -> None:
+    student, teacher = make_pair('EDSR')
+    student = make() if role != 'teacher' else student
+    teacher = make() if role != 'student' else teacher
+    lq, gt = torch.rand(2, 3, 8, 12), torch.rand(2, 3, 16, 24)
+    nets = bind([loss], student, teacher, torch.rand(1, 3, 8, 12))
+    optimizer = torch.optim.Adam(student.parameters())
+    plan = nets.plan(lq.clone(), gt, optimizer, lambda output, gt: (output - gt).abs().mean())
+    prepared = loss.prepare(plan)
+    terms = loss(plan.run())
+    (sum(terms.values()) + sum(prepared.values() if prepared else [])).backward()
+    assert all(bool(term.isfinite()) for term in terms.values())
+    assert next(student.parameters()).grad.abs().sum() > 0
+    nets.close()
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+def test_gradient_checkpoints_give_the_right_gradient(use_reentrant: bool) -> None:
+    gradients = []
+    for checkpoints in (False, True):
+        torch.manual_seed(0)
+        net = Checkpointed(use_reentrant)
+        if not checkpoints:
+            net.body_of = lambda x, net=net: nn.Sequential(*net.body)(x)
+        with TappedNet(net, ['body.1', 'body.3']) as tapped:
+            feature = tapped(LQ).features['body.1'].detach().clone().requires_grad_()
+            net.zero_grad()
+            middle = tapped.segment(feature, 'body.1', 'body.3', LQ)
+            tapped.finish(LQ, 'body.3', middle).square().mean().backward()
+            gradients.append([feature.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
+    assert len(gradients[0]) == len(gradients[1]) > 5
+    for plain, checkpointed in zip(*gradients):
+        torch.testing.assert_close(plain, checkpointed, rtol=0, atol=0)
+
+
+def test_a_frozen_network_that_eval_mode_cuts_off_is_calm_and_stays_so() -> None:
+    net = Reparameterized()
+    net.add_module('drop', nn.Dropout(0.5))
+    with TappedNet(net, TRUNKS[Reparameterized], frozen=True) as tapped:
+        assert settle(tapped, LQ[:1], TRUNKS[Reparameterized]) == ''
+        assert net.training
+        assert not net.drop.training
+        first = tapped(LQ).output
+        net.train()
+        assert tapped(LQ).output.equal(first)
+        assert not net.drop.training
+        net.eval()
+        assert tapped(LQ).output.equal(first)
