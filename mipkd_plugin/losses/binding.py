@@ -13,6 +13,7 @@ from mipkd_plugin.networks.inspection import probed, settle
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
+from mipkd_plugin.networks.views import LARGEST_FACTOR, View, fitting
 from mipkd_plugin.utils.bounds import bounded
 from mipkd_plugin.utils.errors import MipkdError
 
@@ -132,7 +133,7 @@ def _build(loss: DistillationLoss, pairs: Paths, nets: NetPair) -> None:
     loss.is_bound = True
 
 
-def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: Sequence[Paths],
+def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: list[Paths],
                     probe: Tensor) -> list[BindProblem]:
     problems: list[BindProblem] = []
     outputs = {}
@@ -145,9 +146,34 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: Se
         problems.append(BindProblem(
             'student and teacher make images of different (channels, height, width) from the same input: '
             f'{outputs["student"]} and {outputs["teacher"]}', 'use a teacher of the same scale', about_taps=False))
+    for number, own in enumerate(pairs):
+        pairs[number], found = _fitted(own, nets)
+        problems += [BindProblem(problem, loss=number) for problem in found]
+    nets.student.show(list(dict.fromkeys(s for own in pairs for s, _ in own)))
+    nets.teacher.show(list(dict.fromkeys(t for own in pairs for _, t in own)))
     for number, (loss, own) in enumerate(zip(losses, pairs)):
         problems += [BindProblem(problem, loss=number) for problem in _problems_of(loss, own, nets, probe)]
     return problems
+
+
+def _fitted(pairs: Paths, nets: NetPair) -> tuple[Paths, list[str]]:
+    """Views of the taps of a loss in which both sides of a pair have the same size, and what is wrong."""
+    fitted, problems = [], []
+    for s, t in pairs:
+        a, b = nets.student.infos[s], nets.teacher.infos[t]
+        if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
+            is_finer = a.height * a.width > b.height * b.width
+            view = fitting(a, b) if is_finer else fitting(b, a)
+            if view is None:
+                problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
+                                f'{b.height}×{b.width}; choose modules whose features have the same height and width, '
+                                f'or one a whole multiple of the other, up to {LARGEST_FACTOR}')
+            elif is_finer:
+                s = str(view)
+            else:
+                t = str(view)
+        fitted.append((s, t))
+    return fitted, problems
 
 
 def _first_with(path: str, pairs: Sequence[Paths]) -> int:
@@ -157,16 +183,11 @@ def _first_with(path: str, pairs: Sequence[Paths]) -> int:
 def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Tensor) -> list[str]:
     """What is wrong with the taps of one loss."""
     name = type(loss).__name__
-    problems = []
-    for s, t in pairs:
-        a, b = nets.student.infos[s], nets.teacher.infos[t]
-        if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
-            problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
-                            f'{b.height}×{b.width}; choose modules whose features have the same height and width')
     if not loss.reenters_network:
-        return problems
+        return []
     if not pairs:
-        return [*problems, f'{name} needs at least one tap']
+        return [f'{name} needs at least one tap']
+    problems: list[str] = []
     for role, net, paths in (('student', nets.student, [s for s, _ in pairs]),
                              ('teacher', nets.teacher, [t for _, t in pairs])):
         if not any(net.infos[path].problem for path in paths):
@@ -176,7 +197,7 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
 
 
 def _order_problems(name: str, net: TappedNet, paths: Sequence[str], role: str, probe: Tensor) -> list[str]:
-    trace = net.trace(probe)
-    if all(trace.follows(a, b) for a, b in zip(paths, paths[1:])):
+    trace, modules = net.trace(probe), [View.of(path).path for path in paths]
+    if all(trace.follows(a, b) for a, b in zip(modules, modules[1:])):
         return []
     return [f'taps of the {role} are not shallow to deep: {", ".join(paths)}; {name} follows them in this order']

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -82,17 +82,17 @@ def probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
     """Look at the taps, see :meth:`~mipkd_plugin.networks.tapped_net.TappedNet.probe`.
 
     A frozen network that fails in eval mode is tried in the calm training mode.
+
+    Returns:
+        What ``probe`` returns.
     """
-    try:
-        return tapped.probe(lq)
-    except FOREIGN_ERRORS:
-        if not tapped.frozen:
-            raise
+    if tapped.frozen:
         try:
-            calmed_down(tapped, lq)
+            return tapped.probe(lq)
         except FOREIGN_ERRORS:
-            pass
-        return tapped.probe(lq)
+            with suppress(*FOREIGN_ERRORS):
+                calmed_down(tapped, lq)
+    return tapped.probe(lq)
 
 
 def _tried(tapped: TappedNet, lq: Tensor, paths: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from mipkd_plugin.networks.modes import calm, calmed, evaluating, random_modules
 from mipkd_plugin.networks.reentry import Recorder, Reentry
 from mipkd_plugin.networks.trace import Trace, shapes_in, smooth_images
 from mipkd_plugin.networks.trunk import TapError, nearest, substituted
+from mipkd_plugin.networks.views import View
 
 _Seen = dict[str, list[tuple[Any, int | None]]]
 
@@ -29,7 +30,7 @@ class TappedNet:
 
     Args:
         net: The network, unwrapped (no ``DistributedDataParallel``).
-        taps: Module paths, shallow to deep; kept in the given order.
+        taps: Module paths, shallow to deep, or names of views of them; kept in the given order.
         frozen: For a teacher: no gradient to its weights, ``eval()`` now and before each call, no gradient in
             ``__call__``. Gradients still pass through ``segment`` and ``finish`` to their inputs.
         runner: What to call in place of ``net`` for a full forward pass, such as its
@@ -51,8 +52,10 @@ class TappedNet:
         if execution != PLAIN and (not frozen or runner is not None):
             raise ValueError(f'only a frozen network without a runner can be {execution}, as a teacher is')
         modules = dict(net.named_modules())
+        self._views = {tap: View.of(tap) for tap in taps}
+        paths = list(dict.fromkeys(view.path for view in self._views.values()))
         unknown = [f'tap {path!r} does not exist in {type(net).__name__}{nearest(path, modules)}'
-                   for path in taps if path not in modules or not path]
+                   for path in paths if path not in modules or not path]
         if unknown:
             raise TapError(unknown)
         self.net = net
@@ -65,7 +68,7 @@ class TappedNet:
         self._raw: _Seen | None = None
         self._copies: bool | None = None  # whether the network writes into its input; not known yet
         self._last: tuple[int, ...] = ()
-        self._handles = [modules[path].register_forward_hook(self._hook(path)) for path in dict.fromkeys(taps)]
+        self._handles = [modules[path].register_forward_hook(self._hook(path)) for path in paths]
         self._recorder = Recorder(net)
         self._reentry = Reentry(net, self._run_traced, self._recorder)
         if frozen:
@@ -91,7 +94,8 @@ class TappedNet:
         run = None
         try:
             raw, output = self._run(lq, self._runner if weights is None else substituted(self.net, weights))
-            run = NetPass(output, {path: self._as_map(path, raw[path], lq) for path in self.taps})
+            features = {path: self._as_map(path, raw[path], lq) for path in raw}
+            run = NetPass(output, {tap: view.show(features[view.path]) for tap, view in self._views.items()})
         finally:
             self._recorder.end(lq, run)
         return run
@@ -115,8 +119,16 @@ class TappedNet:
             lq = smooth_images(lq[:1].expand(2, -1, -1, -1))
         with evaluating(self.net) if self.frozen and not self._calms else calmed(self.net), torch.no_grad():
             raw, output = self._run(lq, self.net)
-        self.infos = {path: inspect_tap(path, raw[path], lq, self._known(path, raw[path], lq)) for path in self.taps}
-        return self.infos, output
+        infos = {path: inspect_tap(path, seen, lq, self._known(path, seen, lq)) for path, seen in raw.items()}
+        self.infos = infos | {tap: view.info(infos[view.path]) for tap, view in self._views.items()}
+        return {tap: self.infos[tap] for tap in self.taps}, output
+
+    def show(self, taps: Sequence[str]) -> None:
+        """Let taps show other views of the same modules from now on, see :class:`~mipkd_plugin.networks.views.View`."""
+        self.taps = tuple(taps)
+        self._views = {tap: View.of(tap) for tap in taps}
+        self.infos |= {tap: view.info(self.infos[view.path]) for tap, view in self._views.items()
+                       if view.path in self.infos}
 
     def calm(self, calms: bool = True) -> None:
         """Let a frozen network run in the calm training mode from now on, or in eval mode again.
@@ -136,6 +148,7 @@ class TappedNet:
 
         From now on full runs keep what such a run needs of them and is too much work to compute again.
         """
+        paths = [View.of(tap).path for tap in paths]
         for path, until in zip(paths, [*paths[1:], None]):
             self._reentry.plan(lq, path, until)
             self._reentry.plan(lq, path, None)
@@ -195,7 +208,7 @@ class TappedNet:
     def _run(self, lq: Tensor, runner: Callable[[Tensor], Tensor]) -> tuple[_Seen, Tensor]:
         self._check_open()
         self._keep_mode()
-        self._raw = {path: [] for path in self.taps}
+        self._raw = {view.path: [] for view in self._views.values()}
         self._last = tuple(lq.shape[1:])
         own = lq.clone() if self._copies is not False else lq
         version = own._version
@@ -224,6 +237,9 @@ class TappedNet:
     def _run_from(self, lq: Tensor, after: str, feature: Tensor, until: str | None) -> Tensor:
         self._check_open()
         self._keep_mode()
+        feature, after = View.of(after).hide(feature), View.of(after).path
+        view = None if until is None else View.of(until)
+        until = None if view is None else view.path
         trace, ends = self._reentry.trace(lq), [after] if until is None else [after, until]
         layouts = [self._layout(trace, path) for path in ends]
         if until is not None and not trace.follows(after, until):
@@ -239,7 +255,7 @@ class TappedNet:
             return output
 
         output = self.execution.run(run, lq, native)
-        return output if until is None else layouts[1].to_map(output)
+        return output if view is None else view.show(layouts[1].to_map(output))
 
     def _layout(self, trace: Trace, path: str) -> Layout:
         """How a module lays out its feature, where a feature can re-enter."""
