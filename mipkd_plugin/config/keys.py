@@ -170,8 +170,8 @@ IO_BACKENDS = {
              'db_paths': Key(ANYTHING), 'client_keys': Key(ANYTHING)},
     'memcached': {key: Key(ANYTHING) for key in ('type', 'server_list_cfg', 'client_cfg', 'sys_path')},  # refused
 }
-PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel',
-         'object')
+PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'StudentMixin',
+         'AnySRModel', 'object')
 """Model classes that read only the keys above."""
 
 def _numbers(example: Any) -> Kind:
