@@ -35,8 +35,9 @@ from mipkd_plugin.config.patches import probe_shape
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, require_clean
 from mipkd_plugin.config.rehearsal import rehearsed_once
-from mipkd_plugin.config.sections import distilling_model
+from mipkd_plugin.config.sections import distilling_model, knows_all_keys
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
+from mipkd_plugin.config.which_model import how_to_distill
 from mipkd_plugin.networks.padding import needed_multiple
 
 _NOT_PROTOCOL = ('name', 'manual_seed', 'logger', 'num_gpu', 'compare', 'imports')
@@ -130,9 +131,11 @@ def _check_rest(ctx: Context) -> None:
     check_names(ctx, resumes=True)  # the folder of a comparison is no run
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
-        name = distilling_model(ctx.opt['model_type'])
+        remedy, fix = how_to_distill(ctx)
+        if knows_all_keys(ctx) or fix and 'model_type' not in fix:
+            remedy, fix = '', {'model_type': distilling_model(ctx.opt['model_type'])}
         ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; only the control trains without a teacher, '
-                'and it gets its model by itself', fix={'model_type': name})
+                'and it gets its model by itself', remedy, fix)
 
 
 def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:

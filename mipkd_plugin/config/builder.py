@@ -14,7 +14,7 @@ from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
-from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
+from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, runnable_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
@@ -79,16 +79,17 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     built = Built(student)
     if student is None and ctx.clean('network_g') and isinstance(ctx.opt.get('network_g'), Mapping):
         built.student = construct(ctx, 'network_g', ctx.opt['network_g'], ARCH_REGISTRY)
-    if ctx.is_train and window_size(ctx.opt) > 1:
-        check_patch(ctx)
     if ctx.distills and ctx.is_train:
         _build_teacher_and_losses(ctx, built)
+    nets = {where: net for where, net in (('network_g', built.student), ('teacher.network', built.teacher))
+            if net is not None}
+    if ctx.is_train and (window_size(ctx.opt) > 1 or not ctx.clean('datasets.train.gt_size')):
+        check_patch(ctx, nets)
     if probe == 'none':
         return built
     full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
-    shape = probe_shape(ctx.opt) if full else small_shape(ctx.opt)
-    sizes_fit = [check_output(ctx, net, where) and check_image(ctx, net, where) for net, where in (
-        (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
+    shape = probe_shape(ctx.opt) if full else runnable_shape(ctx.opt, nets.values())
+    sizes_fit = [check_output(ctx, nets, where) and check_image(ctx, net, where) for where, net in nets.items()]
     if built.student is not None and built.teacher is not None:
         if all(sizes_fit):
             _fit(ctx, built, shape, trial)

@@ -18,7 +18,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from helpers import STUDENTS, as_parsed
 from training import train, write_options
 
-from mipkd_plugin import DistillMixin
+from mipkd_plugin import DistillMixin, config
 from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.models import student as student_module
 
@@ -183,6 +183,37 @@ def test_a_windowed_network_is_tested(work: Path, train_options: Make, capsys: p
         assert basicsr_main(['test', '-opt', str(path), '--import', 'arch.py']) == 0
         saved = cv2.imread(str(next((work / f'results/{model_type}').rglob('1_*.png'))))
         assert saved.shape == (4, 10, 3)
+
+
+# --------------------------------------------------------------------------------------------- training patches
+@pytest.mark.parametrize(('gt_size', 'student', 'teacher', 'says', 'fix'), [
+    (16, {**STUDENTS['SwinIR'], 'window_size': 8, 'img_size': 8}, {'type': 'WindowNet', 'split': 12},
+     'gt_size / scale = 8 is not a multiple of 24, the least common multiple of the sizes needed, 8 of network_g and '
+     '12 of teacher.network', 48),
+    (20, {**STUDENTS['SwinIR'], 'window_size': 8, 'img_size': 8}, {'type': 'WindowNet', 'split': 12},
+     'gt_size / scale = 10 is not a multiple of 24, the least common multiple of the sizes needed, 8 of network_g and '
+     '12 of teacher.network', 48),
+    (28, {'type': 'WindowNet', 'split': 4}, {'type': 'WindowNet', 'split': 6},
+     'gt_size / scale = 14 is not a multiple of 12, the least common multiple of the sizes needed, 4 of network_g and '
+     '6 of teacher.network', 24),
+    (16, STUDENTS['EDSR'], {'type': 'WindowNet', 'split': 6},
+     'gt_size / scale = 8 is not a multiple of the size 6 needed by teacher.network', 12),
+    (33, STUDENTS['EDSR'], {'type': 'WindowNet', 'split': 12}, '33 is not a multiple of the scale, 2', 24)], ids=str)
+def test_a_patch_must_fit_both_networks(work: Path, train_options: Make, gt_size: int, student: dict[str, Any],
+                                        teacher: dict[str, Any], says: str, fix: int) -> None:
+    config.load_plugins(named=['arch.py'])
+    opt = on_odd_images(train_options(network_g=student))
+    opt['teacher']['network'] = {**teacher, 'width': 16}
+    torch.save({'params': ARCH_REGISTRY.get('WindowNet')(16).state_dict()}, opt['teacher']['weights'])
+    opt['datasets']['train']['gt_size'] = gt_size
+    found = config.check_options(opt, is_train=True, probe='full').problems
+    assert len(found) == 1, '\n'.join(map(str, found))
+    problem, = found
+    assert (problem.where, problem.what) == ('datasets.train.gt_size', says)
+    assert problem.fix == {'datasets.train.gt_size': fix}
+    assert problem.remedy == f'write gt_size: {fix}'
+    opt['datasets']['train']['gt_size'] = fix
+    assert config.check_options(opt, is_train=True, probe='full').problems == []
 
 
 def test_names() -> None:
