@@ -107,7 +107,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
         apply(own, method)
     else:
         own['train'].pop('distill', None)
-        own['model_type'] = plain_model(str(opt.get('model_type')))
+        plain = plain_model(str(opt.get('model_type')))
+        own['model_type'] = 'AnySRModel' if 'output' in opt and plain in ('SRModel', 'SwinIRModel') else plain
         own.pop('teacher', None)
     return own
 

@@ -163,7 +163,8 @@ def build_for_taps(opt: Mapping[str, Any]) -> Built:
     Raises:
         OptionError: One of the networks cannot be built.
     """
-    ctx = Context({key: opt[key] for key in ('network_g', 'teacher', 'datasets', 'scale') if key in opt},
+    ctx = Context({key: opt[key] for key in ('network_g', 'output', 'teacher', 'datasets', 'scale')
+                   if key in opt},
                   is_train=True, files=False, always_distills=True)
     check_component(ctx, 'network_g', opt.get('network_g'), ARCH_REGISTRY)
     check_teacher_network(ctx)

@@ -13,6 +13,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.model_classes import owner
+from mipkd_plugin.config.outputs import add_output_problem, other_output
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.padding import needed_multiple
@@ -154,9 +155,13 @@ def check_output(ctx: Context, nets: Mapping[str, nn.Module], where: str) -> boo
     failure = ''
     for side in dict.fromkeys((small_shape(ctx.opt)[1], patch)):
         shape, failure = _output_shape(net, channels, side)
-        if shape is None:
-            continue
         scale = ctx.scale or 1
+        if shape is None:
+            other = other_output(net, channels, side)
+            if other is not None:
+                add_output_problem(ctx, where, other, (channels, side * scale, side * scale))
+                return False
+            continue
         if ctx.scale is None or shape == (channels, side * scale, side * scale):
             return _check_training_patch(ctx, nets, where, channels, patch)
         _add_other_size(ctx, where, (channels, side, side), shape)
