@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def how_to_distill(ctx: Context) -> tuple[str, dict[str, Any]]:
         fix = {key: REMOVE for key in ('teacher', 'train.distill_opt', 'train.distill') if _has(ctx, key)}
         return f'remove {" and ".join(fix)}: only model classes that train one network on images can distill', fix
     own = f'{name.removesuffix("Model")}DistillModel'
-    file = Path(inspect.getfile(model)).name if not model.__module__.startswith('basicsr.') else 'a file of yours'
+    own_file = getattr(sys.modules.get(model.__module__), '__file__', None)
+    file = Path(own_file).name if own_file and not model.__module__.startswith('basicsr.') else 'a file of yours'
     lines = f'@MODEL_REGISTRY.register() and class {own}(DistillMixin, {model.__name__}): pass'
     if all(_is_basicsrs(model, method) for method in _OF_TRAINING):
         fix = {'model_type': 'DistillModel'}
