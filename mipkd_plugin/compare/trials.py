@@ -107,8 +107,9 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
         apply(own, method)
     else:
         own['train'].pop('distill', None)
-        plain = plain_model(str(opt.get('model_type')))
-        own['model_type'] = 'AnySRModel' if 'output' in opt and plain in ('SRModel', 'SwinIRModel') else plain
+        own['model_type'] = plain_model(str(opt.get('model_type')))
+        if opt.get('output') is not None and own['model_type'] in ('SRModel', 'SwinIRModel'):
+            own['model_type'] = 'AnySRModel'
         own.pop('teacher', None)
     return own
 

@@ -121,7 +121,7 @@ TOP = {
     'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(SEED)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
-    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST), 'output': Key(OUTPUT),
+    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST), 'output': Key(optional(OUTPUT)),
 }
 SECTIONS: dict[str, dict[str, Key]] = {
     'path': {
@@ -150,7 +150,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
     'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
-    'output': Key(OUTPUT), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
+    'output': Key(optional(OUTPUT)), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
 DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(WORKERS, 'train'),

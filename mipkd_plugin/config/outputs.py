@@ -39,7 +39,8 @@ def choose_outputs(ctx: Context, nets: Mapping[str, nn.Module], given: nn.Module
         key = output_key(ctx.opt, where)
         if key is not None or net is not given and (own or where != 'network_g'):
             select_output(net, key)
-    if 'output' in ctx.opt and own and not _reads_output(ctx) and ctx.clean('output') and ctx.clean('model_type'):
+    is_clean = ctx.clean('output') and ctx.clean('model_type')
+    if ctx.opt.get('output') is not None and own and is_clean and not _reads_output(ctx):
         ctx.add('output', f'{ctx.opt.get("model_type")} does not read it', fix={'model_type': 'AnySRModel'})
 
 

@@ -166,7 +166,13 @@ def check_output(ctx: Context, nets: Mapping[str, nn.Module], where: str) -> boo
             return _check_training_patch(ctx, nets, where, channels, patch)
         _add_other_size(ctx, where, (channels, side, side), shape)
         return False
-    if ctx.is_train and not _add_patch_problem(ctx, _needed(ctx, nets), named=False):
+    needed = _needed(ctx, nets) if ctx.is_train else {}
+    if ctx.is_train and _add_patch_problem(ctx, needed, named=False):
+        unit = math.lcm(*needed.values())
+        other = other_output(net, channels, unit)
+        if other is not None:
+            add_output_problem(ctx, where, other, (channels, unit * (ctx.scale or 1), unit * (ctx.scale or 1)))
+    elif ctx.is_train:
         _add_cannot_run(ctx, net, where, (channels, patch), failure)
     return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin.networks.outputs import OutputError, images_in
 from mipkd_plugin.networks.trunk import evaluating
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
@@ -35,6 +36,8 @@ def needed_multiple(net: nn.Module, channels: int, scale: int) -> int:
         lq = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0)).to(device)
         try:
             output = net(lq)
+        except OutputError as error:  # it runs; which of its outputs is the image is another question
+            return bool(images_in(error.returned, (channels, height * scale, width * scale)))
         except FOREIGN_ERRORS:
             return False
         return isinstance(output, Tensor) and output.shape[2:] == (height * scale, width * scale)

@@ -122,7 +122,7 @@ def test_a_wrong_key(train_options: Make, kind: str, key: int | str, says: str, 
 @pytest.mark.parametrize('place', ['output', 'teacher.output'])
 @pytest.mark.parametrize(('value', 'says'), [
     (0, 'is for a network that returns more than an image, and EDSR returns an image alone'),
-    (1.5, 'must be a whole number or a key, not 1.5'), (True, 'must be a whole number or a key, not True')])
+    (1.5, 'must be a whole number or a key, or ~, not 1.5'), (True, 'must be a whole number or a key, or ~, not True')])
 def test_an_output_that_makes_no_sense(train_options: Make, place: str, value: Any, says: str) -> None:
     opt = remedied(train_options(), {place: value})
     problem, = problems_of(opt)
