@@ -26,16 +26,19 @@ from mipkd_plugin.compare.checks import (
 )
 from mipkd_plugin.compare.methods import method_text, place
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
-from mipkd_plugin.config.check import check_options
+from mipkd_plugin.config.check import Report, check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model
 from mipkd_plugin.config.examples import example
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.names import check_names, run_name_problem, safe_name
+from mipkd_plugin.config.patches import probe_shape
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, require_clean
 from mipkd_plugin.config.rehearsal import rehearsed_once
-from mipkd_plugin.config.sections import distilling_model
+from mipkd_plugin.config.sections import distilling_model, knows_all_keys
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
+from mipkd_plugin.config.which_model import how_to_distill
+from mipkd_plugin.networks.padding import needed_multiple
 
 _NOT_PROTOCOL = ('name', 'manual_seed', 'logger', 'num_gpu', 'compare', 'imports')
 
@@ -107,7 +110,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         one_each = [make(name, seeds[0]) for name in known]
         _check_names(ctx, trials)
         with rehearsed_once():
-            protocol_hash = _check_trials(ctx, trials[:len(chosen)], known, homes, probe)
+            protocol_hash = _check_trials(ctx, trials[:len(chosen)], [*trials, *one_each], known, homes, probe)
     require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
@@ -128,9 +131,11 @@ def _check_rest(ctx: Context) -> None:
     check_names(ctx, resumes=True)  # the folder of a comparison is no run
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
-        name = distilling_model(ctx.opt['model_type'])
+        remedy, fix = how_to_distill(ctx)
+        if knows_all_keys(ctx) or fix and 'model_type' not in fix:
+            remedy, fix = '', {'model_type': distilling_model(ctx.opt['model_type'])}
         ctx.add('model_type', f'{ctx.opt["model_type"]} does not distill; only the control trains without a teacher, '
-                'and it gets its model by itself', fix={'model_type': name})
+                'and it gets its model by itself', remedy, fix)
 
 
 def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
@@ -142,13 +147,14 @@ def _check_names(ctx: Context, trials: Sequence[Trial]) -> None:
                 'rename one of them, or try their values one after the other')
 
 
-def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any], homes: Mapping[str, str],
-                  probe: str) -> str:
+def _check_trials(ctx: Context, trials: Sequence[Trial], all_trials: Sequence[Trial], known: Mapping[str, Any],
+                  homes: Mapping[str, str], probe: str) -> str:
     """Check the options of each method.
 
     Args:
         ctx: Where problems go, with their places in the option file of the comparison.
         trials: One run of each method, the control first.
+        all_trials: All runs; the control gets a model that pads images where the student needs it.
         known: The methods.
         homes: YAML path of each method.
         probe: See :func:`~mipkd_plugin.config.check.check_options`.
@@ -159,6 +165,11 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any
     teacher, images = '', dict[str, int]()
     for trial in trials:
         report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
+        if trial.method == CONTROL and _needs_padding(trial, report):
+            for control in all_trials:
+                if control.method == CONTROL:
+                    control.options['model_type'] = 'AnySRModel'
+            report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
         home, said = homes.get(trial.method, ''), {problem.what for problem in ctx.problems}
         for problem in report.problems:
             if problem.where == 'model_type' and trial.method == CONTROL and len(trials) > 1:
@@ -181,6 +192,14 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], known: Mapping[str, Any
     digests = [*_digests_of_start(ctx), *_digests_of_imports(ctx)]
     text = json.dumps([shared, teacher, images, *digests], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _needs_padding(trial: Trial, report: Report) -> bool:
+    """Whether the student takes only some image sizes, and the model of the control does not pad."""
+    net, scale = report.built.student, trial.options.get('scale')
+    channels = probe_shape(trial.options)[0]
+    return (net is not None and trial.options.get('model_type') == 'SRModel' and isinstance(scale, int)
+            and needed_multiple(net, channels, scale) > 1)
 
 
 def _digests_of_start(ctx: Context) -> list[str]:

@@ -108,6 +108,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
     else:
         own['train'].pop('distill', None)
         own['model_type'] = plain_model(str(opt.get('model_type')))
+        if opt.get('output') is not None and own['model_type'] in ('SRModel', 'SwinIRModel'):
+            own['model_type'] = 'AnySRModel'
         own.pop('teacher', None)
     return own
 

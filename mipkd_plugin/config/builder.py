@@ -14,7 +14,8 @@ from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
-from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, small_shape, window_size
+from mipkd_plugin.config.outputs import add_output_problem, check_use, choose_outputs
+from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, runnable_shape, small_shape, window_size
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
@@ -25,6 +26,7 @@ from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
+from mipkd_plugin.networks.outputs import OutputError
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.trunk import missing_taps
 from mipkd_plugin.utils.bounds import TooLargeError
@@ -79,21 +81,25 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     built = Built(student)
     if student is None and ctx.clean('network_g') and isinstance(ctx.opt.get('network_g'), Mapping):
         built.student = construct(ctx, 'network_g', ctx.opt['network_g'], ARCH_REGISTRY)
-    if ctx.is_train and window_size(ctx.opt) > 1:
-        check_patch(ctx)
     if ctx.distills and ctx.is_train:
         _build_teacher_and_losses(ctx, built)
+    nets = {where: net for where, net in (('network_g', built.student), ('teacher.network', built.teacher))
+            if net is not None}
+    choose_outputs(ctx, nets, student)
+    if ctx.is_train and (window_size(ctx.opt) > 1 or not ctx.clean('datasets.train.gt_size')):
+        check_patch(ctx, nets)
     if probe == 'none':
         return built
     full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
-    shape = probe_shape(ctx.opt) if full else small_shape(ctx.opt)
-    sizes_fit = [check_output(ctx, net, where) and check_image(ctx, net, where) for net, where in (
-        (built.student, 'network_g'), (built.teacher, 'teacher.network')) if net is not None]
+    shape = probe_shape(ctx.opt) if full else runnable_shape(ctx.opt, nets.values())
+    sizes_fit = [check_output(ctx, nets, where) and check_image(ctx, net, where) for where, net in nets.items()]
     if built.student is not None and built.teacher is not None:
         if all(sizes_fit):
             _fit(ctx, built, shape, trial)
         else:
             _check_names_of_taps(ctx, built)
+    if trial and all(sizes_fit) and (not ctx.distills or built.losses and not ctx.problems):
+        check_use(ctx, nets)
     return built
 
 
@@ -193,6 +199,10 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
         for shape in dict.fromkeys((small_shape(ctx.opt), probe_shape(ctx.opt))):
             try:
                 problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
+            except OutputError as error:  # a student may return more in training than in eval mode
+                height, width = ((ctx.scale or 1) * side for side in shape[1:])
+                add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
+                return
             except FOREIGN_ERRORS as error:
                 problem = crash(error, type(loss))
                 remedy = 'fix the argument named in the message, or the forward() of the class'

@@ -28,6 +28,7 @@ from mipkd_plugin.config.resume import check_exact_resume, check_resume
 from mipkd_plugin.config.sections import check_numbers, check_sections
 from mipkd_plugin.config.training import check_training
 from mipkd_plugin.config.weights import check_all_pretrained
+from mipkd_plugin.config.which_model import check_foreign_model
 
 
 @dataclass
@@ -83,6 +84,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built, Checkpoint | 
     check_names(ctx, resumes=checkpoint is not None)
     check_gpus(ctx)
     check_components(ctx)
+    check_foreign_model(ctx)
     if ctx.is_train:
         check_training(ctx)
         check_exact_resume(ctx)
@@ -161,7 +163,8 @@ def build_for_taps(opt: Mapping[str, Any]) -> Built:
     Raises:
         OptionError: One of the networks cannot be built.
     """
-    ctx = Context({key: opt[key] for key in ('network_g', 'teacher', 'datasets', 'scale') if key in opt},
+    ctx = Context({key: opt[key] for key in ('network_g', 'output', 'teacher', 'datasets', 'scale')
+                   if key in opt},
                   is_train=True, files=False, always_distills=True)
     check_component(ctx, 'network_g', opt.get('network_g'), ARCH_REGISTRY)
     check_teacher_network(ctx)

@@ -104,7 +104,7 @@ def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int 
     _check_backend(ctx, where, options.get('io_backend'))
     _check_loader(ctx, where, options)
     if where == 'datasets.train':
-        check_patch(ctx)
+        check_patch(ctx, {})
     if table is CROP_POOL:
         _check_pool(ctx, where, options)
     template = options.get('filename_tmpl', '{}')

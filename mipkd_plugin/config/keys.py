@@ -97,6 +97,8 @@ NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_num
 COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
 DTYPE = one_of('float32', 'bfloat16', 'float16')
 CACHE_TYPE = one_of('float32', 'float16', 'bfloat16')
+OUTPUT = Kind('a whole number or a key', lambda v: isinstance(v, (int, str)) and not isinstance(v, bool) and v != '',
+              0)
 KEEP_OR_NEW = one_of('keep', 'new')
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
@@ -119,7 +121,7 @@ TOP = {
     'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(SEED)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
-    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST),
+    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST), 'output': Key(optional(OUTPUT)),
 }
 SECTIONS: dict[str, dict[str, Key]] = {
     'path': {
@@ -148,7 +150,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
 TEACHER = {
     'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
     'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
-    'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
+    'output': Key(optional(OUTPUT)), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
 DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(WORKERS, 'train'),
@@ -170,8 +172,8 @@ IO_BACKENDS = {
              'db_paths': Key(ANYTHING), 'client_keys': Key(ANYTHING)},
     'memcached': {key: Key(ANYTHING) for key in ('type', 'server_list_cfg', 'client_cfg', 'sys_path')},  # refused
 }
-PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel',
-         'object')
+PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'StudentMixin',
+         'AnySRModel', 'object')
 """Model classes that read only the keys above."""
 
 def _numbers(example: Any) -> Kind:
@@ -195,7 +197,7 @@ ARGUMENTS = {
 }
 """Arguments of BasicSR's losses, metrics, optimizer and schedulers."""
 
-TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id', 'type', 'model_type', 'weights')
+TEXTS = ('name', 'suffix', 'filename_tmpl', 'taps', 'project', 'resume_id', 'type', 'model_type', 'weights', 'output')
 """Keys whose text may look like a number."""
 
 _PARSED = {'is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path'}

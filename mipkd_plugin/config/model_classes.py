@@ -15,7 +15,7 @@ def owner(cls: type | None, method: str) -> str:
     Returns:
         The name; '' for a method of somebody else's class.
     """
-    # a mixin of ours calls the next class
+    # mixins of ours call the next class
     classes = [c for c in (cls.__mro__ if cls is not None else ()) if method in vars(c)]
     own = all(c.__name__ in PARTS for c in classes)
-    return next((c.__name__ for c in classes if c.__name__ != 'DistillMixin'), '') if own else ''
+    return next((c.__name__ for c in classes if c.__name__ not in ('DistillMixin', 'StudentMixin')), '') if own else ''

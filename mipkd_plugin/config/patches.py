@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,21 +13,24 @@ from torch import nn
 
 from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.model_classes import owner
+from mipkd_plugin.config.outputs import add_output_problem, other_output
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.modes import evaluating
+from mipkd_plugin.networks.padding import needed_multiple
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 _DEFAULT_PATCH = 48
 
 
-def patch_problem(gt_size: Any, scale: Any, windows: Mapping[str, int]) -> tuple[str, int] | None:
+def patch_problem(gt_size: Any, scale: Any, windows: Mapping[str, int], named: bool = True) -> tuple[str, int] | None:
     """Check that a training patch fits the scale and all window sizes.
 
     Args:
         gt_size: Side of the HR patch.
         scale: Scale factor.
         windows: Window size by YAML path of the network.
+        named: Whether these are window sizes; if not, they are what the networks have been found to need.
 
     Returns:
         (what is wrong, gt_size to write), or None if the patch fits. The size to write fits everything at once.
@@ -42,8 +45,9 @@ def patch_problem(gt_size: Any, scale: Any, windows: Mapping[str, int]) -> tuple
         return None
     owner = next((where for where, window in windows.items() if window == unit), None)
     listed = ' and '.join(f'{window} of {where}' for where, window in windows.items())
-    what = (f'the window size {unit} of {owner}' if owner else
-            f'{unit}, the least common multiple of the window sizes {listed}')
+    what = ('the window size ' if named else 'the size ') + f'{unit} {"of" if named else "needed by"} {owner}'
+    if owner is None:
+        what = f'{unit}, the least common multiple of the {"window sizes" if named else "sizes needed,"} {listed}'
     return f'gt_size / scale = {gt_size // scale} is not a multiple of {what}', fitting
 
 
@@ -65,6 +69,13 @@ def small_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
     channels, side, _ = probe_shape(opt)
     small = min(side, math.lcm(8, *_windows(opt).values()))
     return channels, small, small
+
+
+def runnable_shape(opt: Mapping[str, Any], nets: Iterable[nn.Module]) -> tuple[int, int, int]:
+    """Shape (C, H, W) of the small LR patch if all networks run on it; if not, of a training patch."""
+    channels, side, _ = small_shape(opt)
+    runs = all(_output_shape(net, channels, side)[0] is not None for net in nets)
+    return small_shape(opt) if runs else probe_shape(opt)
 
 
 def window_size(opt: Mapping[str, Any]) -> int:
@@ -89,22 +100,54 @@ def window_of(network: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 
-def check_patch(ctx: Context) -> None:
-    """Check that the training patch is a multiple of the scale and of each window size."""
+def check_patch(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
+    """Check that the training patch is a multiple of the scale and of each window size.
+
+    Args:
+        ctx: Options, and where problems go.
+        nets: Networks by YAML path. Where the patch does not fit, those without a window size are tried, so that the
+            remedy fits all.
+    """
+    windows = _windows(ctx.opt)
+    problem = patch_problem(ctx.section('datasets', 'train').get('gt_size'), ctx.scale, windows)
+    if problem:
+        found = _needed(ctx, {where: net for where, net in nets.items() if where not in windows})
+        if found:  # the names alone have said less
+            ctx.take_back('datasets.train.gt_size', problem[0])
+        _add_patch_problem(ctx, {**windows, **found}, not found)
+
+
+def _needed(ctx: Context, nets: Mapping[str, nn.Module]) -> dict[str, int]:
+    """What the sides of LR patches must be multiples of, by YAML path of the network; found by trying."""
+    windows, channels = _windows(ctx.opt), probe_shape(ctx.opt)[0]
+    found = {where: math.lcm(windows.get(where, 1), needed_multiple(net, channels, ctx.scale or 1))
+             for where, net in nets.items()}
+    return {where: multiple for where, multiple in found.items() if multiple > 1}
+
+
+def _add_patch_problem(ctx: Context, windows: Mapping[str, int], named: bool) -> bool:
+    """Note that the training patch is no multiple of what the networks need; return whether that is so."""
     where = 'datasets.train.gt_size'
-    problem = patch_problem(ctx.section('datasets', 'train').get('gt_size'), ctx.scale, _windows(ctx.opt))
+    problem = patch_problem(ctx.section('datasets', 'train').get('gt_size'), ctx.scale, windows, named)
     if problem and ctx.clean(where):
         ctx.add(where, problem[0], fix={where: problem[1]})
+    return problem is not None
 
 
-def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
+def check_output(ctx: Context, nets: Mapping[str, nn.Module], where: str) -> bool:
     """Check that a network runs and enlarges images by ``scale``. Tries a small patch first.
 
     Networks of models that feed something else, such as frames of a video, are left alone.
 
+    Args:
+        ctx: Options, and where problems go.
+        nets: Networks by YAML path.
+        where: Which of them.
+
     Returns:
         Whether no problem was found.
     """
+    net = nets[where]
     if ctx.inherits('VideoBaseModel') or ctx.model_class is not None and not (
             ctx.distills or owner(ctx.model_class, 'feed_data')):
         return True
@@ -112,14 +155,24 @@ def check_output(ctx: Context, net: nn.Module, where: str) -> bool:
     failure = ''
     for side in dict.fromkeys((small_shape(ctx.opt)[1], patch)):
         shape, failure = _output_shape(net, channels, side)
-        if shape is None:
-            continue
         scale = ctx.scale or 1
+        if shape is None:
+            other = other_output(net, channels, side)
+            if other is not None:
+                add_output_problem(ctx, where, other, (channels, side * scale, side * scale))
+                return False
+            continue
         if ctx.scale is None or shape == (channels, side * scale, side * scale):
-            return _check_training_patch(ctx, net, where, channels, patch)
+            return _check_training_patch(ctx, nets, where, channels, patch)
         _add_other_size(ctx, where, (channels, side, side), shape)
         return False
-    if ctx.is_train:
+    needed = _needed(ctx, nets) if ctx.is_train else {}
+    if ctx.is_train and _add_patch_problem(ctx, needed, named=False):
+        unit = math.lcm(*needed.values())
+        other = other_output(net, channels, unit)
+        if other is not None:
+            add_output_problem(ctx, where, other, (channels, unit * (ctx.scale or 1), unit * (ctx.scale or 1)))
+    elif ctx.is_train:
         _add_cannot_run(ctx, net, where, (channels, patch), failure)
     return False
 
@@ -170,7 +223,8 @@ def channel_word(channels: int) -> str:
     return f'{channels} channel' if channels == 1 else f'{channels} channels'
 
 
-def _check_training_patch(ctx: Context, net: nn.Module, where: str, channels: int, patch: int) -> bool:
+def _check_training_patch(ctx: Context, nets: Mapping[str, nn.Module], where: str, channels: int,
+                          patch: int) -> bool:
     """Check that a network which runs on a small patch runs on a training patch too.
 
     Some networks need sides that are multiples of a number which no option names. Tried is the smallest patch with
@@ -179,13 +233,15 @@ def _check_training_patch(ctx: Context, net: nn.Module, where: str, channels: in
     Returns:
         Whether it does.
     """
-    small = small_shape(ctx.opt)[1]
+    net, small = nets[where], small_shape(ctx.opt)[1]
     if not ctx.is_train or patch % small == 0 or _output_shape(net, channels, small + patch % small)[0] is not None:
         return True
     shape, failure = _output_shape(net, channels, patch)
     if shape is not None:
         return True
-    place, unit = 'datasets.train.gt_size', window_size(ctx.opt)
+    place, unit, needed = 'datasets.train.gt_size', window_size(ctx.opt), _needed(ctx, nets)
+    if len(needed) > 1 and _add_patch_problem(ctx, needed, named=False):
+        return False
     sides = (max(patch // m, 1) * m for m in (math.lcm(unit, factor) for factor in (2, 4, 8, 16)))
     side = next((side for side in sides if _output_shape(net, channels, side)[0] is not None), None)
     what = f'{type(net).__name__} of {where} cannot run on LR patches of {channels}×{patch}×{patch}: {failure}'

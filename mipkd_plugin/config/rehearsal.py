@@ -54,7 +54,7 @@ def rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int])
     """
     if not ctx.files or ctx.scale is None or not ctx.clean('scale'):
         return
-    student = student if ctx.clean('network_g') and ctx.clean('model_type') else None
+    student = student if all(map(ctx.clean, ('network_g', 'output', 'model_type'))) else None
     with random_numbers_restored():
         for phase, options in ctx.section('datasets').items():
             where = f'datasets.{phase}'
@@ -75,7 +75,7 @@ def rehearse(ctx: Context, student: nn.Module | None, images: Mapping[str, int])
 
 def _key(ctx: Context, where: str, without_network: bool) -> str:
     """What the rehearsal of a data set depends on."""
-    asked = [ctx.opt.get(key) for key in ('model_type', 'scale', 'network_g', 'val')]
+    asked = [ctx.opt.get(key) for key in ('model_type', 'scale', 'network_g', 'output', 'val')]
     own = ctx.section(*where.split('.'))
     return json.dumps([where, own, asked, without_network, ctx.is_train, str(ctx.root)], default=str)
 

@@ -45,7 +45,8 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     train, data, teacher = (block(opt, *keys) for keys in (('train', ), ('datasets', 'train'), ('teacher', )))
     own = hyperparameters(opt)
-    found = {key: opt[key] for key in opt if key in ('manual_seed', 'model_type') or str(key).startswith('network_')}
+    found = {key: opt[key] for key in opt
+             if key in ('manual_seed', 'model_type', 'output') or str(key).startswith('network_')}
     found |= {f'train.{key}': value for key, value in train.items() if key not in own and key not in _NOT_TRAINING}
     if train.get('distill'):
         found['train.total_iter'] = train.get('total_iter')

@@ -116,7 +116,8 @@ def _is_pool(name: Any) -> bool:
 def _identity(fingerprint: str, teacher: Mapping[str, Any]) -> str:
     """What the teacher's numbers depend on: its options, its weights, and the type in which it runs."""
     network = json.dumps(teacher.get('network'), sort_keys=True, default=str)
-    return f'{network}, {fingerprint}, {execution_of(teacher)}'
+    chosen = f', output {teacher["output"]!r}' if teacher.get('output') is not None else ''
+    return f'{network}, {fingerprint}, {execution_of(teacher)}{chosen}'
 
 
 def _check_room(ctx: Context, where: str, size: tuple[int, int], text: str, meta: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.patches import channel_word, window_of
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
-from mipkd_plugin.config.sections import distilling_model
 from mipkd_plugin.networks.modes import evaluating
+from mipkd_plugin.networks.padding import needed_multiple
 from mipkd_plugin.utils.errors import failure_of
 
 _ODD_SIZE = (13, 11)
@@ -59,11 +59,11 @@ def check_test(ctx: Context, net: nn.Module, samples: Samples, sizes: Mapping[in
 
 
 def _tester(ctx: Context, net: nn.Module, model_class: type | None) -> Test:
-    """``test()`` of a model class, on one image."""
+    """``test()`` of a model class, on one image; what the model finds out about the network it keeps."""
+    model: Any = object.__new__(model_class or object)
+    opt = {**ctx.opt, 'is_train': ctx.is_train, 'dist': False}
 
     def test(lq: Tensor) -> Tensor:
-        model: Any = object.__new__(model_class or object)
-        opt = {**ctx.opt, 'is_train': ctx.is_train, 'dist': False}
         vars(model).update(opt=opt, net_g=net, lq=lq, device=lq.device, is_train=ctx.is_train)
         with evaluating(net):
             model.test()
@@ -136,24 +136,26 @@ def _explain(ctx: Context, net: nn.Module, samples: Samples, size: Size, channel
     if padded is not None and not _failure(padded[0], cut, channels, scale):
         ctx.add('model_type', f'{ctx.opt["model_type"]} validates without padding, and {subject}', fix=padded[1])
         return
-    factor = next((f for f in sorted({*_FACTORS, window or 2}) if not _failure(test, _multiple(cut, f), channels, scale)
+    factors = {window or 2, needed_multiple(net, channels, scale)} - {1}
+    factor = next((f for f in sorted({*_FACTORS, *factors}) if not _failure(test, _multiple(cut, f), channels, scale)
                    and _failure(test, (f + 1, f + 1), channels, scale)), None)
     if factor is None:
         ctx.add(where, subject, 'fix the arguments of network_g, or remove the image from the data set')
         return
     ctx.add(where, f'{subject}. It takes only sides that are multiples of {factor}',
             f'crop the HR images to multiples of {factor * scale} pixels and make the LR images from them again with '
-            'mipkd prepare, or remove this data set', {where: REMOVE} if ctx.is_train else None)
+            'mipkd prepare, or remove this data set'
+            + (', or write model_type: AnySRModel, which pads images' if ctx.opt['model_type'] == 'SRModel' else ''),
+            {where: REMOVE} if ctx.is_train else None)
 
 
 def _padding_model(ctx: Context, net: nn.Module, window: int | None) -> tuple[Test, dict[str, Any]] | None:
     """``test()`` of a model that pads images to whole windows, and what to write for it."""
     from basicsr.models.swinir_model import SwinIRModel
 
-    if window is None or owner(ctx.model_class, 'test') != 'SRModel' or ctx.opt['model_type'] not in (
-            'SRModel', 'DistillModel'):
+    if window is None or ctx.opt['model_type'] != 'SRModel':
         return None
-    fix: dict[str, Any] = {'model_type': distilling_model('SwinIR') if ctx.distills else 'SwinIRModel'}
+    fix: dict[str, Any] = {'model_type': 'SwinIRModel'}
     if 'window_size' not in ctx.section('network_g'):
         fix['network_g.window_size'] = window
     named = Context({**ctx.opt, 'network_g': {**ctx.section('network_g'), 'window_size': window}}, ctx.is_train)

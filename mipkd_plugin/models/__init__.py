@@ -3,5 +3,6 @@
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
 from mipkd_plugin.models.distill_model import DistillMixin, DistillModel, SwinIRDistillModel
+from mipkd_plugin.models.student import AnySRModel, StudentMixin
 
-__all__ = ['DistillMixin', 'DistillModel', 'SwinIRDistillModel']
+__all__ = ['AnySRModel', 'DistillMixin', 'DistillModel', 'StudentMixin', 'SwinIRDistillModel']

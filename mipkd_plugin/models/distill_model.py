@@ -21,18 +21,18 @@ from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_st
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, leave_fixed_buffers
-from mipkd_plugin.models.host import HostModel
+from mipkd_plugin.models.student import StudentMixin
 from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
 
 
-class DistillMixin(HostModel):
+class DistillMixin(StudentMixin):
     """Add distillation to any BasicSR model class that trains one network ``net_g``.
 
     Write ``class MyDistillModel(DistillMixin, MyModel)``. The mixin replaces ``optimize_parameters`` of ``MyModel``,
-    with the same pixel and perceptual losses. It keeps ``test``, validation, saving, schedulers and EMA. It reads
-    ``teacher`` and ``train.distill_opt`` of the option file.
+    with the same pixel and perceptual losses. It keeps validation, saving, schedulers, EMA, and a ``test`` of its own
+    (that of SRModel pads images, see :class:`StudentMixin`). It reads ``teacher`` and ``train.distill_opt``.
 
     Raises:
         OptionError: The options of teacher or losses have problems; the message lists all of them.
@@ -246,7 +246,7 @@ def _free_name(name: str, taken: OrderedDict[str, Tensor]) -> str:
 
 @register(MODEL_REGISTRY)
 class DistillModel(DistillMixin, SRModel):  # type: ignore[misc]  # BasicSR ships no types
-    """SRModel with distillation: EDSR, RCAN, RRDBNet, MSRResNet and other convolutional students."""
+    """SRModel with distillation, for any student: ``test()`` pads images where the network needs it."""
 
 
 @register(MODEL_REGISTRY)

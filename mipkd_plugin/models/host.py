@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         def feed_data(self, data: dict[str, Any]) -> None:
             """Take a batch."""
 
+        def test(self) -> None:
+            """Run the network on ``lq``, without gradient, into ``output``."""
+
         def model_ema(self, decay: float) -> None:
             """Update the moving average of ``net_g``."""
 

@@ -319,15 +319,14 @@ def test_a_comparison_rehearses_its_data_once(train_options: Make, tmp_path: Pat
     assert seen == wanted + wanted[2:], 'outside of a comparison nothing is remembered'
 
 
-def test_a_comparison_names_the_model_for_its_methods(train_options: Make, tmp_path: Path,
+def test_the_control_of_a_comparison_pads_as_its_methods_do(train_options: Make, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     opt = comparison_options(train_options(network_g=dict(STUDENTS['SwinIR'])))
     opt['datasets']['val'] = write_set(tmp_path / 'val', (23, 25))
-    with pytest.raises(config.OptionError) as caught:
-        read_comparison(config.read_options(write_options(opt, tmp_path / 'x.yml')))
-    problem, = caught.value.problems
-    assert problem.fix == {'model_type': 'SwinIRDistillModel'}
+    comparison = read_comparison(config.read_options(write_options(opt, tmp_path / 'x.yml')))
+    models = {(trial.method, trial.options['model_type']) for trial in (*comparison.trials, *comparison.one_each)}
+    assert models == {('none', 'AnySRModel'), ('logits', 'DistillModel'), ('mipkd', 'DistillModel')}
 
 
 # --------------------------------------------------------------------------------------------- losses and loggers

@@ -87,6 +87,29 @@ def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., di
     assert 'l_zoom_out_logits' in result.stdout + result.stderr
 
 
+def test_another_output_and_windows_under_ddp(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """A student that returns a dict, and takes windows of 6 alone, trains and validates; there is no EMA."""
+    (tmp_path / 'theirs.py').write_text('''
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.utils.registry import ARCH_REGISTRY
+
+
+@ARCH_REGISTRY.register()
+class Theirs(EDSR):
+    def forward(self, x):
+        n, c, h, w = x.shape
+        return {'lr': x, 'sr': super().forward(x.view(n, c, h // 6, 6, w // 6, 6).reshape(x.shape))}
+''')
+    opt = train_options(network_g={**STUDENTS['EDSR'], 'type': 'Theirs'}, output='sr', imports=['theirs.py'])
+    opt['datasets']['train']['gt_size'] = 24
+    opt['train'].update(total_iter=2, ema_decay=0)
+    opt['val']['val_freq'] = 2
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert '# psnr:' in result.stdout + result.stderr
+
+
 def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
     net = nn.Sequential(build_network(STUDENTS['SwinIR']), nn.BatchNorm2d(3))
     leave_fixed_buffers(net)

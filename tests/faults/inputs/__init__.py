@@ -1,6 +1,17 @@
 """The bad inputs, one module a kind."""
 
-from faults.inputs import hostile, images, not_finite, rehearsal, resume, resume_files, settings, weights, widths
+from faults.inputs import (
+    any_network,
+    hostile,
+    images,
+    not_finite,
+    rehearsal,
+    resume,
+    resume_files,
+    settings,
+    weights,
+    widths,
+)
 
-MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths)
+MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network)
 CASES = [case for module in MODULES for case in module.CASES]

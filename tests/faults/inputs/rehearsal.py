@@ -73,14 +73,14 @@ def metric(**options: Any) -> dict[str, Any]:
 
 SIZES = [
     BadInput('SwinIR without padding', 'model_type', (
-        'DistillModel validates without padding, and SwinIR of network_g cannot run on 0.png of datasets.val '
+        'SRModel validates without padding, and SwinIR of network_g cannot run on 0.png of datasets.val '
         '(LR 23×25)',
-        'write model_type: SwinIRDistillModel'),
-        {**SMALL, 'network_g': STUDENTS['SwinIR'], 'train.distill_opt.taps': 3}, validation((23, 25), (24, 24))),
+        'write model_type: SwinIRModel'),
+        {**SMALL, **PLAIN, 'network_g': STUDENTS['SwinIR']}, validation((23, 25), (24, 24))),
     BadInput('SwinIR without padding, whose window is the default', 'model_type', (
-        'DistillModel validates without padding', 'write model_type: SwinIRDistillModel, and write window_size: 7'),
-        {**SMALL, 'network_g': {k: v for k, v in STUDENTS['SwinIR'].items() if k != 'window_size'},
-         'network_g.img_size': 7, 'train.distill_opt.taps': 3, 'datasets.train.gt_size': 14}, validation((23, 25))),
+        'SRModel validates without padding', 'write model_type: SwinIRModel, and write window_size: 7'),
+        {**SMALL, **PLAIN, 'network_g': {k: v for k, v in STUDENTS['SwinIR'].items() if k != 'window_size'},
+         'network_g.img_size': 7, 'datasets.train.gt_size': 14}, validation((23, 25))),
     BadInput('SwinIR without padding in a test', 'model_type', (
         'SRModel validates without padding', 'write model_type: SwinIRModel'),
         {'network_g': TEACHERS['SwinIR'], 'datasets.test.dataroot_gt': 'val/HR',

@@ -13,7 +13,7 @@ from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from faults.harness import BadInput
-from faults.inputs import hostile, images, not_finite, rehearsal, resume, weights
+from faults.inputs import any_network, hostile, images, not_finite, rehearsal, resume, weights
 from faults.inputs.images import LISTED, LMDB, TRAIN, VAL, listing, of_lmdb, only_inside, spoiled
 from faults.inputs.rehearsal import PLAIN, SINGLE
 from faults.remedy_harness import Mistake
@@ -27,7 +27,7 @@ LOGITS = {'train.distill_opt': {'type': 'LogitsKDLoss'}}
 
 def also(*names: str) -> list[Mistake]:
     """Bad inputs of the other modules, here without the command that is typed."""
-    known = {case.name: case for module in (hostile, images, rehearsal, resume, weights, not_finite)
+    known = {case.name: case for module in (hostile, images, rehearsal, resume, weights, not_finite, any_network)
              for case in module.CASES}
     return [_mistake(known[name]) for name in names]
 
@@ -180,5 +180,7 @@ OTHERS = also(
     'random numbers that are none', 'random numbers that were not wanted before', 'a renamed run',
     'a cut training state that is named',
     'the only training state is cut and named', 'student with one NaN', 'another key than the one named',
-    'no key named for a student', 'bare student with a moving average', 'student for x4', 'student that is not there')
+    'no key named for a student', 'bare student with a moving average', 'student for x4', 'student that is not there',
+    'student that returns a list', 'output of a network that returns an image',
+    'output of a model that does not read it', 'model that would train without its teacher')
 CASES = [*SETS, *IMAGES, *CACHE, *OTHERS]

@@ -1,0 +1,57 @@
+"""Networks and models as other people write them; importing this registers them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from torch import Tensor, nn
+
+
+@ARCH_REGISTRY.register()
+class ReturnsMore(EDSR):
+    """EDSR x2 that returns more than the image."""
+
+    def __init__(self, kind: str, num_feat: int = 8, num_block: int = 3) -> None:
+        super().__init__(3, 3, num_feat, num_block, 2)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Any:
+        sr = super().forward(x)
+        return {'list': [x, sr], 'tuple': (sr, x.mean((1, 2, 3))), 'dict': {'loss': x.mean(), 'sr': sr, 'lr': x},
+                'small': (x, x)}[self.kind]
+
+
+@ARCH_REGISTRY.register()
+class UnnamedWindows(EDSR):
+    """EDSR x2 that takes whole windows alone, and names their size as nobody else does."""
+
+    def __init__(self, split: int, num_feat: int = 8, num_block: int = 3) -> None:
+        super().__init__(3, 3, num_feat, num_block, 2)
+        self.split = split
+
+    def forward(self, x: Tensor) -> Any:
+        n, c, height, width = x.shape
+        windows = x.view(n, c, height // self.split, self.split, width // self.split, self.split)
+        return super().forward(windows.reshape(x.shape)) + nn.functional.interpolate(
+            windows.mean((3, 5)), scale_factor=2. * self.split)
+
+
+@MODEL_REGISTRY.register()
+class OwnTestModel(SRModel):
+    """SRModel with a test() of its own, as HATModel is."""
+
+    def test(self) -> None:
+        with torch.no_grad():
+            self.output = self.net_g(self.lq)
+
+
+@MODEL_REGISTRY.register()
+class OwnStepModel(SRModel):
+    """SRModel with a step of its own."""
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        super().optimize_parameters(current_iter)
