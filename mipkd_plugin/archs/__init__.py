@@ -6,5 +6,8 @@ from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.archs.feature_mixer_arch import FeaturePriorMixer
 from mipkd_plugin.archs.krnet_arch import KRNet
 from mipkd_plugin.archs.projection_arch import FeatureProjection
+from mipkd_plugin.archs.supply import supply_unknown_names
 
 __all__ = ['FeaturePriorMixer', 'FeatureProjection', 'KRNet', 'ScaledFeatures']
+
+supply_unknown_names()
