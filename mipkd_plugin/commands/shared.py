@@ -62,7 +62,7 @@ def _import_basicsr() -> None:
 
     try:
         importlib.import_module('basicsr')
-    except FOREIGN_ERRORS as error:
+    except (*FOREIGN_ERRORS, SyntaxError) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if 'basicsr' in Path(f.filename).parts]
         place = f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
         missing = error.name if isinstance(error, ModuleNotFoundError) else None

@@ -31,7 +31,7 @@ def lookup(registry: Registry, name: Any) -> Any:
         return found
     try:
         return supplied(name)
-    except FOREIGN_ERRORS as error:
+    except (*FOREIGN_ERRORS, SyntaxError) as error:
         raise UsageError(f'the network {name} is in an installed package that cannot be imported: {reason(error)}; '
                          f'install what is missing, or the package again: {EXTRA}') from error
 
