@@ -85,9 +85,9 @@ def read_checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) 
     Raises:
         OptionError: The file has problems; the message lists all of them.
     """
+    opt = read(args)
     from mipkd_plugin import config
 
-    opt = read(args)
     if is_train is None:
         is_train = config.is_training(opt)
     if getattr(args, 'debug', False) and not str(opt.get('name', '')).startswith('debug'):
