@@ -70,7 +70,8 @@ class SelectiveStateSpace(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """(N, L, D) → (N, L, D)."""
         rank, b, c = self.project(u).split([self.rank, self.states, self.states], dim=-1)
-        return selective_scan(u, F.softplus(self.delta(rank)), -self.log_decay.exp(), b, c) + self.skip * u
+        scanned = selective_scan(u, F.softplus(self.delta(rank)), -self.log_decay.exp(), b, c)
+        return scanned + self.skip * u
 
 
 class StateSpaceBlock(nn.Module):
@@ -100,8 +101,8 @@ class StateSpaceBlock(nn.Module):
         size, turned = feature.shape, feature.mT.shape
         scanned = ((along(rows) + back(rows.flip(1)).flip(1)).mT.reshape(size)
                    + (down(columns) + up(columns.flip(1)).flip(1)).mT.reshape(turned).mT)
-        scanned = scanned * F.silu(gate)
-        return x + self.leave(scanned)
+        out: Tensor = x + self.leave(scanned * F.silu(gate))
+        return out
 
 
 @register(ARCH_REGISTRY)

@@ -236,7 +236,8 @@ def test_mistakes_at_a_network_of_spandrel(network: dict[str, Any], says: str, t
 
 
 @pytest.mark.usefixtures('spandrel')
-def test_a_broken_installation_is_named(train_options: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_installation_is_named(train_options: Make, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     assert train(write_options(train_options(network_g={'type': 'BrokenNet'}), tmp_path / 'x.yml')) == 2
     assert ("the network BrokenNet is in an installed package that cannot be imported: ModuleNotFoundError: No module "
             "named 'not_installed'; install what is missing, or the package again: pip install "
