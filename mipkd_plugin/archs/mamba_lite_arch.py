@@ -36,7 +36,8 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, ch
     """
     state = u.new_zeros(u.shape[0], u.shape[2], a.shape[1])
     outputs = []
-    for u_t, delta_t, b_t, c_t in zip(*(x.split(chunk, dim=1) for x in (u, delta, b, c))):
+    for start in range(0, u.shape[1], chunk):
+        u_t, delta_t, b_t, c_t = (x[:, start:start + chunk] for x in (u, delta, b, c))
         decay = (delta_t[..., None] * a).cumsum(1)  # log of the decay since the chunk began: (N, T, D, S)
         step = decay[:, :, None] - decay[:, None]  # from position j to position t: (N, T, T, D, S)
         later = torch.ones(step.shape[1:3], dtype=torch.bool, device=u.device).triu(1)
