@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,9 @@ def read(args: argparse.Namespace) -> Options:
 
     Raises:
         OptionError: The file cannot be read, or an import fails.
+        UsageError: The repository's own copy of BasicSR cannot be imported.
     """
+    _import_basicsr()
     from mipkd_plugin import config
 
     if getattr(args, 'options', None) is None:  # a command reads the file once: it may be a pipe
@@ -50,6 +54,21 @@ def read(args: argparse.Namespace) -> Options:
         config.load_plugins(args.options, args.imports)
     opt: Options = args.options
     return opt
+
+
+def _import_basicsr() -> None:
+    """Import BasicSR; the copy of a repository in PYTHONPATH may need packages that are not installed."""
+    from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
+
+    try:
+        importlib.import_module('basicsr')
+    except (*FOREIGN_ERRORS, SyntaxError) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if 'basicsr' in Path(f.filename).parts]
+        place = f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        remedy = (f'install {missing.partition(".")[0]}' if missing and not missing.startswith('basicsr')
+                  else 'fix that file, or take its folder out of PYTHONPATH')
+        raise UsageError(f'basicsr cannot be imported: {reason(error)}{place}; {remedy}') from error
 
 
 def read_checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) -> tuple[Options, bool, Report]:
@@ -66,9 +85,9 @@ def read_checked(args: argparse.Namespace, is_train: bool | None, **flags: Any) 
     Raises:
         OptionError: The file has problems; the message lists all of them.
     """
+    opt = read(args)
     from mipkd_plugin import config
 
-    opt = read(args)
     if is_train is None:
         is_train = config.is_training(opt)
     if getattr(args, 'debug', False) and not str(opt.get('name', '')).startswith('debug'):

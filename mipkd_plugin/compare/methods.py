@@ -10,8 +10,8 @@ from typing import Any
 
 from basicsr.utils.registry import LOSS_REGISTRY
 
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key
+from mipkd_plugin.config.registered import lookup
 
 METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""

@@ -13,9 +13,9 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME, EQUAL_TIME_SLUG
 from mipkd_plugin.compare.methods import apply
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Options
+from mipkd_plugin.config.registered import lookup
 
 # periods: rounded up, because they must reach the last iteration
 _SCHEDULE: dict[str, Callable[[float], int]] = {'milestones': round, 'restarts': round, 'periods': math.ceil}

@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mipkd_plugin.compat.repositories import matlab_functions_convert_colors, missing_modules_from_installed_basicsr
 from mipkd_plugin.compat.workers import workers_leave_signals_to_their_parent
 
 if TYPE_CHECKING:
@@ -220,10 +221,12 @@ def accept_dashed_local_rank(argv: list[str]) -> list[str]:
 def apply_early() -> None:
     """Apply the repairs that must come before ``import basicsr``."""
     provide_functional_tensor()
+    missing_modules_from_installed_basicsr()
 
 
 def apply() -> None:
     """Apply the repairs of the imported BasicSR."""
+    matlab_functions_convert_colors()
     resume_without_gpu()
     distributed_without_gpu()
     pass_on_prefetch_errors()

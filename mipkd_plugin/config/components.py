@@ -14,10 +14,12 @@ from basicsr.utils.registry import (
     MODEL_REGISTRY,
     Registry,
 )
+from torch import nn
 
 from mipkd_plugin.config.failures import failed_build, other_argument
 from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, number_in
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup, missing_package, names_in
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, other_value, shortened
 from mipkd_plugin.losses.base import DistillationLoss
@@ -29,12 +31,6 @@ from mipkd_plugin.utils.weight_files import only_tensors
 
 _HWC_METRICS = ('calculate_psnr', 'calculate_ssim', 'calculate_niqe')
 _KINDS = {'arch': 'network', 'loss': 'loss', 'metric': 'metric', 'model': 'model', 'dataset': 'data set'}
-
-
-def lookup(registry: Registry, name: Any) -> Any:
-    """The class or function registered as ``name``, or by BasicSR as ``name_basicsr``; None if there is none."""
-    entries = dict(iter(registry))
-    return entries.get(name, entries.get(f'{name}_basicsr')) if isinstance(name, str) else None
 
 
 def find_model(ctx: Context) -> None:
@@ -147,14 +143,15 @@ def check_component(ctx: Context, where: str, options: Any, registry: Registry, 
 def check_arguments(ctx: Context, where: str, name: str, function: Callable[..., Any],
                     arguments: Mapping[str, Any], given: Iterable[str] = (),
                     also: Iterable[str] = ()) -> bool:
-    """Check arguments against a signature. ``**kwargs`` beside named parameters does not allow further arguments."""
+    """Check arguments against a signature; ``**kwargs`` beside others takes more in networks of others alone."""
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters
              if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
     names = [p.name for p in named]
-    if not names and any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return True
-    unknown = [key for key in arguments if key not in names and key not in also]
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [key for key in arguments if key not in names and key not in also and (names or not takes_more)]
+    if takes_more and _is_network_of_others(function):
+        unknown = [key for key in unknown if nearest(str(key), names, cutoff=0.8) is not None]
     for key in unknown:
         ctx.add(f'{where}.{key}', f'{name} has no argument {key!r}', *other_key(where, key, arguments, names))
     given_as = {meant(key, arguments, names) for key in unknown}
@@ -162,6 +159,12 @@ def check_arguments(ctx: Context, where: str, name: str, function: Callable[...,
     for key in missing:
         ctx.add(f'{where}.{key}', f'is missing, and {name} needs it', f'{name} takes: {", ".join(names)}')
     return not unknown and not missing
+
+
+def _is_network_of_others(function: Callable[..., Any]) -> bool:
+    """Published option files give keys to ``**kwargs``, which nothing reads."""
+    ours = ('mipkd_plugin.', 'basicsr.archs.swinir_arch')
+    return isinstance(function, type) and issubclass(function, nn.Module) and not function.__module__.startswith(ours)
 
 
 def check_values(ctx: Context, where: str, arguments: Any) -> None:
@@ -218,8 +221,10 @@ def check_dataset_type(ctx: Context, where: str, options: Mapping[str, Any]) -> 
 
 def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
-    names = [entry.removesuffix('_basicsr') for entry in dict(iter(registry))]
-    kind = _KINDS[registry._name]
+    names, kind, elsewhere = names_in(registry), _KINDS[registry._name], missing_package(registry, name)
+    if elsewhere is not None:
+        ctx.add(where, *elsewhere)
+        return None
     hint, fix = other_value(where, name, names, 0.8 if kind == 'model' else 0.6)  # models of others have long names
     ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: write '
             f'@{registry._name.upper()}_REGISTRY.register() above its class and name its file or module, as in '

@@ -8,9 +8,9 @@ from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 
 _EXPANDED = ('dataroot_gt', 'dataroot_lq')

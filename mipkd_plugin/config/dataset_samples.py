@@ -13,9 +13,9 @@ import cv2
 import lmdb
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.examples import backend_for
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, failure_of
 from mipkd_plugin.utils.lmdb_files import damage_of

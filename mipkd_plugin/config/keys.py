@@ -157,7 +157,7 @@ DATASET = {  # for data sets of any type
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
     'prefetch_mode': Key(PREFETCH), 'num_prefetch_queue': Key(INTEGER), 'pin_memory': Key(FLAG),
     'persistent_workers': Key(FLAG), 'scale': Key(INTEGER), 'phase': Key(TEXT),
-    'use_shuffle': Key(FLAG),  # BasicSR's option files have it, but nothing reads it
+    'use_shuffle': Key(FLAG), 'task': Key(TEXT),  # published option files have them, but nothing reads them
 }
 PAIRED_IMAGES = {
     **DATASET, 'dataroot_gt': Key(TEXT, 'always'), 'dataroot_lq': Key(TEXT, 'always'),

@@ -15,9 +15,9 @@ from basicsr.utils import tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.dataset_samples import READ_ERRORS, Samples
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.utils.errors import failure_of
 

@@ -1,7 +1,12 @@
-"""Which class gives a model class a method."""
+"""Which class gives a model class a method, and whether BasicSR's own classes are those of BasicSR 1.4.2."""
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+from pathlib import Path
+
+from mipkd_plugin.compat.repositories import installed_basicsr
 from mipkd_plugin.config.keys import PARTS
 
 
@@ -17,5 +22,19 @@ def owner(cls: type | None, method: str) -> str:
     """
     # mixins of ours call the next class
     classes = [c for c in (cls.__mro__ if cls is not None else ()) if method in vars(c)]
-    own = all(c.__name__ in PARTS for c in classes)
+    own = all(is_known(c) for c in classes)
     return next((c.__name__ for c in classes if c.__name__ not in ('DistillMixin', 'StudentMixin')), '') if own else ''
+
+
+def is_known(cls: type) -> bool:
+    """Whether our tables hold every key that a class itself reads; a copy of BasicSR may have another ``SRModel``."""
+    return cls.__name__ in PARTS and _as_installed(cls.__module__)
+
+
+@cache
+def _as_installed(module: str) -> bool:
+    installed, copy = installed_basicsr(), getattr(sys.modules.get(module), '__file__', None)
+    if installed is None or copy is None or not module.startswith('basicsr.'):
+        return True
+    original = installed.joinpath(*module.split('.')[1:]).with_suffix('.py')
+    return original.is_file() and original.read_bytes().split() == Path(copy).read_bytes().split()

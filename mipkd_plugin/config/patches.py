@@ -11,10 +11,10 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.outputs import add_output_problem, other_output
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.padding import needed_multiple

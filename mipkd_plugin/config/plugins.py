@@ -124,6 +124,7 @@ def _load(where: str, entry: object, folders: Sequence[Path]) -> Problem | None:
     importlib.invalidate_caches()
     try:
         with _nothing_compiled():
+            name = name if path is None else _name_from_above(name, path)
             other = None if path is None else _other_module(name, path)
             if other is not None:
                 return Problem(where, f'{entry} has the name of another module, {other}', f'rename {path}')
@@ -135,6 +136,18 @@ def _load(where: str, entry: object, folders: Sequence[Path]) -> Problem | None:
         return Problem(where, f'{entry} is a folder without __init__.py: nothing in it was imported',
                        'name a file in it, or add __init__.py')
     return None
+
+
+def _name_from_above(name: str, path: Path) -> str:
+    """``archs.x_arch`` as ``plksr.archs.x_arch``, if the package ``archs`` imports itself under that name."""
+    try:
+        importlib.util.find_spec(name)  # imports the packages around the file
+    except ModuleNotFoundError as error:
+        above = next((folder for folder in path.parents if folder.name == error.name), None)
+        if above is not None and name.partition('.')[0] != error.name:
+            sys.path += [str(above.parent)] if str(above.parent) not in sys.path else []
+            return '.'.join(path.relative_to(above.parent).with_suffix('').parts)
+    return name
 
 
 def _other_module(name: str, path: Path) -> str | None:

@@ -13,8 +13,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 from mipkd_plugin.checkpoints.trial import SCHEDULERS
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.problems import block
+from mipkd_plugin.config.registered import lookup
 
 _NOT_TRAINING = ('total_iter', 'exact_resume', 'resume_hyperparameters')
 _NOT_DATA = ('name', 'io_backend', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers',

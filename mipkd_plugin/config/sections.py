@@ -12,7 +12,6 @@ from mipkd_plugin.config.keys import (
     LARGEST_SCALE,
     MAPPING,
     NOT_A_NUMBER,
-    PARTS,
     SECTIONS,
     TEACHER,
     TEXTS,
@@ -21,6 +20,7 @@ from mipkd_plugin.config.keys import (
     is_number,
     number_in,
 )
+from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
@@ -81,7 +81,7 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
     for key, value in section.items():
         where = f'{prefix}{key}'
         if key not in keys:
-            if strict or nearest(key, keys, cutoff=0.8) and not (ctx.own_script and _extends(str(key), keys)):
+            if strict or nearest(key, keys, cutoff=0.8) and not _extends(str(key), keys, ctx.own_script):
                 is_forced = where in getattr(ctx.opt, 'forced', ())
                 ctx.add(where, 'unknown key: nothing reads it', *other_key(path, key, section, keys, is_forced))
                 misspelled.add(meant(key, section, keys))
@@ -141,8 +141,10 @@ def check_epoch(ctx: Context, where: str, images: float) -> bool:
     return bool(size <= free)
 
 
-def _extends(key: str, keys: Mapping[str, Key]) -> bool:
+def _extends(key: str, keys: Mapping[str, Key], own_script: bool) -> bool:
     """Whether a key is one of ours with more behind it, as optim_e or pixel_opt2, and so not misspelled."""
+    if not own_script:  # a model class of others: its option files name further networks, which it may lack
+        return key.rpartition('_')[0] in ('optim', 'pretrain_network', 'param_key', 'strict_load') and key[-1] in 'de'
     stems = [known.removesuffix('_g') for known in keys]
     rests = [key.removeprefix(stem) for stem in stems if key.startswith(stem)]
     return any(rest.startswith('_') or rest.isdigit() for rest in rests)
@@ -151,7 +153,7 @@ def _extends(key: str, keys: Mapping[str, Key]) -> bool:
 def knows_all_keys(ctx: Context) -> bool:
     """Whether our tables hold every key that the model class reads."""
     return (not ctx.own_script and ctx.model_class is not None
-            and all(c.__name__ in PARTS for c in ctx.model_class.__mro__))
+            and all(is_known(c) for c in ctx.model_class.__mro__))
 
 
 def distilling_model(model_type: Any) -> str:

@@ -16,9 +16,9 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin.config.components import lookup
 from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_run import execution_of
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset

@@ -86,10 +86,12 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
 
     if getattr(ctx.model_class, 'get_optimizer', None) is not BaseModel.get_optimizer:
         return
+    optimizers = inspect.getsource(vars(BaseModel)['get_optimizer'])  # a copy of BasicSR may know others than Adam
     for key, options in train.items():
         if not str(key).startswith('optim_') or not isinstance(options, Mapping):
             continue
-        if options.get('type') != 'Adam':
+        name = str(options.get('type'))
+        if name != 'Adam' and f"'{name}'" not in optimizers:
             foreign = [name for name in options if name not in inspect.signature(torch.optim.Adam).parameters]
             others: dict[str, Any] = {f'train.{key}.{name}': REMOVE for name in foreign if name != 'type'}
             others.update({} if 'lr' in options else {f'train.{key}.lr': 0.0001})
@@ -97,7 +99,7 @@ def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:
                     fix={f'train.{key}.type': 'Adam', **others})
             continue
         arguments = {k: v for k, v in options.items() if k != 'type'}
-        check_arguments(ctx, f'train.{key}', 'Adam', torch.optim.Adam, arguments, given=('params', ))
+        check_arguments(ctx, f'train.{key}', name, getattr(torch.optim, name), arguments, given=('params', ))
         if 'lr' not in arguments:
             ctx.add(f'train.{key}.lr', 'is missing', fix={f'train.{key}.lr': 0.0001})
         check_values(ctx, f'train.{key}', arguments)

@@ -12,9 +12,10 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin.config.components import construct, lookup
+from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.suggestions import nearest
 from mipkd_plugin.utils.weight_files import SAVE, WeightFileError, read_tensors, unusable
 from mipkd_plugin.utils.words import some
