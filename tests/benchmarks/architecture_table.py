@@ -55,7 +55,7 @@ def totals(found: Results) -> Iterator[str]:
     """N of M, for each loss and role."""
     built = [one for one in found.values() if one['built']]
     families = {family(one) for one in built}
-    yield f'\n| of {len(built)} built, {len(families)} names | student | teacher | both | all three, right trunk | names |'
+    yield f'\n| of {len(built)} built | student | teacher | both | all three, right trunk | of {len(families)} names |'
     yield '| --- | --- | --- | --- | --- | --- |'
     yield f'| trunk as a person | | | | {sum(one["right"] for one in built)} | |'
     for loss in LOSSES:

@@ -36,7 +36,8 @@ class Case(NamedTuple):
     Attributes:
         name: Its name in the table.
         build: Whether wide → a new network with at least three blocks.
-        taps: What a person would tap: module paths, each a family of equal blocks; ``#`` stands for a number.
+        taps: What a person would tap: module paths, each a family of equal blocks; ``#`` stands for a number,
+            ``*`` for a name.
         scale: Scale factor.
         size: Height and width of the low-resolution images.
         source: Where it comes from.
@@ -84,8 +85,8 @@ def images(case: Case, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def is_right(paths: Sequence[str], expected: Sequence[str]) -> bool:
     """Whether all taps are of one family that a person would tap."""
-    return bool(paths) and any(
-        all(re.fullmatch(re.escape(family).replace(r'\#', r'\d+'), path) for path in paths) for family in expected)
+    patterns = [re.escape(family).replace(r'\#', r'\d+').replace(r'\*', r'[^.]+') for family in expected]
+    return bool(paths) and any(all(re.fullmatch(pattern, path) for path in paths) for pattern in patterns)
 
 
 def short(error: BaseException) -> str:
@@ -194,7 +195,7 @@ def try_role(case: Case, loss_name: str, role: str, seconds: int) -> dict[str, A
                 own = [net for net, name in ((nets.student, 'student'), (nets.teacher, 'teacher'))
                        if role in (name, 'both')]
                 found['reentry'] = max(reentry_error(net, images(case)[0]) for net in own)
-    except Exception as error:  # whatever an architecture raises is its line in the table
+    except Exception as error:  # noqa: BLE001 - whatever an architecture raises is its line in the table
         found['result'] = short(error)
     pairs = loss.pairs if loss is not None else []
     found['taps'] = {name: [pair[side] for pair in pairs] for side, name in enumerate(('student', 'teacher'))

@@ -48,7 +48,7 @@ def measure(case: Case, pipe: Connection | None = None, seconds: int = TRY_SECON
     results = {}
     try:
         case.build(False)
-    except Exception as error:  # a package that is missing, an option that is too small: said in the table
+    except Exception as error:  # noqa: BLE001 - a package that is missing, an option that is too small: said in the table
         results['build'] = {'result': f'cannot be built: {short(error)}', 'taps': {}, 'reentry': None}
         if pipe is not None:
             pipe.send(('build', results['build']))
