@@ -121,10 +121,15 @@ def train(loss: DistillationLoss, case: Case, student: nn.Module, teacher: nn.Mo
 
     Raises:
         TrialError: A term is not finite, has no gradient into the layers that run first, or the teacher or the
-            images have changed.
+            images have changed, or a feature was misread.
     """
     before = copy.deepcopy(teacher.state_dict())
     nets = bind([loss], student.train(), teacher, images(case)[0][:1])
+    for net in nets:
+        for info in net.infos.values():
+            if info.height != info.width:
+                raise TrialError(f'the feature at {info.path} is read as {info.height}×{info.width}, '
+                                 'though the images are square')
     own = {id(p) for p in loss.self_trained_parameters()}
     optimizer = torch.optim.Adam([*student.parameters(), *(p for p in loss.parameters() if id(p) not in own)], lr=1e-4)
     for iteration in range(1, STEPS + 1):
