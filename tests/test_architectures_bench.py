@@ -13,7 +13,7 @@ import torch
 from benchmarks import architecture_cases, architectures
 from benchmarks.architecture_table import changes, passes, table
 from benchmarks.architecture_trials import Case, is_right
-from stand_ins import CASES, Net
+from stand_ins import CASES, Block, Net
 from torch import Tensor, nn
 
 # name → what is said today of one that is not distilled without taps by name; take a name out when it is
@@ -36,6 +36,7 @@ def test_shapes_in_which_architectures_come(case: Case) -> None:
         assert not failed
         assert one['right'], one['taps']
         assert one['reentry'] <= 1e-6
+        assert one['gradient'] < 0.1
 
 
 def test_basicsr_architectures_can_be_built_and_have_their_taps() -> None:
@@ -93,14 +94,42 @@ def test_what_goes_wrong_is_said_and_ends_one_architecture_alone(build: Any, sai
     assert not one['right']
 
 
+class CutInEval(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if self.training else x + (y - x).detach()
+
+
+class Cut(Net):
+    def make_trunk(self, width: int) -> None:
+        self.body = nn.Sequential(*(CutInEval(width) for _ in range(4)))
+        for weight in self.body.parameters():
+            weight.data *= 3  # so that what is cut off matters
+
+
+class Deaf(Net):
+    def trunk(self, x: Tensor) -> Tensor:
+        return 0 * super().trunk(x)
+
+
+def test_gradient_that_is_cut_off_in_the_teacher_is_seen() -> None:
+    assert architectures.try_role(Case('Cut', Cut, ('body.#', )), 'MiPKD', 'teacher', 60)['gradient'] > 0.1
+    assert architectures.try_role(Case('Net', Net, ('body.#', )), 'MiPKD', 'teacher', 60)['gradient'] < 0.05
+
+
+def test_trunk_that_does_not_matter_is_seen() -> None:
+    result = architectures.try_role(Case('Deaf', Deaf, ('body.#', )), 'MiPKD', 'teacher', 60)['result']
+    assert 'changes nothing' in result, result
+
+
 def test_table_totals_and_changes() -> None:
     good = architectures.summary(Case('SPAN', Net, ('body.#', )), {
         f'{loss}/{role}': {'result': 'ok', 'taps': {'student': ['body.1', 'body.2']}, 'reentry': 0.0}
         for loss in architectures.LOSSES for role in architectures.ROLES})
     bad = architectures.summary(Case('SPAN-s', Net, ('block_#', )), {}, 'its process ended')
     lines = list(table({'a/SPAN': good, 'a/SPAN-s': bad}))
-    assert '| SPAN | extra | `body.1` `body.2` | yes | ok | ok | ok | 0.0 |' in lines
-    assert '| SPAN-s | extra | none | no: `block_#` | 1 / 1 / 1 | 1 / 1 / 1 | 1 / 1 / 1 | – |' in lines
+    assert '| SPAN | extra | `body.1` `body.2` | yes | ok | ok | ok | 0.0 | – |' in lines
+    assert '| SPAN-s | extra | none | no: `block_#` | 1 / 1 / 1 | 1 / 1 / 1 | 1 / 1 / 1 | – | – |' in lines
     assert '1. its process ended' in lines
     assert '| MiPKD | 1 | 1 | 1 | 1 | 1 |' in lines
     assert passes(good, 'MiPKD')
@@ -119,7 +148,7 @@ def test_command_with_an_extra_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / 'found.json'
     architectures.main(['--extra', str(extra), '--json', str(out)])
     printed = capsys.readouterr().out
-    assert '| Mine | extra | `body.0` `body.2` `body.3` | yes | ok | ok | ok | 0.0 |' in printed
+    assert '| Mine | extra | `body.0` `body.2` `body.3` | yes | ok | ok | ok | 0.0 | ' in printed
     assert 'Skipped: spandrel is not installed' in printed
     assert json.loads(out.read_text())['architectures']['extra/Mine']['results']['MiPKD/both'] == 'ok'
     architectures.main(['--extra', str(extra), '--compare', str(out)])

@@ -32,6 +32,7 @@ def cells(one: Mapping[str, Any], notes: dict[str, int]) -> Iterator[str]:
                  for reason in reasons(one, loss)]
         yield 'ok' if set(marks) == {'ok'} else ' / '.join(marks)
     yield '–' if one['reentry'] is None else f'{one["reentry"]:.1e}' if one['reentry'] else '0.0'
+    yield '–' if one.get('gradient') is None else f'{100 * one["gradient"]:.1f} %'
 
 
 def shortened(reason: str) -> str:
@@ -41,7 +42,7 @@ def shortened(reason: str) -> str:
 
 def table(found: Results) -> Iterator[str]:
     """Lines of the Markdown table, the totals and the reasons."""
-    header = ('architecture', 'source', 'taps chosen', 'as a person', *LOSSES, 're-entry error')
+    header = ('architecture', 'source', 'taps chosen', 'as a person', *LOSSES, 're-entry error', 'of its gradient')
     notes: dict[str, int] = {}
     for row in (header, ('---', ) * len(header), *(tuple(cells(one, notes)) for one in found.values())):
         yield f'| {" | ".join(row)} |'

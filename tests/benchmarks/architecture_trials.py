@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from benchmarks.architecture_reentry import TrialError, gradient_error, reentry_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mipkd_plugin.losses import FitNetLoss, KRNetLoss, MiPKDLoss, bind
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import NetPair
-from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.utils.errors import MipkdError
 from basicsr.archs import build_network
 
@@ -56,10 +56,6 @@ class Case(NamedTuple):
     def key(self) -> str:
         """Its name among all sources."""
         return f'{self.source}/{self.name}'
-
-
-class TrialError(Exception):
-    """What a step did wrong."""
 
 
 def edsr(scale: int, wide: bool) -> nn.Module:
@@ -169,26 +165,14 @@ def take_step(loss: DistillationLoss, nets: NetPair, optimizer: torch.optim.Opti
     optimizer.step()
 
 
-def reentry_error(net: TappedNet, lq: Tensor) -> float:
-    """Largest |finish(own feature) − own image| over all taps; in eval mode, batch of two."""
-    mode = net.net.training
-    net.net.eval()
-    try:
-        with torch.no_grad():
-            run = net(lq.clone())
-            images = {path: net.finish(lq.clone(), path, feature) for path, feature in run.features.items()}
-    finally:
-        net.net.train(mode)
-    return max(float((image - run.output).abs().max()) for image in images.values())
-
-
 def try_role(case: Case, loss_name: str, role: str, seconds: int) -> dict[str, Any]:
     """One cell of the table.
 
     Returns:
-        ``result``: ``ok`` or the reason; ``taps``: those that the package chose, by role; ``reentry``: the error.
+        ``result``: ``ok`` or the reason; ``taps``: those that the package chose, by role; ``reentry`` and
+        ``gradient``: the errors.
     """
-    found: dict[str, Any] = {'result': 'ok', 'taps': {}, 'reentry': None}
+    found: dict[str, Any] = {'result': 'ok', 'taps': {}, 'reentry': None, 'gradient': None}
     started = time.perf_counter()
     loss = None
     try:
@@ -200,6 +184,7 @@ def try_role(case: Case, loss_name: str, role: str, seconds: int) -> dict[str, A
                 own = [net for net, name in ((nets.student, 'student'), (nets.teacher, 'teacher'))
                        if role in (name, 'both')]
                 found['reentry'] = max(reentry_error(net, images(case)[0]) for net in own)
+                found['gradient'] = max(gradient_error(net, images(case)[0]) for net in own)
     except Exception as error:  # noqa: BLE001 - whatever an architecture raises is its line in the table
         found['result'] = short(error)
     pairs = loss.pairs if loss is not None else []

@@ -91,13 +91,17 @@ def summary(case: Case, results: Mapping[str, Any], reason: str = '') -> dict[st
     names = [f'{loss}/{role}' for loss in LOSSES for role in ROLES]
     tapped = [paths for found in results.values() for paths in found['taps'].values()]
     chosen = max(tapped, key=len, default=[])
-    errors = [found['reentry'] for found in results.values() if found['reentry'] is not None]
     return {'name': case.name, 'source': case.source, 'scale': case.scale, 'expected': list(case.taps),
             'note': case.note, 'taps': chosen, 'built': 'build' not in results,
             'right': bool(tapped) and all(is_right(paths, case.taps) for paths in tapped),
-            'reentry': max(errors, default=None),
+            'reentry': largest(results, 'reentry'), 'gradient': largest(results, 'gradient'),
             'results': {name: results[name]['result'] if name in results else reason for name in names},
             'seconds': round(sum(found.get('seconds', 0) for found in results.values()), 1)}
+
+
+def largest(results: Mapping[str, Any], name: str) -> float | None:
+    """Largest of the errors that were measured."""
+    return max((found[name] for found in results.values() if found.get(name) is not None), default=None)
 
 
 def extra_cases(path: Path) -> list[Case]:
