@@ -119,6 +119,8 @@ def train(loss: DistillationLoss, case: Case, student: nn.Module, teacher: nn.Mo
         TrialError: A term is not finite, has no gradient into the layers that run first, or the teacher or the
             images have changed, or a feature was misread.
     """
+    with torch.no_grad():
+        teacher.eval()(images(case)[0][:1])  # some networks keep merged weights, which are made in eval mode
     before = copy.deepcopy(teacher.state_dict())
     nets = bind([loss], student.train(), teacher, images(case)[0][:1])
     for net in nets:
@@ -139,28 +141,43 @@ def train(loss: DistillationLoss, case: Case, student: nn.Module, teacher: nn.Mo
     return nets
 
 
+@contextmanager
+def early_weights(net: nn.Module, tap: str) -> Iterator[list[nn.Parameter]]:
+    """Weights of what runs inside the block, up to and including the module of the first tap, in this order."""
+    found: list[nn.Parameter] = []
+    done: list[bool] = []
+
+    def record(module: nn.Module, _: Any) -> None:
+        if not done:
+            known = {id(p) for p in found}
+            found.extend(p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in known)
+
+    handles = [module.register_forward_pre_hook(record) for module in net.modules()]
+    handles.append(net.get_submodule(tap).register_forward_hook(lambda *_: done.append(True)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def take_step(loss: DistillationLoss, nets: NetPair, optimizer: torch.optim.Optimizer, lq: Tensor, gt: Tensor,
               iteration: int) -> None:
     """One step, as the model takes it."""
-    first: list[nn.Parameter] = []
-    handles = [module.register_forward_pre_hook(lambda m, _: first.extend(m.parameters(recurse=False)))
-               for module in nets.student.net.modules()]
     optimizer.zero_grad()
     plan = nets.plan(lq, gt, optimizer, F.l1_loss, iteration)
     if loss.self_trained_parameters():
         loss.prepare(plan)
-    step = plan.run()
-    for handle in handles:
-        handle.remove()
+    with early_weights(nets.student.net, loss.pairs[0][0]) as early:
+        step = plan.run()
     terms = loss(step)
     for name, value in terms.items():
         if not torch.isfinite(value):
             raise TrialError(f'{name} is {value.item()} in step {iteration}')
-    early = [p for p in dict.fromkeys(first) if p.requires_grad][:6]
     gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), early, retain_graph=True,
                                     allow_unused=True)
     if not any(g is not None and bool(g.any()) for g in gradients):
-        raise TrialError(f'no gradient of {", ".join(terms)} reaches the first layers of the student')
+        raise TrialError(f'no gradient of {", ".join(terms)} reaches the layers before the first tap of the student')
     torch.stack([F.l1_loss(step.student.output, gt), *terms.values()]).sum().backward()
     optimizer.step()
 
