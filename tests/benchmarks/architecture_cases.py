@@ -130,5 +130,5 @@ def spandrel_cases() -> list[Case]:
 def all_cases() -> tuple[list[Case], list[str]]:
     """The architectures of the packages that are installed, and why others are skipped."""
     if importlib.util.find_spec('spandrel') is None:
-        return basicsr_cases(), ['spandrel is not installed: pip install mipkd-plugin[teacher]']
+        return basicsr_cases(), ['spandrel is not installed: pip install --no-deps spandrel einops safetensors']
     return [*basicsr_cases(), *spandrel_cases()], []
