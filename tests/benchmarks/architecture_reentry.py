@@ -57,12 +57,15 @@ def gradient_error(net: TappedNet, lq: Tensor) -> float:
         def image(x: Tensor, path: str = path) -> Tensor:
             torch.manual_seed(0)
             output = net.finish(lq.clone(), path, x)
-            return (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum()
+            return output * torch.linspace(-1, 1, output.numel()).view_as(output)
 
         x = feature.detach().clone().requires_grad_()
-        gradient, = torch.autograd.grad(image(x), x)
-        step = 0.003 * feature.norm() / gradient.norm() * gradient
+        plain = image(x)
+        gradient, = torch.autograd.grad(plain.sum(), x)
+        step = 0.01 * feature.norm() / gradient.norm().clamp_min(1e-30) * gradient
         with torch.no_grad():
-            slope = (image(feature + step) - image(feature - step)) / 2
-        errors.append(abs(float(slope / (gradient * step).sum()) - 1))
+            slope = float((image(feature + step) - image(feature - step)).double().sum() / 2)
+            rounding = float(plain.norm()) * torch.finfo(plain.dtype).eps
+        expected = float((gradient * step).sum())
+        errors.append(abs(slope - expected) / max(abs(expected), 20 * rounding))
     return max(errors)

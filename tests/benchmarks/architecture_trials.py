@@ -121,7 +121,7 @@ def train(loss: DistillationLoss, case: Case, student: nn.Module, teacher: nn.Mo
     """
     with torch.no_grad():
         teacher.eval()(images(case)[0][:1])  # some networks keep merged weights, which are made in eval mode
-    before = copy.deepcopy(teacher.state_dict())
+    before, weights = copy.deepcopy(teacher.state_dict()), list(teacher.parameters())
     nets = bind([loss], student.train(), teacher, images(case)[0][:1])
     for net in nets:
         for info in net.infos.values():
@@ -136,7 +136,7 @@ def train(loss: DistillationLoss, case: Case, student: nn.Module, teacher: nn.Mo
         if not lq.equal(images(case, seed=iteration)[0]):
             raise TrialError('the batch of images was changed in place')
     changed = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
-    if changed or any(p.grad is not None for p in teacher.parameters()):
+    if changed or any(p.grad is not None for p in weights):
         raise TrialError(f'the teacher has changed: {", ".join(changed) or "it has gradients"}')
     return nets
 
