@@ -133,6 +133,8 @@ def test_table_totals_and_changes() -> None:
     assert '1. its process ended' in lines
     assert '| MiPKD | 1 | 1 | 1 | 1 | 1 |' in lines
     assert passes(good, 'MiPKD')
+    assert not any('Another image' in line for line in lines)
+    assert any('1e-06: a/SPAN.' in line for line in table({'a/SPAN': {**good, 'reentry': 0.1}}))
     wrong = {**good, 'right': False}
     assert not passes(wrong, 'MiPKD')
     assert list(changes({'a/SPAN': bad}, {'a/SPAN': good}))[:2] == [

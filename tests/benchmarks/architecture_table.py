@@ -8,6 +8,7 @@ from typing import Any
 LOSSES = ('FitNets', 'KRNets', 'MiPKD')
 ROLES = ('student', 'teacher', 'both')
 MOST_LETTERS = 100
+LARGEST_ERROR = 1e-6
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -63,6 +64,9 @@ def totals(found: Results) -> Iterator[str]:
         each = [sum(reasons(one, loss)[n] == 'ok' for one in built) for n in range(len(ROLES))]
         good = [one for one in built if passes(one, loss)]
         yield f'| {loss} | {" | ".join(map(str, each))} | {len(good)} | {len({family(one) for one in good})} |'
+    off = [key for key, one in found.items() if (one['reentry'] or 0) > LARGEST_ERROR]
+    if off:
+        yield f'\nAnother image from the network\'s own feature, by more than {LARGEST_ERROR}: {", ".join(off)}.'
 
 
 def family(one: Mapping[str, Any]) -> str:
