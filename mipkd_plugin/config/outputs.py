@@ -11,8 +11,8 @@ from torch import nn
 from mipkd_plugin.config.keys import OUTPUT, PARTS
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE, in_words
-from mipkd_plugin.networks.outputs import OutputError, OutputKey, images_in, select_output, selects
 from mipkd_plugin.networks.modes import evaluating
+from mipkd_plugin.networks.outputs import OutputError, OutputKey, images_in, select_output, selects
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 _PLACES = {'network_g': 'output', 'teacher.network': 'teacher.output'}

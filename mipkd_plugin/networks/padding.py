@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.networks.outputs import OutputError, images_in
 from mipkd_plugin.networks.modes import evaluating
+from mipkd_plugin.networks.outputs import OutputError, images_in
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 

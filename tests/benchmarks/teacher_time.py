@@ -21,7 +21,7 @@ import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
 from basicsr.data import build_dataset
 from mipkd_plugin import Execution, TappedNet, config
 from mipkd_plugin.networks.execution import PLAIN, difference
-from mipkd_plugin.networks.trunk import evenly_spaced, find_trunk
+from mipkd_plugin.networks.trunk import trunk_of
 from torch import Tensor, nn
 
 BF16, FP16 = torch.bfloat16, torch.float16
@@ -78,8 +78,9 @@ def main() -> None:
     torch.manual_seed(0)
     teacher, images, real = teacher_and_images(config.read_options(args.option_file, args.force_yml))
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    images, blocks = images.to(device), find_trunk(teacher)[1]
-    taps = [blocks[index] for index in evenly_spaced(len(blocks), min(args.taps, len(blocks)))]
+    images = images.to(device)
+    chain = trunk_of(teacher, images)
+    taps = chain.spaced(min(args.taps, len(chain.calls)))
     settings = [s for s in SETTINGS if s.dtype != FP16 or not args.no_float16]
     settings += [] if args.no_compile else [Execution(compile=True), Execution(BF16, channels_last=True, compile=True)]
     nets = {s: TappedNet(copy.deepcopy(teacher).to(device), taps, frozen=True, execution=s) for s in settings}
