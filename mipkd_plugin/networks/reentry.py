@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from mipkd_plugin.networks.dataflow import smooth_images, traced
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.replay import Plan, ReachedError, answering, blank, plan, with_first, without_checkpoints
-from mipkd_plugin.networks.trace import Call, Trace, shapes_in, smooth_images, traced
+from mipkd_plugin.networks.trace import Call, Trace, shapes_in
 
 Key = tuple[str, int]
 """Module path, and which of its calls."""

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin.networks.dataflow import smooth_images
 from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.features import NetPass, TapInfo, first_tensor, inspect_tap
 from mipkd_plugin.networks.layouts import Layout, is_ambiguous
 from mipkd_plugin.networks.modes import calm, calmed, evaluating, random_modules
 from mipkd_plugin.networks.reentry import Recorder, Reentry
-from mipkd_plugin.networks.trace import Trace, shapes_in, smooth_images
+from mipkd_plugin.networks.trace import Trace, shapes_in
 from mipkd_plugin.networks.trunk import TapError, nearest, substituted
 from mipkd_plugin.networks.views import View
 

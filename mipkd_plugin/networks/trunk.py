@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mipkd_plugin.networks.chains import Chain, find_chain
+from mipkd_plugin.networks.dataflow import smooth_images, traced
 from mipkd_plugin.networks.modes import calmed, evaluating
-from mipkd_plugin.networks.trace import smooth_images, traced
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 
 
