@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mipkd_plugin.commands.shared import add_option_file, read
 from mipkd_plugin.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mipkd_plugin.networks.chains import Chain
 
 HELP = 'list the modules whose features can be distilled'
 
@@ -23,28 +30,64 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mipkd_plugin import config
-    from mipkd_plugin.networks.inspection import list_taps
     from mipkd_plugin.networks.trunk import TapError, trunk_of
 
     built = config.build_for_taps(opt)
-    channels, height, width = config.probe_shape(opt)
+    lq = torch.rand(1, *config.probe_shape(opt))
     if args.teacher and built.teacher is None:
         raise UsageError(f'{args.opt} has no teacher; leave out --teacher')
+    chains: dict[str, Chain | None] = {}
     for role, net in (('student', built.student), ('teacher', built.teacher)):
         if net is None or (args.teacher and role == 'student'):
             continue
-        lq = torch.rand(1, channels, height, width)
         try:
-            chain = trunk_of(net, lq)
-            trunk, blocks = chain.name, chain.paths
+            chains[role] = trunk_of(net, lq)
         except TapError:
-            trunk, blocks = '', []
-        print(f'{role} {type(net).__name__}, {sum(p.numel() for p in net.parameters()):,d} parameters, on a patch of '
-              f'{channels}×{height}×{width}; trunk: {trunk or "none found"}, {len(blocks)} blocks')
-        for info in list_taps(net, lq):
-            if args.all or info.path in blocks or '.' not in info.path:
-                size = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
-                mark = '*' if info.path in blocks else ' '
-                print(f' {mark} {info.path:32} {size:>14}  {info.problem or "ok"}')
-    print(' * block of the trunk: features can also re-enter the network here')
+            chains[role] = None
+        _show(role, net, lq, chains[role], show_all=args.all)
+    _propose(chains, _numbers(opt))
+    print(' * block of the trunk. Features can also re-enter a network there, and at most other modules.')
     return 0
+
+
+def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_all: bool) -> None:
+    """Print a network's trunk and what can be tapped."""
+    from mipkd_plugin.networks.inspection import list_taps
+
+    size = '×'.join(map(str, lq.shape[1:]))
+    parameters = sum(p.numel() for p in net.parameters())
+    print(f'{role} {type(net).__name__}, {parameters:,d} parameters, on a patch of {size}')
+    steps = {} if chain is None else dict(zip(chain.paths, chain.steps))
+    if chain is None:
+        print('trunk: none found')
+    else:
+        print(f'trunk: {chain.name}, {len(chain.calls)} blocks in a row, {chain.span / chain.total:.0%} of the work'
+              f'{"; in doubt: " + chain.doubt if chain.doubt else ""}')
+    for info in list_taps(net, lq):
+        if show_all or info.path in steps or '.' not in info.path:
+            shape = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
+            mark, work = ('*', f'{steps[info.path] / chain.total:6.1%}') if chain and info.path in steps else (' ', '')
+            print(f' {mark} {info.path:32} {shape:>14} {work:>7}  {info.problem or "ok"}')
+
+
+def _propose(chains: Mapping[str, Chain | None], numbers: Sequence[int]) -> None:
+    """Print the pairs that a number of taps stands for."""
+    student, teacher = chains.get('student'), chains.get('teacher')
+    if student is None or teacher is None:
+        return
+    most = min(len(student.calls), len(teacher.calls))
+    for number in numbers:
+        if number <= most:
+            pairs = zip(student.spaced(number), teacher.spaced(number))
+            print(f'taps: {number} means {", ".join(f"[{s}, {t}]" for s, t in pairs)}: equal work between them')
+        else:
+            print(f'taps: {number} is too many, {most} at most')
+
+
+def _numbers(opt: Mapping[str, Any]) -> list[int]:
+    """The numbers of taps in the option file; 3 if there are none."""
+    train = opt.get('train')
+    losses = train.get('distill_opt') if isinstance(train, Mapping) else None
+    losses = losses if isinstance(losses, list) else [losses]
+    found = [loss['taps'] for loss in losses if isinstance(loss, Mapping) and type(loss.get('taps')) is int]
+    return sorted({number for number in found if number > 0}) or [3]

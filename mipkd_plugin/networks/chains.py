@@ -23,11 +23,13 @@ class Chain:
         calls: The calls, shallow to deep.
         steps: For each call the operations from the end of the call before (of the first: from its own begin) to its
             own end.
+        total: Operations of the whole network.
         doubt: Why it may not be the trunk, or ''.
     """
 
     calls: tuple[Call, ...]
     steps: tuple[int, ...]
+    total: int = 1
     doubt: str = ''
 
     @property
@@ -98,8 +100,8 @@ def find_chain(trace: Trace) -> Chain | None:
     coarse = [call for call in candidates if call.layout is not None and call.layout.height <= trace.lq[2]]
     for calls in (coarse, candidates):
         strict = [chain for group in _groups(calls).values() for chain in _chains(trace, group)]
-        loose = [Chain(chain.calls, chain.steps, 'the signal also goes around its blocks')
-                 for chain in map(_chain, _in_order(trace, calls))]
+        loose = [Chain(chain.calls, chain.steps, trace.work, 'the signal also goes around its blocks')
+                 for chain in (_chain(trace, own) for own in _in_order(trace, calls))]
         for chains in (strict, loose):
             best = _best([chain for chain in chains if len(chain.calls) > 1])
             if best is not None and best.score >= _LEAST_SCORE:
@@ -146,7 +148,7 @@ def _chains(trace: Trace, group: Sequence[Call]) -> list[Chain]:
             while call is not None:
                 calls.append(call)
                 call = before[call.value] if call.value is not None else None
-            chains.append(_chain(calls[::-1]))
+            chains.append(_chain(trace, calls[::-1]))
     return chains
 
 
@@ -162,9 +164,10 @@ def _in_order(trace: Trace, calls: Iterable[Call]) -> list[list[Call]]:
     return found
 
 
-def _chain(calls: Sequence[Call]) -> Chain:
+def _chain(trace: Trace, calls: Sequence[Call]) -> Chain:
     ends = [call.work[1] for call in calls]
-    return Chain(tuple(calls), tuple(end - begin for begin, end in zip([calls[0].work[0], *ends], ends)))
+    steps = tuple(end - begin for begin, end in zip([calls[0].work[0], *ends], ends))
+    return Chain(tuple(calls), steps, max(trace.work, 1))
 
 
 def _as_one_block(chain: Chain) -> tuple[bool, int]:
