@@ -19,7 +19,7 @@ import yaml
 from helpers import REPO, STUDENTS
 from torch import nn
 
-from mipkd_plugin.models.distributed import with_fixed_buffers
+from mipkd_plugin.models import DistillModel
 from basicsr.archs import build_network
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
@@ -89,9 +89,11 @@ def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., di
 
 def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
     net = nn.Sequential(build_network(STUDENTS['SwinIR']), nn.BatchNorm2d(3))
+    model = object.__new__(DistillModel)
+    model.opt, model.device = {'dist': True}, torch.device('cpu')
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
-        wrapped = with_fixed_buffers(net, nn.parallel.DistributedDataParallel)
+        wrapped = model.model_to_device(net)
         assert {id(buffer) for buffer in wrapped.modules_buffers} == {id(buffer) for buffer in net[1].buffers()}
         assert len(list(net.buffers())) > 3
     finally:
@@ -104,7 +106,7 @@ def test_buffers_of_all_ranks_begin_equal(tmp_path: Path) -> None:
 import torch
 from torch import nn
 
-from mipkd_plugin.models.distributed import with_fixed_buffers
+from mipkd_plugin.models import DistillModel
 
 torch.distributed.init_process_group('gloo')
 rank = torch.distributed.get_rank()
