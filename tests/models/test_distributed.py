@@ -106,7 +106,7 @@ def test_buffers_of_all_ranks_begin_equal(tmp_path: Path) -> None:
 import torch
 from torch import nn
 
-from mipkd_plugin.models import DistillModel
+from mipkd_plugin.models.distributed import with_fixed_buffers
 
 torch.distributed.init_process_group('gloo')
 rank = torch.distributed.get_rank()
