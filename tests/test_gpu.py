@@ -36,7 +36,9 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A Python process that sees the GPU."""
     environment = {**os.environ, 'PYTHONPATH': str(REPO), 'OMP_NUM_THREADS': '1', 'CUBLAS_WORKSPACE_CONFIG': ':4096:8'}
-    if environment.pop('MIPKD_TEST_GPUS') == 'all':
+    gpus = environment.pop('MIPKD_TEST_GPUS')
+    environment['CUDA_VISIBLE_DEVICES'] = gpus
+    if gpus == 'all':
         del environment['CUDA_VISIBLE_DEVICES']
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True,
                           timeout=240)

@@ -28,8 +28,8 @@ def check_gpus(ctx: Context) -> None:
         ctx.add('--launcher slurm', 'BasicSR needs a CUDA device for it, and PyTorch finds none here',
                 f'run: {torchrun_line(ctx.opt, 2)}')
     elif ctx.launcher != 'none' and visible and gpus == 0:
-        ctx.add('num_gpu', f'is 0, but with --launcher BasicSR joins its processes over the {visible} GPUs of this '
-                'machine', f'hide them: CUDA_VISIBLE_DEVICES= {torchrun_line(ctx.opt, 2)}')
+        ctx.add('num_gpu', 'is 0, but under a launcher BasicSR uses the GPUs of this machine all the same',
+                f'hide them: CUDA_VISIBLE_DEVICES= {torchrun_line(ctx.opt, 2)}')
     needs = next((what for name, what in _NEED_CUDA.items() if ctx.inherits(name)), None)
     if needs is not None and visible == 0 and (needs != _VALIDATION or ctx.opt.get('val') is not None):
         ctx.add('model_type', f'{ctx.opt["model_type"]} of BasicSR {needs} on a GPU whatever num_gpu says, and PyTorch '

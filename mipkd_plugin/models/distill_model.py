@@ -20,8 +20,9 @@ from mipkd_plugin import config
 from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_state, save_state
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.models.distributed import distributed, leave_fixed_buffers
+from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
 from mipkd_plugin.models.student import StudentMixin
+from mipkd_plugin.models.terms import free_name, total_of
 from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
@@ -42,9 +43,9 @@ class DistillMixin(StudentMixin):
     """Takes the terms of each step, before it is applied: who sets this decides about steps that are not finite."""
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Wrap a network as BasicSR does."""
-        leave_fixed_buffers(net)
-        return super().model_to_device(net)
+        """Put a network on the device as BasicSR does; DDP leaves buffers alone that no step changes."""
+        wrap = super().model_to_device
+        return with_fixed_buffers(net, wrap) if self.opt['dist'] else wrap(net)
 
     def init_training_settings(self) -> None:
         """Build teacher and losses, then let BasicSR set up the rest.
@@ -111,7 +112,7 @@ class DistillMixin(StudentMixin):
                 self._dismiss_teacher()
             self.output = self.net_g(self.lq)
             terms = self.reconstruction_terms(self.output, self.gt)
-        total = _sum(terms)
+        total = total_of(terms)
         if self.see_losses is not None:
             self.see_losses([*terms.values(), *prepared.values()])
         elif not torch.isfinite(total):
@@ -132,7 +133,7 @@ class DistillMixin(StudentMixin):
         lq = self.lq[:samples]
         teacher = None if self.cache is None else self.cache(lq, self.crops)
         plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
-                              lambda output, gt: _sum(self.reconstruction_terms(output, gt)), current_iter, teacher)
+                              lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher)
         prepared = self._prepare(plan)
         student = self.nets.student(self.lq)
         self.output = student.output
@@ -140,7 +141,7 @@ class DistillMixin(StudentMixin):
         step, weight = plan.run(student.first(samples)), self.schedule.weight(current_iter)
         for runner in self._loss_runners:
             for name, value in runner(step).items():
-                terms[_free_name(name, terms)] = value if weight == 1 else weight * value
+                terms[free_name(name, terms)] = value if weight == 1 else weight * value
         return terms, prepared
 
     def _dismiss_teacher(self) -> None:
@@ -233,15 +234,6 @@ class DistillMixin(StudentMixin):
         if self.cache is not None:
             lines.append(f'\tcache of the teacher: {self.cache}')
         get_root_logger().info('\n'.join(lines))
-
-
-def _sum(terms: OrderedDict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
-
-
-def _free_name(name: str, taken: OrderedDict[str, Tensor]) -> str:
-    """``name``, followed by a number if an earlier loss has a term with that name."""
-    return next(n for n in [name, *(f'{name}_{i}' for i in range(2, len(taken) + 3))] if n not in taken)
 
 
 @register(MODEL_REGISTRY)

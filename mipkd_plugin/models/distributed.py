@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -36,16 +38,25 @@ def distributed(loss: DistillationLoss, device: torch.device) -> nn.Module:
     return runner
 
 
-def leave_fixed_buffers(net: nn.Module) -> None:
-    """Let DDP broadcast none but the buffers of normalization layers, which a training step changes.
+def with_fixed_buffers(net: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Wrap a network in DDP that broadcasts, of the buffers, only those of normalization layers: a step changes them.
 
-    Before each forward pass DDP writes all buffers in place, with what they hold already. Where the student runs
-    several times before one backward, the backward then refuses what earlier passes have read (PyTorch 2.11, the index
-    of SwinIR's position bias).
+    The others are those of the first rank from the begin on. Before each forward pass DDP would write them in place,
+    with what they hold already. Where the student runs several times before one backward, the backward then refuses
+    what earlier passes have read (PyTorch 2.11, the index of SwinIR's position bias).
 
     Args:
-        net: The network, before DDP wraps it.
+        net: The network.
+        wrap: Puts it on the device and wraps it.
+
+    Returns:
+        The wrapped network.
     """
-    names = [f'{path}.{name}' if path else name for path, module in net.named_modules()
-             if not isinstance(module, _NormBase) for name, _ in module.named_buffers(recurse=False)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)  # type: ignore[no-untyped-call]
+    fixed = {f'{path}.{name}' if path else name for path, module in net.named_modules()
+             if not isinstance(module, _NormBase) for name, _ in module.named_buffers(recurse=False)}
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, fixed)  # type: ignore[no-untyped-call]
+    wrapped = wrap(net)
+    for name, buffer in net.named_buffers():
+        if name in fixed:
+            torch.distributed.broadcast(buffer, 0)
+    return wrapped

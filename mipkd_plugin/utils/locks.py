@@ -19,6 +19,7 @@ from mipkd_plugin.utils.errors import MipkdError
 
 _PLACE = 1 << 30  # of the locked byte on Windows, where nobody else can read it
 _TRIES = 20
+_held: set[IO[str]] = set()
 
 
 class TakenError(MipkdError):
@@ -46,9 +47,11 @@ def alone(path: Path, keep: bool = True) -> Iterator[None]:
         OSError: The file cannot be made, or its disk has no locks.
     """
     lock = _taken(path)
+    _held.add(lock)
     try:
         yield
     finally:
+        _held.discard(lock)
         if not keep:
             with suppress(OSError):  # Windows removes no open file; the folder may hold other locks
                 path.unlink()
@@ -59,6 +62,17 @@ def alone(path: Path, keep: bool = True) -> Iterator[None]:
 def run_lock(experiments: Path, name: str) -> Path:
     """The lock of the process that trains the run ``experiments/<name>``."""
     return experiments / '.locks' / f'{quote(name, safe=" ")}.run'
+
+
+def _let_go() -> None:
+    """In a forked process: its copies of the open files would hold the locks after the process that took them."""
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _taken(path: Path) -> IO[str]:

@@ -19,7 +19,7 @@ import yaml
 from helpers import REPO, STUDENTS
 from torch import nn
 
-from mipkd_plugin.models.distributed import leave_fixed_buffers
+from mipkd_plugin.models import DistillModel
 from basicsr.archs import build_network
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
@@ -112,14 +112,38 @@ class Theirs(EDSR):
 
 def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
     net = nn.Sequential(build_network(STUDENTS['SwinIR']), nn.BatchNorm2d(3))
-    leave_fixed_buffers(net)
+    model = object.__new__(DistillModel)
+    model.opt, model.device = {'dist': True}, torch.device('cpu')
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
-        wrapped = nn.parallel.DistributedDataParallel(net)
+        wrapped = model.model_to_device(net)
         assert {id(buffer) for buffer in wrapped.modules_buffers} == {id(buffer) for buffer in net[1].buffers()}
         assert len(list(net.buffers())) > 3
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_buffers_of_all_ranks_begin_equal(tmp_path: Path) -> None:
+    """BasicSR seeds each rank in its own way, and a network may draw a buffer."""
+    (tmp_path / 'ranks.py').write_text("""
+import torch
+from torch import nn
+
+from mipkd_plugin.models.distributed import with_fixed_buffers
+
+torch.distributed.init_process_group('gloo')
+rank = torch.distributed.get_rank()
+torch.manual_seed(rank)
+net = nn.Linear(2, 2)
+net.register_buffer('drawn', torch.rand(3))
+with_fixed_buffers(net, nn.parallel.DistributedDataParallel)
+torch.save(net.state_dict(), f'{rank}.pth')
+torch.distributed.destroy_process_group()
+""")
+    result = run([*TORCHRUN, 'ranks.py'], tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def two_ranks(folder: Path) -> list[subprocess.Popen[str]]:

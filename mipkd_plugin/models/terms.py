@@ -1,0 +1,18 @@
+"""Terms of a training step, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def total_of(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of all terms."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def free_name(name: str, taken: Mapping[str, Tensor]) -> str:
+    """``name``, followed by a number if an earlier loss has a term with that name."""
+    return next(n for n in [name, *(f'{name}_{i}' for i in range(2, len(taken) + 3))] if n not in taken)
