@@ -209,10 +209,11 @@ def _best(trace: Trace, chains: Sequence[Chain]) -> Chain | None:
 
 
 def _is_finer(trace: Trace, chain: Chain, other: Chain) -> bool:
-    """Whether another chain of three blocks or more has the blocks of this one in its own, or ends where these end."""
-    if chain is other or len(other.calls) < 3 or other.share < 0.5 or len(other.calls) >= len(chain.calls):
+    """Whether another chain of three blocks or more holds the blocks of this one, or ends where some of these end."""
+    if len(other.calls) < 3 or other.share < 0.5 or len(other.calls) > len(chain.calls):
         return False
     values, outer = {call.value for call in chain.calls}, {id(call) for call in other.calls}
-    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(trace.calls.index(call)))
+    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))
                  for call in chain.calls)
-    return all(call.value in values for call in other.calls) or inside >= _MOST * len(chain.calls)
+    ends = len(other.calls) < len(chain.calls) and all(call.value in values for call in other.calls)
+    return ends or inside >= _MOST * len(chain.calls)
