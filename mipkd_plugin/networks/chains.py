@@ -121,7 +121,7 @@ def tappable(trace: Trace) -> list[Call]:
     alive, counts = trace.reached(trace.output), Counter(call.path for call in trace.calls)
     return [call for call in trace.calls if call.path and counts[call.path] == 1 and call.layout is not None
             and call.value is not None and call.value in alive and call.value not in trace.overwritten
-            and call.value >= call.begin and call.value != trace.output]
+            and not call.passes and call.value != trace.output]
 
 
 def _groups(calls: Iterable[Call]) -> dict[tuple[object, ...], list[Call]]:

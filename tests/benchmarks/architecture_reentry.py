@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
+from mipkd_plugin.networks.modes import calmed
 from mipkd_plugin.networks.tapped_net import TappedNet
 
 
@@ -15,17 +15,9 @@ class TrialError(Exception):
     """What a step did wrong."""
 
 
-@contextmanager
-def calm(net: TappedNet) -> Iterator[None]:
-    """Inside the block, a student is in eval mode; a teacher stays in the mode that the package has chosen for it."""
-    modes = [(module, module.training) for module in net.net.modules()]
-    if not net.frozen:
-        net.net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def calm(net: TappedNet) -> AbstractContextManager[None]:
+    """Inside the block, a student is in the calm training mode; a teacher has the mode that the package has chosen."""
+    return nullcontext() if net.frozen else calmed(net.net)
 
 
 def reentry_error(net: TappedNet, lq: Tensor) -> float:
