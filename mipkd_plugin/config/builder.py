@@ -154,6 +154,9 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     except BindError as error:
         _add_bind_problems(ctx, list(losses), error)
         return
+    except OutputError as error:
+        _add_output_of_training(ctx, error, shape)
+        return
     except FOREIGN_ERRORS as error:
         _add_crash(ctx, losses, error)
         return
@@ -199,9 +202,8 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
         for shape in dict.fromkeys((small_shape(ctx.opt), probe_shape(ctx.opt))):
             try:
                 problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
-            except OutputError as error:  # a student may return more in training than in eval mode
-                height, width = ((ctx.scale or 1) * side for side in shape[1:])
-                add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
+            except OutputError as error:
+                _add_output_of_training(ctx, error, shape)
                 return
             except FOREIGN_ERRORS as error:
                 problem = crash(error, type(loss))
@@ -213,6 +215,12 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
                     *blame[1:])
         elif problem:
             ctx.add(where, f'{type(loss).__name__} fails in a trial step: {problem}', remedy)
+
+
+def _add_output_of_training(ctx: Context, error: OutputError, shape: tuple[int, ...]) -> None:
+    """Note that a student returns more in training than in eval mode."""
+    height, width = ((ctx.scale or 1) * side for side in shape[1:])
+    add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
 
 
 def _check_names_of_taps(ctx: Context, built: Built) -> None:

@@ -57,6 +57,16 @@ class Chain:
         return sum(call.own_work for call in self.calls) / self.span if self.span else 0.0
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether its modules consist of others."""
+        return all(any(call.module.children()) for call in self.calls)
+
+    @property
+    def depth(self) -> float:
+        """How deep its modules lie in others, on average."""
+        return sum(path.count('.') for path in self.paths) / len(self.calls)
+
+    @property
     def evenness(self) -> float:
         """How many steps of equal work it is worth."""
         return self.span**2 / sum(step**2 for step in self.steps) if self.span else 0.0
@@ -105,7 +115,7 @@ def find_chain(trace: Trace) -> Chain | None:
         loose = [_chain(trace, own, 'the signal also goes around its blocks')
                  for group in (*_groups(calls).values(), *_mixed(calls)) for own in [_in_order(trace, group)]]
         best, around = (_best(trace, chains) for chains in (strict, loose))
-        if around is not None and (best is None or best.span < _MUCH_LESS * around.span):
+        if around is not None and (best is None or _is_but_a_part(best, around)):
             best = around
         if best is not None:
             return best
@@ -192,6 +202,11 @@ def _chain(trace: Trace, calls: Sequence[Call], doubt: str = '') -> Chain:
     return Chain(tuple(calls), steps, max(trace.work, 1), doubt)
 
 
+def _is_but_a_part(chain: Chain, other: Chain) -> bool:
+    """Whether another chain spans far more, or has blocks where this one has but two."""
+    return chain.span < _MUCH_LESS * other.span or len(chain.calls) < 3 and chain.score < 2 / 3 * other.score
+
+
 def _as_one_block(chain: Chain) -> tuple[bool, int]:
     """How good a chain's last call would be as the only tap: a block of several layers, with much work."""
     module = chain.calls[-1].module
@@ -204,13 +219,14 @@ def _best(trace: Trace, chains: Sequence[Chain]) -> Chain | None:
     longest = max((chain.span for chain in solid), default=0)
     wide = [chain for chain in chains if chain.span >= _SPAN * longest]
     blocks = [chain for chain in wide if not any(_is_finer(trace, chain, other) for other in wide)]
-    best = max(blocks, key=lambda chain: (round(chain.score, 6), -chain.calls[0].path.count('.')), default=None)
+    blocks = [chain for chain in blocks if chain.has_blocks and len(chain.calls) > 2 and chain.share >= 0.5] or blocks
+    best = max(blocks, key=lambda chain: (round(chain.score, 6), -chain.depth), default=None)
     return best if best is not None and best.score >= _LEAST_SCORE else None
 
 
 def _is_finer(trace: Trace, chain: Chain, other: Chain) -> bool:
     """Whether another chain of three blocks or more holds the blocks of this one, or ends where some of these end."""
-    if len(other.calls) < 3 or other.share < 0.5 or len(other.calls) > len(chain.calls):
+    if len(other.calls) < 3 or other.share < max(0.5, 0.9 * chain.share) or len(other.calls) > len(chain.calls):
         return False
     values, outer = {call.value for call in chain.calls}, {id(call) for call in other.calls}
     inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))

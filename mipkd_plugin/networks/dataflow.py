@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from mipkd_plugin.networks.layouts import layout_of
-from mipkd_plugin.networks.trace import Call, Shaped, Trace
+from mipkd_plugin.networks.layouts import is_ambiguous, layout_of, layout_of_kind
+from mipkd_plugin.networks.trace import Call, Shaped, Trace, shapes_in
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 
 def traced(net: nn.Module, lq: Tensor, run: Callable[[Tensor], Any] | None = None) -> Trace:
@@ -39,6 +40,32 @@ def traced(net: nn.Module, lq: Tensor, run: Callable[[Tensor], Any] | None = Non
         with mode:
             trace.output = mode.joined((run or net)(lq))
     trace.work = mode.work
+    return trace
+
+
+def traced_surely(net: nn.Module, lq: Tensor) -> Trace:
+    """A traced run in which no layout is guessed.
+
+    As many channels as rows or columns fit two layouts. Then a run over images of twice the width tells which it is, if
+    the network takes them.
+
+    Args:
+        net: The network.
+        lq: Images (N, C, H, W), smooth ones.
+
+    Returns:
+        The run over ``lq``.
+    """
+    trace = traced(net, lq)
+    unsure = [call for call in trace.calls if call.layout is not None
+              and is_ambiguous(shapes_in(call.output)[0].shape, trace.lq)]
+    if unsure:
+        with suppress(*FOREIGN_ERRORS):
+            wider = traced(net, torch.cat([lq, lq.flip(3)], 3))
+            for call in unsure:
+                if call.number < wider.count(call.path):
+                    found = wider.call(call.path, call.number).layout
+                    call.layout = layout_of_kind(shapes_in(call.output)[0].shape, trace.lq, found) or call.layout
     return trace
 
 

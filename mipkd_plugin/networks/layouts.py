@@ -67,9 +67,14 @@ class Layout:
         return _side_of(tuple(feature.shape))
 
 
-def is_ambiguous(feature: Tensor, lq: tuple[int, ...]) -> bool:
+def is_ambiguous(shape: tuple[int, ...], lq: tuple[int, ...]) -> bool:
     """Whether the shape of a feature leaves a choice of layouts."""
-    return len(_possible(tuple(feature.shape), lq)) > 1
+    return len(_possible(shape, lq)) > 1
+
+
+def layout_of_kind(shape: tuple[int, ...], lq: tuple[int, ...], like: Layout | None) -> Layout | None:
+    """The layout of a shape that is of the same kind as another one, or None."""
+    return next((layout for layout in _possible(shape, lq) if like is not None and layout.kind == like.kind), None)
 
 
 def layout_of(feature: Tensor, lq: tuple[int, ...], known: str = '') -> Layout | None:

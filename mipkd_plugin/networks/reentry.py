@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from mipkd_plugin.networks.dataflow import smooth_images, traced
+from mipkd_plugin.networks.dataflow import smooth_images, traced_surely
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.replay import Plan, ReachedError, answering, blank, plan, with_first, without_checkpoints
 from mipkd_plugin.networks.trace import Call, Trace, shapes_in
+from mipkd_plugin.networks.way import Way
 
 Key = tuple[str, int]
 """Module path, and which of its calls."""
@@ -121,6 +122,7 @@ class Reentry:
         self._run = run
         self._traces: dict[tuple[int, ...], Trace] = {}
         self._plans: dict[tuple[object, ...], Plan] = {}
+        self._ways: dict[tuple[object, ...], Way] = {}
 
     def trace(self, lq: Tensor) -> Trace:
         """A traced run over images of the size of ``lq`` (N, C, H, W)."""
@@ -128,13 +130,21 @@ class Reentry:
         if size not in self._traces:
             with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
                 images = smooth_images(lq[:1].detach().expand(_SAMPLES, *size))
-                self._traces[size] = self._run(images, lambda x: traced(self.net, x))
+                self._traces[size] = self._run(images, lambda x: traced_surely(self.net, x))
         return self._traces[size]
 
     def forget(self) -> None:
         """The network has changed: all traced runs are made again."""
         self._traces.clear()
         self._plans.clear()
+        self._ways.clear()
+
+    def way(self, lq: Tensor, after: str, until: str | None) -> Way:
+        """The way from one tap to another one, or to the image, for images of the size of ``lq``."""
+        key = (tuple(lq.shape[1:]), after, until)
+        if key not in self._ways:
+            self._ways[key] = Way(self.trace(lq), after, until)
+        return self._ways[key]
 
     def plan(self, lq: Tensor, after: str, until: str | None, records: bool = True) -> Plan:
         """The plan to run from ``after`` to ``until``; what it wants to be recorded will be, from the next run on."""
@@ -184,9 +194,8 @@ class Reentry:
         if own is None and _returns_more(call):  # all but its first tensor is computed again
             forward = self.net.get_submodule(after).forward
             return {(after, 0): lambda *args, **kwargs: with_first(forward(*args, **kwargs), native)}
-        by_key = {(call.path, call.number): call for call in trace.calls}
         given: dict[Key, Callable[..., Any]] = {
-            key: _Blank(by_key[key].output, len(lq)) for key in made.blank}
+            (path, number): _Blank(trace.call(path, number).output, len(lq)) for path, number in made.blank}
         given.update({key: answers[key] for key in made.recorded})
         given[after, 0] = own.with_first(native) if own else lambda *args, **kwargs: with_first(call.output, native)
         return given

@@ -18,7 +18,6 @@ from mipkd_plugin.networks.reentry import Recorder, Reentry
 from mipkd_plugin.networks.trace import Trace
 from mipkd_plugin.networks.trunk import TapError, nearest, substituted
 from mipkd_plugin.networks.views import View
-from mipkd_plugin.networks.way import Way
 
 
 class TappedNet:
@@ -228,7 +227,7 @@ class TappedNet:
     def _run_from(self, lq: Tensor, after: str, feature: Tensor, until: str | None) -> Tensor:
         self._check_open()
         self._mode.keep()
-        way = Way(self._reentry.trace(lq), after, until)
+        way = self._reentry.way(lq, after, until)
 
         def run(images: Tensor, native: Tensor) -> Tensor:
             output = first_tensor(self._reentry.run(images, way.after, native, way.until, lq))
@@ -244,7 +243,7 @@ class TappedNet:
     def _known(self, path: str, seen: Sequence[tuple[Any, int | None]], lq: Tensor) -> str:
         """The layout that a traced run has found, where the shape of a feature alone does not tell it."""
         feature = first_tensor(seen[0][0]) if len(seen) == 1 else None
-        if feature is None or not is_ambiguous(feature, tuple(lq.shape)):
+        if feature is None or not is_ambiguous(tuple(feature.shape), tuple(lq.shape)):
             return ''
         layout = self.trace(lq).call(path).layout
         return '' if layout is None else layout.kind

@@ -95,6 +95,7 @@ class Trace:
         self.output: int | None = None
         self.overwritten: set[int] = set()
         self.work = 0
+        self._calls: dict[str, list[Call]] = {}
         self._dominators: list[tuple[int, int]] | None = None
 
     @property
@@ -102,13 +103,13 @@ class Trace:
         """Whether the network writes into the images it is given."""
         return 0 in self.overwritten
 
-    def call(self, path: str) -> Call:
-        """The first call of a module that was called."""
-        return next(call for call in self.calls if call.path == path)
+    def call(self, path: str, number: int = 0) -> Call:
+        """The first call of a module that was called, or another one."""
+        return self._by_path()[path][number]
 
     def count(self, path: str) -> int:
         """How many times a module was called."""
-        return sum(call.path == path for call in self.calls)
+        return len(self._by_path().get(path, []))
 
     def ancestors(self, number: int) -> Iterator[int]:
         """Numbers of the calls around a call, from the inside to the outside, itself first."""
@@ -142,6 +143,13 @@ class Trace:
         while value > 0:
             value = table[value][0]
             yield value
+
+    def _by_path(self) -> dict[str, list[Call]]:
+        if sum(map(len, self._calls.values())) != len(self.calls):
+            self._calls = {}
+            for call in self.calls:
+                self._calls.setdefault(call.path, []).append(call)
+        return self._calls
 
     def _dominator_table(self) -> list[tuple[int, int]]:
         """For each value its immediate dominator, and its depth in their tree."""

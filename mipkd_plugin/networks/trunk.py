@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mipkd_plugin.networks.chains import Chain, find_chain
-from mipkd_plugin.networks.dataflow import smooth_images, traced
+from mipkd_plugin.networks.dataflow import smooth_images, traced_surely
 from mipkd_plugin.networks.modes import calmed, evaluating
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 
@@ -53,10 +53,10 @@ def trunk_of(net: nn.Module, lq: Tensor) -> Chain:
         images = smooth_images(lq[:1])
         try:
             with calmed(net):
-                trace = traced(net, images)
+                trace = traced_surely(net, images)
         except FOREIGN_ERRORS:  # what it can do in eval mode is tried next
             with evaluating(net):
-                trace = traced(net, images)
+                trace = traced_surely(net, images)
     chain = find_chain(trace)
     if chain is None:
         raise TapError([f'{type(net).__name__} has no blocks in a row to place taps on; '

@@ -1,0 +1,245 @@
+"""Trunks that are not blocks of one kind in one row, and what re-entry needs of the layers around them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks.standins import WIDTH, Base, Block, Tuples, conv
+from torch import Tensor, nn
+
+from mipkd_plugin.networks.dataflow import traced, traced_surely
+from mipkd_plugin.networks.inspection import settle
+from mipkd_plugin.networks.layouts import Layout, layout_of
+from mipkd_plugin.networks.tapped_net import TappedNet
+from mipkd_plugin.networks.trunk import trunk_of
+
+LQ = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(3))
+AROUND = 'the signal also goes around its blocks'
+
+
+class SeveralWidths(Base):
+    """Each block works on another share of the channels (PlainUSR)."""
+
+    class Wide(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.a, self.b = conv(width, width), conv(width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b(torch.relu(self.a(x)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outer, self.middle, self.last = self.Wide(8), self.Wide(6), self.Wide(8)
+
+    def body_of(self, x: Tensor) -> Tensor:
+        x = self.outer(x)
+        return self.last(torch.cat([self.middle(x[:, :6]), x[:, 6:]], 1))
+
+
+class TwoClasses(Base):
+    """Groups that are never called themselves, of two kinds of blocks, each with a skip around it (CATANet)."""
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.5 * self.inner(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(nn.ModuleList([self.Wrapped(), Block()]) for _ in range(3))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        for first, second in self.groups:
+            x = x + second(first(x))
+        return x
+
+
+class GroupsWithMore(Base):
+    """Each group ends with a convolution, behind its blocks (CFSR, MoESR)."""
+
+    class Group(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks, self.end = nn.Sequential(Block(), Block()), conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.end(self.blocks(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.Sequential(*(self.Group() for _ in range(3)))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        return self.groups(x)
+
+
+class Dense(Base):
+    """Each block gets all that came before (DCTLSA); inside, it has a chain of its own."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(Block(), Block(), Block())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.blocks(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.B1, self.B2, self.B3, self.B4 = self.Inner(), self.Inner(), self.Inner(), self.Inner()
+        self.joins = nn.ModuleList(conv(count * WIDTH, WIDTH, 1) for count in (2, 3, 4))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        found = [x, self.B1(x)]
+        for join, block in zip(self.joins, (self.B2, self.B3, self.B4)):
+            found.append(block(join(torch.cat(found, 1))))
+        return found[-1]
+
+
+class Guided(Base):
+    """A small network looks at the image and steers each block (MMRealSR)."""
+
+    class Affine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor, guide: Tensor) -> Tensor:
+            return x * torch.sigmoid(self.scale(guide))[..., None, None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guide = nn.Sequential(conv(), nn.ReLU())
+        self.body = nn.ModuleList(Block() for _ in range(4))
+        self.affine = nn.ModuleList(self.Affine() for _ in range(4))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        guide = self.guide(x.detach() + 0.5).mean((2, 3)) + self.guide_of(x)
+        for block, affine in zip(self.body, self.affine):
+            x = affine(block(x), guide)
+        return x
+
+    def guide_of(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class PassesOn(Base):
+    """A layer without effect whose output is used at the end (KRGN); a dense end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.Identity()
+        self.body = nn.ModuleList(Block() for _ in range(3))
+        self.join = conv(4 * WIDTH, WIDTH, 1)
+
+    def body_of(self, x: Tensor) -> Tensor:
+        found = [self.act(x)]
+        for block in self.body:
+            found.append(block(found[-1]))
+        return self.join(torch.cat(found, 1)) + x
+
+
+class Padding(Base):
+    """Feature maps larger than the image: padded to windows, always by one (CRAFT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Block(), Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        padded = nn.functional.pad(x, (0, 4, 0, 4), mode='reflect')
+        return super().forward(padded)[:, :, :2 * height, :2 * width]
+
+    def body_of(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def paths(*names: str, of: int) -> list[str]:
+    return [name.replace('#', str(index)) for index in range(of) for name in names]
+
+
+TRUNKS: dict[type[nn.Module], tuple[list[str], str]] = {
+    SeveralWidths: (['outer', 'middle', 'last'], AROUND),
+    TwoClasses: (paths('groups.#.0', 'groups.#.1', of=3), AROUND),
+    GroupsWithMore: (paths('groups.#', of=3), ''),
+    Dense: (['B1', 'B2', 'B3', 'B4'], AROUND),
+    Guided: (paths('body.#', of=4), AROUND),
+    PassesOn: (paths('body.#', of=3), ''),
+    Padding: (paths('layers.#', of=3), '')}
+CASES = pytest.mark.parametrize('make', TRUNKS, ids=lambda make: make.__name__)
+
+
+@CASES
+def test_the_trunk_is_what_a_person_would_tap_and_a_doubt_is_said(make: type[nn.Module]) -> None:
+    chain = trunk_of(make(), LQ)
+    assert (chain.paths, chain.doubt) == TRUNKS[make]
+
+
+@CASES
+@pytest.mark.parametrize('frozen', [False, True])
+def test_features_reenter(make: type[nn.Module], frozen: bool) -> None:
+    taps, _ = TRUNKS[make]
+    with TappedNet(make(), taps, frozen=frozen) as tapped:
+        assert settle(tapped, LQ[:1], taps) == ''
+        run = tapped(LQ)
+        for path in taps:
+            assert tapped.finish(LQ, path, run.features[path]).equal(run.output)
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_a_feature_reenters_a_tuple_also_where_no_run_over_these_images_is_known(frozen: bool) -> None:
+    taps = [f'pairs.{index}' for index in range(4)]
+    with TappedNet(Tuples(), taps, frozen=frozen) as tapped:
+        tapped.prepare(LQ, taps)
+        run = tapped(LQ)
+        for path, until in zip(taps, [*taps[1:], None]):
+            assert tapped.finish(LQ.clone(), path, run.features[path]).equal(run.output)
+            if until is not None:
+                assert tapped.segment(run.features[path], path, until, LQ.clone()).equal(run.features[until])
+            noise = torch.randn_like(run.features[path])
+            assert not tapped.finish(LQ.clone(), path, noise).allclose(run.output)
+
+
+@pytest.mark.parametrize(('shape', 'grid'), [((2, 12 * 18, 16), (12, 18)), ((2, 11 * 12, 16), None),
+                                             ((2, 16 * 24, 16), (16, 24))])
+def test_tokens_of_a_padded_image_are_read_in_its_proportion(shape: tuple[int, ...],
+                                                             grid: tuple[int, int] | None) -> None:
+    expected = None if grid is None else Layout('tokens', *grid)
+    assert layout_of(torch.rand(shape), (2, 3, 8, 12)) == expected
+
+
+class Checkered(Base):
+    """Feature maps of as many channels as rows and columns, whose channels are more alike than their pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(Block(), Block(), Block())
+
+    def body_of(self, x: Tensor) -> Tensor:
+        rows, columns = torch.arange(x.shape[2])[:, None], torch.arange(x.shape[3])
+        return self.body(x.mean(1, keepdim=True) + 10.0 * ((rows + columns) % 2).expand_as(x))
+
+
+def test_as_many_channels_as_pixels_in_a_row_are_not_mistaken_for_pixels() -> None:
+    lq = torch.rand(1, 3, WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    net = Checkered()
+    guessed, sure = traced(net, lq).call('body.1').layout, traced_surely(net, lq).call('body.1').layout
+    assert guessed is not None and guessed.kind == 'last', 'this test needs a feature that is misread alone'
+    assert sure == Layout('map', WIDTH, WIDTH)
+    assert trunk_of(net, lq).paths == paths('body.#', of=3)
+
+
+def test_a_layout_that_only_one_size_gives_stays_a_guess() -> None:
+    class Square(Checkered):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[2] == x.shape[3], 'this network takes squares alone'
+            return super().forward(x)
+
+    lq = torch.rand(1, 3, WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    layout = traced_surely(Square(), lq).call('body.1').layout
+    assert layout is not None and layout.kind == 'last'
