@@ -143,8 +143,8 @@ def _groups(calls: Iterable[Call]) -> dict[tuple[object, ...], list[Call]]:
 
 
 def _channels(call: Call) -> int:
-    assert call.layout is not None
-    return shapes_in(call.output)[0].shape[1 if call.layout.kind in ('map', 'rows') else -1]
+    first = call.layout is not None and call.layout.kind in ('map', 'rows')
+    return shapes_in(call.output)[0].shape[1 if first else -1]
 
 
 def _mixed(calls: Iterable[Call]) -> list[list[Call]]:

@@ -231,7 +231,8 @@ class TappedNet:
 
         def run(images: Tensor, native: Tensor) -> Tensor:
             output = first_tensor(self._reentry.run(images, way.after, native, way.until, lq))
-            assert output is not None
+            if output is None:
+                raise TapError([f'{way.until!r} of {type(self.net).__name__} returns no feature'])
             return output
 
         return way.shown(self.execution.run(run, lq, way.native(feature)))
