@@ -148,15 +148,19 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     if student is None or teacher is None:
         return
     seed = ctx.opt.get('manual_seed')
-    seed = seed if isinstance(seed, int) else 0
+    seed, notes = seed if isinstance(seed, int) else 0, list[str]()
     try:
-        nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed)
+        nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed, notes)
     except BindError as error:
         _add_bind_problems(ctx, list(losses), error)
+        return
+    except OutputError as error:
+        _add_other_output(ctx, error, shape)
         return
     except FOREIGN_ERRORS as error:
         _add_crash(ctx, losses, error)
         return
+    ctx.notes += notes
     built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
                    for where, loss in losses.items()}
     if trial:
@@ -170,7 +174,7 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     built.cache = check_cache(ctx, nets, probe, fingerprint)
     nets.close()
     if losses and not ctx.problems:
-        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint, built.execution)
+        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes)
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:
@@ -200,8 +204,7 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
             try:
                 problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
             except OutputError as error:  # a student may return more in training than in eval mode
-                height, width = ((ctx.scale or 1) * side for side in shape[1:])
-                add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
+                _add_other_output(ctx, error, shape)
                 return
             except FOREIGN_ERRORS as error:
                 problem = crash(error, type(loss))
@@ -213,6 +216,11 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
                     *blame[1:])
         elif problem:
             ctx.add(where, f'{type(loss).__name__} fails in a trial step: {problem}', remedy)
+
+
+def _add_other_output(ctx: Context, error: OutputError, shape: tuple[int, int, int]) -> None:
+    height, width = ((ctx.scale or 1) * side for side in shape[1:])
+    add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
 
 
 def _check_names_of_taps(ctx: Context, built: Built) -> None:
@@ -228,7 +236,7 @@ def _check_names_of_taps(ctx: Context, built: Built) -> None:
 def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> None:
     for problem in error.problems:
         if problem.loss is None:
-            ctx.add('teacher.network', problem.what, problem.remedy)
+            ctx.add('network_g' if problem.role == 'student' else 'teacher.network', problem.what, problem.remedy)
         elif problem.about_taps:
             ctx.add(f'{places[problem.loss]}.taps', problem.what.removeprefix('taps: '), _list_taps(ctx))
         else:

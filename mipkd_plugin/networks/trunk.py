@@ -65,7 +65,7 @@ def trunk_of(net: nn.Module, lq: Tensor) -> Chain:
 
 
 def resolve_taps(taps: int | Sequence[Sequence[str]] | None, student: nn.Module, teacher: nn.Module,
-                 lq: Tensor) -> list[tuple[str, str]]:
+                 lq: Tensor, find: Callable[[nn.Module, Tensor], Chain] = trunk_of) -> list[tuple[str, str]]:
     """Turn the ``taps`` option of a loss into pairs of module paths, shallow to deep, in the given order.
 
     Args:
@@ -74,6 +74,7 @@ def resolve_taps(taps: int | Sequence[Sequence[str]] | None, student: nn.Module,
         student: Student network.
         teacher: Teacher network.
         lq: Images (N, C, H, W) that both take.
+        find: What finds the trunk of a network.
 
     Returns:
         Pairs (student module path, teacher module path).
@@ -84,7 +85,7 @@ def resolve_taps(taps: int | Sequence[Sequence[str]] | None, student: nn.Module,
     if taps is None:
         return []
     if isinstance(taps, int):
-        return _spaced_pairs(taps, student, teacher, lq)
+        return _spaced_pairs(taps, student, teacher, lq, find)
     problems = missing_taps(taps, student, teacher)
     if problems:
         raise TapError(problems)
@@ -114,11 +115,12 @@ def missing_taps(taps: Sequence[Sequence[str]], student: nn.Module, teacher: nn.
     return problems
 
 
-def _spaced_pairs(num_taps: int, student: nn.Module, teacher: nn.Module, lq: Tensor) -> list[tuple[str, str]]:
+def _spaced_pairs(num_taps: int, student: nn.Module, teacher: nn.Module, lq: Tensor,
+                  find: Callable[[nn.Module, Tensor], Chain]) -> list[tuple[str, str]]:
     sides = []
     problems = []
     for role, net in (('student', student), ('teacher', teacher)):
-        chain = trunk_of(net, lq)
+        chain = find(net, lq)
         if num_taps < 1 or num_taps > len(chain.calls):
             problems.append(f'taps: {num_taps} is not between 1 and {len(chain.calls)}, the number of blocks in '
                             f'the trunk {chain.name!r} of the {role} {type(net).__name__}')
