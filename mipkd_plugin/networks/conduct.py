@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,14 @@ from mipkd_plugin.networks.features import first_tensor
 from mipkd_plugin.networks.modes import calmed
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.views import View
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored, random_states
 
 _SAME = 1e-6
 _MIXED = 1e-4
 _NOISE = 10
 _MORE_RUNS = 4
+_UNIT = 16
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ class Training:
     unused: tuple[str, ...] = ()
 
 
+def patches_of(lq: Tensor) -> list[Tensor]:
+    """Patches to try in turn, until a network takes one: a smaller one, of whole windows as they are common, and all.
+
+    What is asked of it here does not depend on the size, and a third of the side costs a ninth.
+
+    Args:
+        lq: Images (N, C, H, W).
+
+    Returns:
+        Images of one size or two.
+    """
+    side = max(min(lq.shape[2:]) // 2 // _UNIT * _UNIT, _UNIT)
+    return [lq[..., :side, :side], lq] if min(lq.shape[2:]) >= 2 * side else [lq]
+
+
 def conduct_of(tapped: TappedNet, lq: Tensor) -> Conduct:
     """Compare runs of a network: the same image in two batches, and if the results differ the same batch twice.
 
@@ -66,6 +83,14 @@ def conduct_of(tapped: TappedNet, lq: Tensor) -> Conduct:
     Returns:
         What they have in common, at all taps and in the image.
     """
+    *smaller, lq = patches_of(lq)
+    for patch in smaller:
+        with suppress(*FOREIGN_ERRORS):
+            return _conduct(tapped, patch)
+    return _conduct(tapped, lq)
+
+
+def _conduct(tapped: TappedNet, lq: Tensor) -> Conduct:
     with random_numbers_restored([lq.device] if lq.is_cuda else []), torch.no_grad(), (
             nullcontext() if tapped.frozen else calmed(tapped.net)):
         one, two, three = smooth_images(lq[:1].expand(3, -1, -1, -1)).chunk(3)
@@ -94,6 +119,14 @@ def in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
     Returns:
         What was seen.
     """
+    *smaller, lq = patches_of(lq)
+    for patch in smaller:
+        with suppress(*FOREIGN_ERRORS):
+            return _in_training(net, patch, taps)
+    return _in_training(net, lq, taps)
+
+
+def _in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
     paths = dict.fromkeys(View.of(tap).path for tap in taps)
     with training(net, lq.device), torch.enable_grad(), _recorded(net, paths) as seen:
         images = smooth_images(lq[:1].expand(2, -1, -1, -1))

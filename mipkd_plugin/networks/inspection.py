@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, training
+from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, patches_of, training
 from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.features import NetPass, TapInfo
 from mipkd_plugin.networks.modes import calmed
@@ -51,6 +51,17 @@ def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Conduct
     Returns:
         What is wrong, or ''.
     """
+    infos = dict(tapped.infos)
+    for patch in patches_of(lq):
+        problem = _settled(tapped, patch, paths, conduct)
+        if not problem:
+            tapped.prepare(lq, paths)
+            break
+    tapped.infos = infos
+    return problem
+
+
+def _settled(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Conduct | None) -> str:
     problem = _tried(tapped, lq, paths, conduct)
     if not problem or not tapped.frozen:
         return problem
