@@ -49,11 +49,11 @@ def random_note(role: str, net: nn.Module, conduct: Conduct) -> list[str]:
     Returns:
         A sentence, or nothing.
     """
-    if not conduct.spread:
+    if not conduct.tested:
         return []
     return [f'the {role} {type(net).__name__} is random: two runs over the same images differ by up to '
-            f'{conduct.spread:.1e} of the largest value, with dropout at rest, so losses compare noisy images and '
-            'features. If that is not wanted, let its forward() draw random numbers in training mode alone, as '
+            f'{conduct.tested:.1e} of the largest value in eval mode, so losses compare noisy images and features. '
+            'If that is not wanted, let its forward() draw random numbers in training mode alone, as '
             'F.dropout(x, p, self.training) does']
 
 
@@ -83,7 +83,7 @@ def dropout_note(net: nn.Module, training: Training, conduct: Conduct) -> list[s
     Returns:
         A sentence, or nothing.
     """
-    if not training.draws or conduct.spread:
+    if not training.draws or conduct.tested:
         return []
     kinds = sorted({type(module).__name__ for module in random_modules(net) if _draws(module)})
     return [f'the student {type(net).__name__} draws random numbers in training'

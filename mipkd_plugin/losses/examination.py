@@ -163,6 +163,8 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
     problems: list[str] = []
     for role, net, paths in (('student', nets.student, [s for s, _ in pairs]),
                              ('teacher', nets.teacher, [t for _, t in pairs])):
+        if any(net.infos[path].problem for path in paths):
+            continue
         try:
             found = _order_problems(name, net, paths, role, probe) or [settle(net, probe, paths, conducts[role])]
         except FOREIGN_ERRORS as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.networks.dataflow import smooth_images
 from mipkd_plugin.networks.features import first_tensor
-from mipkd_plugin.networks.modes import calmed
+from mipkd_plugin.networks.modes import calmed, evaluating
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.views import View
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -31,13 +31,14 @@ class Conduct:
     """What the runs of a network have in common, with dropout and normalization over the batch at rest.
 
     Attributes:
-        spread: How far two runs over the same images differ at most, as a share of the largest value. Above 0 the
-            network is random.
-        mixed: How far the result for one image changes with the other images of its batch, as a share of the largest
-            value; 0 if that is rounding, or if the network is random, as then nobody can tell.
+        spread: How far two runs over the same images differ at most, as a share of the largest value.
+        tested: The same in eval mode. Above 0 the network is random.
+        mixed: How far the result for one image changes with the other images of its batch in eval mode, as a share of
+            the largest value; 0 if that is rounding, or if the network is random, as then nobody can tell.
     """
 
     spread: float = 0.0
+    tested: float = 0.0
     mixed: float = 0.0
 
 
@@ -91,21 +92,32 @@ def conduct_of(tapped: TappedNet, lq: Tensor) -> Conduct:
 
 
 def _conduct(tapped: TappedNet, lq: Tensor) -> Conduct:
-    with random_numbers_restored([lq.device] if lq.is_cuda else []), torch.no_grad(), (
-            nullcontext() if tapped.frozen else calmed(tapped.net)):
-        one, two, three = smooth_images(lq[:1].expand(3, -1, -1, -1)).chunk(3)
-        before = random_states()
-        first, other = _results(tapped, one, two), _results(tapped, three, one)
-        draws = not _equal_states(before, random_states())
-        mixed = _largest((b[1], a[0]) for a, b in zip(first, other))
-        if mixed <= _MIXED and not draws:
-            return Conduct()
-        spread = _largest(zip(_results(tapped, one, two), first))
-        if spread > (0 if draws else _SAME):
-            more = (_largest(zip(_results(tapped, one, two), first)) for _ in range(_MORE_RUNS))
-            return Conduct(spread=max(spread, *more))
-        noise = _largest((a[1], a[0]) for a in _results(tapped, one, one))
-        return Conduct(mixed=mixed if mixed > max(_MIXED, _NOISE * noise) else 0.0)
+    with random_numbers_restored([lq.device] if lq.is_cuda else []), torch.no_grad():
+        images = smooth_images(lq[:1].expand(3, -1, -1, -1)).chunk(3)
+        with nullcontext() if tapped.frozen else calmed(tapped.net):
+            found = _compared(tapped, images)
+        if tapped.frozen or found == Conduct():
+            return found
+        with evaluating(tapped.net), suppress(*FOREIGN_ERRORS):  # what it does in training alone is its own business
+            return replace(_compared(tapped, images), spread=found.spread)
+        return found
+
+
+def _compared(tapped: TappedNet, images: Sequence[Tensor]) -> Conduct:
+    """Compare runs in the mode that the network is in, over three images."""
+    one, two, three = images
+    before = random_states()
+    first, other = _results(tapped, one, two), _results(tapped, three, one)
+    draws = not _equal_states(before, random_states())
+    mixed = _largest((b[1], a[0]) for a, b in zip(first, other))
+    if mixed <= _MIXED and not draws:
+        return Conduct()
+    spread = _largest(zip(_results(tapped, one, two), first))
+    if spread > (0 if draws else _SAME):
+        spread = max(spread, *(_largest(zip(_results(tapped, one, two), first)) for _ in range(_MORE_RUNS)))
+        return Conduct(spread, spread)
+    noise = _largest((a[1], a[0]) for a in _results(tapped, one, one))
+    return Conduct(mixed=mixed if mixed > max(_MIXED, _NOISE * noise) else 0.0)
 
 
 def in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
@@ -141,6 +153,27 @@ def _in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
             output.sum().backward()
         unused = [path for path, feature in features.items() if feature.grad is None]
     return Training(draws, counts, tuple(unused))
+
+
+def idle_reason(net: nn.Module, lq: Tensor, path: str, frozen: bool) -> str:
+    """Say of a module that did not run in the mode in which its network distills whether it runs in the other one.
+
+    Args:
+        net: The network.
+        lq: Images (N, C, H, W).
+        path: Path of the module.
+        frozen: Whether the network is a teacher, in eval mode.
+
+    Returns:
+        The end of a sentence.
+    """
+    with random_numbers_restored([lq.device] if lq.is_cuda else []), suppress(*FOREIGN_ERRORS), torch.no_grad(), (
+            calmed(net) if frozen else evaluating(net)), _recorded(net, [path]) as seen:
+        net(lq[:1].clone())
+        if seen[path]:
+            return ('its module runs in training mode alone, and a teacher runs in eval mode' if frozen else
+                    'its module runs in eval mode alone, and never in training')
+    return 'its module never runs'
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, patches_of, training
+from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, idle_reason, patches_of, training
 from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.features import NetPass, TapInfo
 from mipkd_plugin.networks.modes import calmed
@@ -69,7 +69,7 @@ def _settled(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Condu
         calmed_down(tapped, lq)
         if not _tried(tapped, lq, paths, conduct):
             return ''
-    except TapError:
+    except FOREIGN_ERRORS:  # a TapError, or what it raises in that mode
         pass
     tapped.calm(False)
     return problem
@@ -102,6 +102,14 @@ def probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
     Returns:
         What ``probe`` returns.
     """
+    infos, output = _probed(tapped, lq)
+    for tap, info in infos.items():
+        if info.problem.startswith('its module runs 0 times'):
+            infos[tap] = replace(info, problem=idle_reason(tapped.net, lq, info.path, tapped.frozen))
+    return infos, output
+
+
+def _probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
     if tapped.frozen:
         try:
             return tapped.probe(lq)
@@ -159,16 +167,7 @@ def reentry_problem(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct
 
 @dataclass(frozen=True)
 class _Way:
-    """What is checked at one tap.
-
-    Attributes:
-        tapped: The network.
-        images: Two images.
-        run: Its pass over them.
-        spread: How far two of its runs differ.
-        path: The tap.
-        until: The next one; None if it is the last.
-    """
+    """What is checked at one tap: from there to the image, and to the next tap ``until``, if there is one."""
 
     tapped: TappedNet
     images: Tensor
@@ -203,12 +202,13 @@ def _problem_at(way: _Way) -> str:
                 random = '; two runs of it differ, so it is random' if way.spread else ''
                 return (f'its own feature, put in place at {way.path!r}, gives another result (by {error:.1e} of the '
                         f'largest value), so no feature can re-enter there{random}')
-        if gradient is None or not bool(gradient.abs().sum() > 0):
+        if gradient is None or not gradient.any():
             return f'no gradient comes back from {end} to {way.path!r}, so a feature that re-enters there has no effect'
         if not is_finite(gradient):
             return f'the gradient that comes back from {end} to {way.path!r} is not finite'
     with torch.no_grad():
-        noise = feature + torch.randn_like(feature) * feature.std()
+        loud = _SHOWS if way.spread else 1  # louder than the network itself is
+        noise = feature + loud * torch.randn_like(feature) * feature.std()
         moved = differs(way.image(noise), way.run.output)
     if moved <= max(_SHOWS * error if not way.spread else 0.0, 2 * way.spread):
         return f'noise at {way.path!r} does not show in the image, so a feature that re-enters there has no effect'
