@@ -12,7 +12,7 @@ from mipkd_plugin.losses.doubts import Trunks
 from mipkd_plugin.losses.examination import BindProblem, Paths, conduct_problems, crash_problem, crashes, first_with
 from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.inspection import probed
-from mipkd_plugin.networks.outputs import OutputError
+from mipkd_plugin.networks.outputs import OutputError, described
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps
@@ -141,6 +141,11 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: li
             raise
         except FOREIGN_ERRORS as error:
             problems.append(crash_problem(role, net.net, probe, error))
+            continue
+        if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 2:
+            problems.append(BindProblem(f'the {role} {type(net.net).__name__} returns {described(output)} for two '
+                                        'images, and not two images', 'let its forward() return the batch of images alone',
+                                        about_taps=False, role=role))
             continue
         outputs[role] = tuple(output.shape[1:])
         problems += [BindProblem(f'tap {info.path!r} of the {role} {type(net.net).__name__}: {info.problem}',

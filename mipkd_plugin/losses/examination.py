@@ -85,6 +85,9 @@ def conduct_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: l
         return [*problems, BindProblem(
             f'the student {type(student).__name__} fails in a training step on two images: '
             f'{crash(error, type(student))}', 'fix its forward()', None, False, 'student')]
+    if not training.trains:
+        problems.append(BindProblem(f'the student {type(student).__name__} makes images without a gradient in training '
+                                    'mode, so nothing can train it', 'fix its forward()', None, False, 'student'))
     problems += [BindProblem(f'tap {path!r} of the student {type(student).__name__}: its module runs {count} times in '
                              'one forward pass in training mode, not once', loss=first_with(path, pairs))
                  for path, count in training.counts.items() if count != 1 and not nets.student.infos[path].problem]
@@ -124,7 +127,7 @@ def crashes(student: nn.Module, teacher: nn.Module, probe: Tensor) -> list[BindP
 
 
 def crash_problem(role: str, net: nn.Module, probe: Tensor, error: BaseException) -> BindProblem:
-    """Say that a network cannot run; or that it can, with one image.
+    """Say that a network cannot run; or that it can with one image, or as long as nobody looks at its features.
 
     Args:
         role: ``student`` or ``teacher``.
@@ -136,14 +139,25 @@ def crash_problem(role: str, net: nn.Module, probe: Tensor, error: BaseException
         The problem.
     """
     size, failure = '×'.join(map(str, probe.shape[1:])), crash(error, type(net))
-    try:
-        with evaluating(net), random_numbers_restored():
-            net(probe[:1].clone())
-    except FOREIGN_ERRORS:
+    runs = [_runs(net, probe[:1].expand(number, -1, -1, -1)) for number in (1, 2)]
+    if not any(runs):
         return BindProblem(f'the {role} {type(net).__name__} cannot run on patches of {size}: {failure}',
                            'fix the argument that the message is about, or its forward()', None, False, role)
-    return BindProblem(f'the {role} {type(net).__name__} takes one image at a time, and fails on two: {failure}',
-                       'fix its forward(), so that it takes a batch', None, False, role)
+    if not runs[1]:
+        return BindProblem(f'the {role} {type(net).__name__} takes one image at a time, and fails on two: {failure}',
+                           'fix its forward(), so that it takes a batch', None, False, role)
+    return BindProblem(f'the features of the {role} {type(net).__name__} cannot be looked at: {failure}',
+                       'take a loss without taps, such as LogitsKDLoss; or let its modules run in the same way each '
+                       'time', None, False, role)
+
+
+def _runs(net: nn.Module, lq: Tensor) -> bool:
+    try:
+        with evaluating(net), random_numbers_restored():
+            net(lq.clone())
+    except FOREIGN_ERRORS:
+        return False
+    return True
 
 
 def first_with(path: str, pairs: Sequence[Paths]) -> int:

@@ -50,11 +50,13 @@ class Training:
         draws: Whether it draws random numbers, as dropout does.
         counts: Module path → how many times it ran, of each tap.
         unused: Taps whose features the image does not depend on.
+        trains: Whether a gradient comes back from the image, if any parameter wants one.
     """
 
     draws: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    trains: bool = True
 
 
 def patches_of(lq: Tensor) -> list[Tensor]:
@@ -152,7 +154,8 @@ def _in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
         if output.requires_grad:
             output.sum().backward()
         unused = [path for path, feature in features.items() if feature.grad is None]
-    return Training(draws, counts, tuple(unused))
+        trains = output.requires_grad or not any(parameter.requires_grad for parameter in net.parameters())
+    return Training(draws, counts, tuple(unused), trains)
 
 
 def idle_reason(net: nn.Module, lq: Tensor, path: str, frozen: bool) -> str:

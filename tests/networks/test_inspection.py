@@ -137,6 +137,37 @@ def test_a_network_that_cannot_run_is_named(role: str) -> None:
 
 
 @pytest.mark.parametrize('role', ['student', 'teacher'])
+@pytest.mark.parametrize(('change', 'says'), [
+    (lambda y: (y, y), 'a tuple of 2: 0: 2×3×16×16, 1: 2×3×16×16'), (lambda y: {'sr': y}, "a dict of 'sr': 2×3×16×16"),
+    (lambda y: y[:1], 'a tensor of 1×3×16×16'), (lambda y: y.mean((2, 3)), 'a tensor of 2×3')])
+def test_what_is_no_batch_of_images_is_named(role: str, change: Any, says: str) -> None:
+    nets = pair(role, 'Odd')
+    (nets[0] if role == 'student' else nets[1]).register_forward_hook(lambda m, args, y: change(y))
+    for loss in (LogitsKDLoss(), FitNetLoss(taps=TAPS)):
+        assert refused(nets, loss) == (f'the {role} Odd returns {says} for two images, and not two images; let its '
+                                       'forward() return the batch of images alone')
+
+
+def test_a_student_without_a_gradient_is_named() -> None:
+    student, teacher = pair('student', 'Odd')
+    student.register_forward_hook(lambda m, args, y: y.detach())
+    assert refused((student, teacher), LogitsKDLoss()) == (
+        'the student Odd makes images without a gradient in training mode, so nothing can train it; fix its forward()')
+    assert notes_of((student.requires_grad_(False), teacher), LogitsKDLoss()) == []
+
+
+def test_features_that_cannot_be_looked_at_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: TappedNet, *args: Any) -> Any:
+        raise StopIteration
+
+    monkeypatch.setattr(TappedNet, 'probe', broken)
+    said = problems_of(pair('teacher', 'Odd'), FitNetLoss(taps=TAPS))
+    assert said[1] == (
+        'the features of the teacher Odd cannot be looked at: StopIteration; take a loss without taps, such as '
+        'LogitsKDLoss; or let its modules run in the same way each time')
+
+
+@pytest.mark.parametrize('role', ['student', 'teacher'])
 def test_a_gradient_comes_back_to_every_tap(role: str) -> None:
     taps = [[f'body.{i}'] * 2 for i in range(3)]
     said = refused(pair(role, 'CutOff'), mipkd(taps))
