@@ -144,7 +144,7 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: li
             continue
         if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 2:
             problems.append(BindProblem(f'the {role} {type(net.net).__name__} returns {described(output)} for two '
-                                        'images, and not two images', 'let its forward() return the batch of images alone',
+                                        'images, and not two images', 'let its forward() return the images alone',
                                         about_taps=False, role=role))
             continue
         outputs[role] = tuple(output.shape[1:])
