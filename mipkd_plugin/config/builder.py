@@ -22,9 +22,8 @@ from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
-from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.losses.base import DistillationLoss, LossError, TapPair
 from mipkd_plugin.losses.binding import BindError
-from mipkd_plugin.losses.inner_step import MetaStepError
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.outputs import OutputError
@@ -204,7 +203,7 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
                 height, width = ((ctx.scale or 1) * side for side in shape[1:])
                 add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
                 return
-            except MetaStepError as error:
+            except LossError as error:
                 ctx.add(where, f'{type(loss).__name__}: {error.what}', error.remedy, {
                     f'{where}.{name}': value for name, value in error.options.items()})
                 problem = ''

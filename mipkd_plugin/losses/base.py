@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from mipkd_plugin.archs.base import ScaledFeatures
-from mipkd_plugin.archs.projection_arch import FeatureProjection
 from mipkd_plugin.networks.features import NetPass, TapInfo
 from mipkd_plugin.networks.step import Step, StepPlan
 from mipkd_plugin.networks.views import Resample
@@ -23,6 +21,22 @@ _SMALLEST_LENGTH = 1e-6
 
 class BatchError(MipkdError):
     """A batch has fewer images than a loss needs."""
+
+
+class LossError(MipkdError):
+    """A loss cannot train with these networks.
+
+    Attributes:
+        what: What is wrong.
+        remedy: What to do about it.
+        options: Options of the loss, name → value, that would do it; may be empty.
+    """
+
+    def __init__(self, what: str, remedy: str = '', options: Mapping[str, Any] | None = None) -> None:
+        self.what = what
+        self.remedy = remedy
+        self.options = dict(options or {})
+        super().__init__(f'{what}; {remedy}' if remedy else what)
 
 
 @dataclass(frozen=True)
@@ -213,34 +227,6 @@ class RandomizedLoss(DistillationLoss):
         generator = torch.Generator(device)
         generator.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
         return generator
-
-
-class ProjectionLoss(DistillationLoss):
-    """A loss that projects the student's feature to the teacher's width: one :class:`FeatureProjection` a tap pair."""
-
-    needs_taps = True
-
-    def __init__(self, taps: Taps, feature_scale: str, momentum: float, loss_weight: float,
-                 resample: Resample | None = None) -> None:
-        super().__init__(taps, resample)
-        self.loss_weight = loss_weight
-        self.projection_options: dict[str, Any] = {'feature_scale': feature_scale, 'momentum': momentum}
-        self.projections = nn.ModuleList()
-
-    def build(self, pairs: Sequence[TapPair]) -> None:
-        """Build the projections."""
-        self.projections = nn.ModuleList(
-            build_network({'type': 'FeatureProjection', 'student_channels': pair.student.channels,
-                           'teacher_channels': pair.teacher.channels, **self.projection_options}) for pair in pairs)
-
-    def scaled_networks(self) -> Sequence[FeatureProjection]:
-        """The projections."""
-        return cast(Sequence[FeatureProjection], self.projections)
-
-    def projected(self, step: Step) -> list[tuple[FeatureProjection, Tensor, Tensor]]:
-        """(projection, P(F_S / scale), F_T) at each tap pair."""
-        return [(projection, projection(f_s), f_t)
-                for projection, (f_s, f_t) in zip(self.scaled_networks(), self.features(step))]
 
 
 def unit(vectors: Tensor, dim: int) -> Tensor:

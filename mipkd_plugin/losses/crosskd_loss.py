@@ -6,7 +6,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from mipkd_plugin.archs.base import FeatureScale
-from mipkd_plugin.losses.base import ProjectionLoss, mean
+from mipkd_plugin.losses.base import mean
+from mipkd_plugin.losses.projection import ProjectionLoss
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Share, Taps, checked

@@ -9,23 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.losses.base import LossError
 
 
-class MetaStepError(MipkdError):
-    """The meta step does not work with this optimizer, student or batch.
-
-    Attributes:
-        what: What is wrong.
-        remedy: What to do about it.
-        options: Options of the loss, name → value, that would do it; may be empty.
-    """
-
-    def __init__(self, what: str, remedy: str = '', options: Mapping[str, Any] | None = None) -> None:
-        self.what = what
-        self.remedy = remedy
-        self.options = dict(options or {})
-        super().__init__(f'{what}; {remedy}' if remedy else what)
+class MetaStepError(LossError):
+    """The meta step does not work with this optimizer, student or batch."""
 
 
 class HalfBatchError(MetaStepError):

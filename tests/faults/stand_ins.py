@@ -55,14 +55,21 @@ class PadsItself(EDSR):
 
 @ARCH_REGISTRY.register()
 class Gated(EDSR):
-    """EDSR x2 with a gate: ``hard``: without a second derivative; ``norm``: with BatchNorm over 1×1."""
+    """EDSR x2 with a gate: ``hard``: without a second derivative; ``norm``: with BatchNorm over 1×1.
+
+    ``frozen``: all but the last two layers are fixed, as convolutions of SPANF are.
+    """
 
     def __init__(self, kind: str, num_feat: int = 8, num_block: int = 3) -> None:
         super().__init__(3, 3, num_feat, num_block, 2)
+        if kind == 'frozen':
+            self.requires_grad_(False)
+            self.upsample.requires_grad_(True), self.conv_last.requires_grad_(True)
         norm = nn.BatchNorm2d(num_feat) if kind == 'norm' else nn.Identity()
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(num_feat, num_feat, 1), norm,
                                   nn.Hardsigmoid() if kind == 'hard' else nn.Sigmoid())
-        self.body[0].register_forward_pre_hook(lambda _, args: (args[0] * self.gate(args[0]), ))
+        if kind != 'frozen':
+            self.body[0].register_forward_pre_hook(lambda _, args: (args[0] * self.gate(args[0]), ))
 
 
 @MODEL_REGISTRY.register()

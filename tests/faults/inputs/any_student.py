@@ -48,4 +48,10 @@ META_STEPS = [
         'one image BatchNorm in Gated has a single value per channel', 'write batch_size_per_gpu: 4, or more'),
         {'type': 'Gated', 'kind': 'norm'}, type='KRNetLoss'),
 ]
-CASES = [*SIZES, *META_STEPS]
+FROZEN = [
+    of_loss('taps behind frozen layers', LOSS, (
+        "no gradient of l_fitnet reaches the student Gated: all that runs before its tap 'body.2' has "
+        'requires_grad=False', 'tap modules behind layers that train'), {'type': 'Gated', 'kind': 'frozen'},
+        type='FitNetLoss')._replace(remedy=False),
+]
+CASES = [*SIZES, *META_STEPS, *FROZEN]
