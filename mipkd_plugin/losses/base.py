@@ -86,6 +86,9 @@ class DistillationLoss(nn.Module):
     without_reentry: Mapping[str, Any] = {}
     """Options, name → value, with which no feature re-enters; empty if there are none."""
 
+    due_every: int = 1
+    """What the loss does in some iterations only is due where this number divides theirs; a trial step takes one."""
+
     note: str = ''
     """What a person should know of how it trains with these networks; the check and the log print it."""
 

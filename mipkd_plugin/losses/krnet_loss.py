@@ -70,6 +70,7 @@ class KRNetLoss(DistillationLoss):
         self.meta = MetaStep(every=meta_every, first_order=first_order, inner=inner, inner_lr=inner_lr,
                              learning_rate=meta_lr)
         self.min_batch_size = 2 if self.meta.every else 1
+        self.due_every = max(meta_every, 1)
         self.networks = nn.ModuleList()
 
     @property

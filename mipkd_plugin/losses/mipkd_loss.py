@@ -70,7 +70,7 @@ class MiPKDLoss(RandomizedLoss):
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
             'momentum': momentum}
         self.block_mixer = BlockPriorMixer(route_probability, remix)
-        self.block_every = block_every
+        self.block_every = self.due_every = block_every
         self.mixers = nn.ModuleList()
         self.weights = {name: loss_weight * weight for name, weight in (
             ('l_logits', kd_weight), ('l_feat', feat_weight), ('l_ae', ae_weight), ('l_block', block_weight))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def _tried(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], scale: i
     problem, reached = '', set[str]()
     with random_numbers_restored([device] if device.type == 'cuda' else []):
         generator = torch.Generator().manual_seed(0)
-        for iteration in ITERATIONS:
+        for iteration in (math.lcm(ITERATIONS[0], loss.due_every), *ITERATIONS[1:]):
             lq = torch.rand(size, *shape, generator=generator).to(device)
             gt = torch.rand(size, shape[0], *(scale * side for side in shape[1:]), generator=generator).to(device)
             terms, step = _train(loss, nets, lq, gt, iteration)

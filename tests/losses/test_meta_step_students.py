@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mipkd_plugin import KRNetLoss, bind
+from mipkd_plugin import KRNetLoss, MiPKDLoss, bind
 from mipkd_plugin.losses.inner_step import MetaStepError
 from mipkd_plugin.losses.meta_step import _without_second_derivative
 from mipkd_plugin.losses.trial_step import trial_problem
@@ -164,6 +164,17 @@ def test_a_trial_finds_the_form_and_the_loss_takes_it_over() -> None:
     case.loss.float(), case.student.float(), case.teacher.float()
     assert trial_problem(case.loss, case.nets, (3, 6, 6), 2) == ''
     assert 'hardsigmoid' in case.loss.note
+
+
+@pytest.mark.parametrize('every', [5, 11])
+def test_a_trial_takes_an_iteration_with_a_meta_step(every: int) -> None:
+    case = Case('hardsigmoid', first_order=False)
+    case.loss.meta.every = case.loss.due_every = every
+    case.loss.float(), case.student.float(), case.teacher.float()
+    with pytest.raises(MetaStepError, match='first_order: false needs it'):
+        trial_problem(case.loss, case.nets, (3, 6, 6), 2)
+    assert KRNetLoss(3, meta_every=every).due_every == every
+    assert MiPKDLoss(block_every=every).due_every == every
 
 
 def test_an_explicit_second_order_is_not_overridden() -> None:
