@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class BindProblem:
         loss: Number of the loss, or None: it concerns the two networks.
         about_taps: Whether other taps would help.
         role: ``student`` or ``teacher``, if it concerns that network alone.
+        options: Options of the loss, (name, value), that would help; may be empty.
     """
 
     what: str
@@ -39,6 +41,7 @@ class BindProblem:
     loss: int | None = None
     about_taps: bool = True
     role: str = ''
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
         return f'{self.what}; {self.remedy}' if self.remedy else self.what
@@ -63,7 +66,8 @@ def conduct_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: l
     """
     problems: list[BindProblem] = []
     student = nets.student.net
-    reentered = {View.of(s).path for loss, own in zip(losses, pairs) if loss.reenters_network for s, _ in own}
+    reentered = {View.of(s).path for loss, own in zip(losses, pairs) if loss.reenters_network and
+                 'student' in loss.reentered for s, _ in own}
     conducts = {}
     for role, net in (('student', nets.student), ('teacher', nets.teacher)):
         conducts[role] = conduct = conduct_of(net, probe)
@@ -71,7 +75,7 @@ def conduct_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: l
         mixed = mixing(role, net.net, conduct)
         # What re-enters is a part of a batch, or holds features of others: the result for an image is then not that of
         # its own run. Losses that only compare take the two networks as they are.
-        if mixed and any(loss.reenters_network for loss in losses):
+        if mixed and any(loss.reenters_network and role in loss.reentered for loss in losses):
             problems.append(BindProblem(f'{mixed}, so no feature can re-enter it', f'{MIXING_REMEDY}; or take a loss '
                                         'that only compares, as FitNetLoss and LogitsKDLoss do', None, False, role))
         elif mixed:
@@ -177,7 +181,8 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
     problems: list[str] = []
     for role, net, paths in (('student', nets.student, [s for s, _ in pairs]),
                              ('teacher', nets.teacher, [t for _, t in pairs])):
-        if any(net.infos[path].problem for path in paths):
+        paths = [path for path in paths if not View.of(path).loses]
+        if not paths or any(net.infos[path].problem for path in paths):
             continue
         try:
             found = _order_problems(name, net, paths, role, probe) or [settle(net, probe, paths, conducts[role])]
