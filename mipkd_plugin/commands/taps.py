@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mipkd_plugin.networks.chains import Chain
+    from mipkd_plugin.networks.features import TapInfo
 
 HELP = 'list the modules whose features can be distilled'
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.teacher and built.teacher is None:
         raise UsageError(f'{args.opt} has no teacher; leave out --teacher')
     chains: dict[str, Chain | None] = {}
+    infos: dict[str, dict[str, TapInfo]] = {}
     for role, net in (('student', built.student), ('teacher', built.teacher)):
         if net is None or (args.teacher and role == 'student'):
             continue
@@ -44,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
             chains[role] = trunk_of(net, lq)
         except TapError:
             chains[role] = None
-        _show(role, net, lq, chains[role], show_all=args.all)
-    _propose(chains, _numbers(opt))
+        infos[role] = _show(role, net, lq, chains[role], show_all=args.all)
+    _propose(chains, infos, _numbers(opt))
     print(' * block of the trunk. Features can also re-enter a network there, and at most other modules.')
     return 0
 
 
-def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_all: bool) -> None:
-    """Print a network's trunk and what can be tapped."""
+def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_all: bool) -> dict[str, TapInfo]:
+    """Print a network's trunk and what can be tapped; returns what was seen at each module."""
     from mipkd_plugin.networks.inspection import list_taps
 
     size = '×'.join(map(str, lq.shape[1:]))
@@ -63,14 +65,20 @@ def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_al
     else:
         print(f'trunk: {chain.name}, {len(chain.calls)} blocks in a row, {chain.span / chain.total:.0%} of the work'
               f'{"; in doubt: " + chain.doubt if chain.doubt else ""}')
-    for info in list_taps(net, lq):
+        if chain.doubt:
+            print(f'note: if these are not the blocks of the {role}, give pairs of your own: taps: [[student module, '
+                  'teacher module], …]')
+    infos = list_taps(net, lq)
+    for info in infos:
         if show_all or info.path in steps or '.' not in info.path:
             shape = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
             mark, work = ('*', f'{steps[info.path] / chain.total:6.1%}') if chain and info.path in steps else (' ', '')
             print(f' {mark} {info.path:32} {shape:>14} {work:>7}  {info.problem or "ok"}')
+    return {info.path: info for info in infos}
 
 
-def _propose(chains: Mapping[str, Chain | None], numbers: Sequence[int]) -> None:
+def _propose(chains: Mapping[str, Chain | None], infos: Mapping[str, Mapping[str, TapInfo]],
+             numbers: Sequence[int]) -> None:
     """Print the pairs that a number of taps stands for."""
     student, teacher = chains.get('student'), chains.get('teacher')
     if student is None or teacher is None:
@@ -78,10 +86,23 @@ def _propose(chains: Mapping[str, Chain | None], numbers: Sequence[int]) -> None
     most = min(len(student.calls), len(teacher.calls))
     for number in numbers:
         if number <= most:
-            pairs = zip(student.spaced(number), teacher.spaced(number))
+            pairs = [_shown(infos['student'][s], infos['teacher'][t])
+                     for s, t in zip(student.spaced(number), teacher.spaced(number))]
             print(f'taps: {number} means {", ".join(f"[{s}, {t}]" for s, t in pairs)}: equal work between them')
         else:
             print(f'taps: {number} is too many, {most} at most')
+
+
+def _shown(student: TapInfo, teacher: TapInfo) -> tuple[str, str]:
+    """The views in which two taps are compared."""
+    from mipkd_plugin.networks.views import fitting
+
+    pair = [student, teacher]
+    finer = 0 if student.height * student.width > teacher.height * teacher.width else 1
+    view = fitting(pair[finer], pair[1 - finer])
+    names = [student.path, teacher.path]
+    names[finer] = names[finer] if view is None else str(view)
+    return names[0], names[1]
 
 
 def _numbers(opt: Mapping[str, Any]) -> list[int]:

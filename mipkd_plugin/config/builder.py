@@ -22,7 +22,7 @@ from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
-from mipkd_plugin.losses.base import DistillationLoss, TapPair
+from mipkd_plugin.losses.base import DistillationLoss, LossError, TapPair
 from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
@@ -148,18 +148,19 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     if student is None or teacher is None:
         return
     seed = ctx.opt.get('manual_seed')
-    seed = seed if isinstance(seed, int) else 0
+    seed, notes = seed if isinstance(seed, int) else 0, list[str]()
     try:
-        nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed)
+        nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed, notes)
     except BindError as error:
         _add_bind_problems(ctx, list(losses), error)
         return
     except OutputError as error:
-        _add_output_of_training(ctx, error, shape)
+        _add_other_output(ctx, error, shape)
         return
     except FOREIGN_ERRORS as error:
         _add_crash(ctx, losses, error)
         return
+    ctx.notes += notes
     built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
                    for where, loss in losses.items()}
     if trial:
@@ -173,7 +174,7 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     built.cache = check_cache(ctx, nets, probe, fingerprint)
     nets.close()
     if losses and not ctx.problems:
-        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint, built.execution)
+        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes)
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:
@@ -202,14 +203,19 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
         for shape in dict.fromkeys((small_shape(ctx.opt), probe_shape(ctx.opt))):
             try:
                 problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
-            except OutputError as error:
-                _add_output_of_training(ctx, error, shape)
+            except OutputError as error:  # a student may return more in training than in eval mode
+                _add_other_output(ctx, error, shape)
                 return
+            except LossError as error:
+                ctx.add(where, f'{type(loss).__name__}: {error.what}', error.remedy, {
+                    f'{where}.{name}': value for name, value in error.options.items()})
+                problem = ''
             except FOREIGN_ERRORS as error:
                 problem = crash(error, type(loss))
                 remedy = 'fix the argument named in the message, or the forward() of the class'
             if not problem:
                 break
+        _check_batch(ctx, loss)  # the trial may have found that it needs more images
         if problem and blame:
             ctx.add(blame[0], f'{type(loss).__name__} fails in a trial step with this teacher: {problem}',
                     *blame[1:])
@@ -217,8 +223,7 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
             ctx.add(where, f'{type(loss).__name__} fails in a trial step: {problem}', remedy)
 
 
-def _add_output_of_training(ctx: Context, error: OutputError, shape: tuple[int, ...]) -> None:
-    """Note that a student returns more in training than in eval mode."""
+def _add_other_output(ctx: Context, error: OutputError, shape: tuple[int, int, int]) -> None:
     height, width = ((ctx.scale or 1) * side for side in shape[1:])
     add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
 
@@ -236,7 +241,10 @@ def _check_names_of_taps(ctx: Context, built: Built) -> None:
 def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> None:
     for problem in error.problems:
         if problem.loss is None:
-            ctx.add('teacher.network', problem.what, problem.remedy)
+            ctx.add('network_g' if problem.role == 'student' else 'teacher.network', problem.what, problem.remedy)
+        elif problem.options:
+            ctx.add(f'{places[problem.loss]}.taps', problem.what, problem.remedy, {
+                f'{places[problem.loss]}.{name}': value for name, value in problem.options})
         elif problem.about_taps:
             ctx.add(f'{places[problem.loss]}.taps', problem.what.removeprefix('taps: '), _list_taps(ctx))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Distillation:
         seed: The random seed with which the losses were built.
         fingerprint: Hash of the teacher's weights.
         execution: How the teacher runs once it is attached to a student.
+        notes: What is doubtful about networks and taps.
     """
 
     teacher: nn.Module
@@ -36,6 +37,7 @@ class Distillation:
     seed: int
     fingerprint: str
     execution: Execution = PLAIN
+    notes: list[str] = field(default_factory=list)
 
     def attach(self, student: nn.Module, runner: Callable[[Tensor], Tensor] | None = None) -> NetPair:
         """Tap a student of the checked architecture. Casts the teacher's weights in place, if ``execution`` says so.
@@ -60,20 +62,32 @@ class Distillation:
         if seed != self.seed:
             self.teacher.to(next(student.parameters()).device)
             losses, shape = list(self.losses.values()), tuple(self.probe.shape[1:])
-            nets, self.probe = bind_with_seed(losses, student, self.teacher, shape, seed)
+            nets, self.probe = bind_with_seed(losses, student, self.teacher, shape, seed, [])
             nets.close()
             self.seed = seed
         return self
 
 
 def bind_with_seed(losses: list[DistillationLoss], student: nn.Module, teacher: nn.Module, shape: tuple[int, ...],
-          seed: int) -> tuple[NetPair, Tensor]:
-    """Bind losses in a probe run. The weights of their networks depend on the seed alone."""
+          seed: int, notes: list[str]) -> tuple[NetPair, Tensor]:
+    """Bind losses in a probe run. The weights of their networks depend on the seed alone.
+
+    Args:
+        losses: The losses.
+        student: The student.
+        teacher: The teacher.
+        shape: (C, H, W) of a training patch.
+        seed: The seed.
+        notes: Gets what is doubtful about networks and taps.
+
+    Returns:
+        The tapped networks, and the images (1, C, H, W) of the probe run.
+    """
     device = next(student.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)
         probe = torch.rand(1, *shape).to(device)
-        return bind(losses, student, teacher, probe), probe
+        return bind(losses, student, teacher, probe, notes=notes), probe
 
 
 _prepared: dict[str, Distillation] = {}

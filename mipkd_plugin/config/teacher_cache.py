@@ -22,6 +22,8 @@ from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_run import execution_of
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
+from mipkd_plugin.losses.doubts import MIXING_REMEDY, mixing
+from mipkd_plugin.networks.conduct import conduct_of
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.teacher_cache import (
@@ -96,6 +98,10 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
     elif where != MEMORY and Path(where).suffix != '.lmdb':
         ctx.add(PLACE, f'{where} is neither memory nor a name that ends in .lmdb',
                 'write cache: memory, or the path of an LMDB, such as datasets/teacher_x2.lmdb', {PLACE: MEMORY})
+    elif mixing('teacher', nets.teacher.net, conduct_of(nets.teacher, probe)):
+        ctx.add(PLACE, f'{type(nets.teacher.net).__name__} depends on the batch: its result for an image changes with '
+                'the images beside it, and a cache keeps the first', f'remove cache; or {MIXING_REMEDY}',
+                {PLACE: REMOVE})
     else:
         found = nets.teacher(probe)
         shapes = shapes_of(found)

@@ -5,7 +5,6 @@ import basicsr  # noqa: F401  (first: importing it registers all of our classes,
 from mipkd_plugin.losses.attention_loss import AttentionTransferLoss
 from mipkd_plugin.losses.base import (
     DistillationLoss,
-    ProjectionLoss,
     RandomizedLoss,
     TapPair,
     logits_distance,
@@ -22,6 +21,7 @@ from mipkd_plugin.losses.fitnet_loss import FitNetLoss
 from mipkd_plugin.losses.krnet_loss import KRNetLoss
 from mipkd_plugin.losses.logits_loss import LogitsKDLoss
 from mipkd_plugin.losses.mipkd_loss import MiPKDLoss
+from mipkd_plugin.losses.projection import ProjectionLoss
 from mipkd_plugin.losses.rkd_loss import RKDLoss
 
 __all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss',

@@ -9,11 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.losses.base import LossError
 
 
-class MetaStepError(MipkdError):
+class MetaStepError(LossError):
     """The meta step does not work with this optimizer, student or batch."""
+
+
+class HalfBatchError(MetaStepError):
+    """A half batch has too few images for the student."""
 
 
 InnerRule = Literal['adam', 'rmsprop', 'sgd']

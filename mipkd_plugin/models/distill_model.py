@@ -74,7 +74,7 @@ class DistillMixin(StudentMixin):
         self._loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in self._losses()]
         self._teacher_dismissed = False
         self.crops: Tensor | None = None
-        self._log_setup()
+        self._log_setup(distillation.notes)
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
@@ -219,7 +219,7 @@ class DistillMixin(StudentMixin):
     def _state_path(self, current_iter: int) -> Path:
         return distill_state_path(self.opt['path']['models'], label_of(current_iter))
 
-    def _log_setup(self) -> None:
+    def _log_setup(self, notes: Iterable[str]) -> None:
         count = {name: sum(p.numel() for p in net.parameters())
                  for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
         lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
@@ -228,11 +228,12 @@ class DistillMixin(StudentMixin):
             lines.append(f'\tThe teacher runs in another way: {self.nets.teacher.execution}')
         for loss in self._losses():
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
-            lines.append(f'\t{type(loss).__name__}: {pairs}')
+            lines.append(f'\t{type(loss).__name__}: {pairs}' + f'; {loss.note}' * bool(loss.note))
         if self.opt['train'].get('distill'):
             lines.append(f'\tdistills in {self.schedule}')
         if self.cache is not None:
             lines.append(f'\tcache of the teacher: {self.cache}')
+        lines += [f'\tnote: {note}' for note in notes]
         get_root_logger().info('\n'.join(lines))
 
 

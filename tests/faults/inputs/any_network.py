@@ -32,10 +32,12 @@ def teacher(network: dict[str, Any]) -> Any:
     return write
 
 
-def of_teacher(name: str, where: str, says: tuple[str, ...], network: dict[str, Any], **entries: Any) -> BadInput:
+def of_teacher(name: str, where: str, says: tuple[str, ...], network: dict[str, Any], remedy: bool = True,
+               **entries: Any) -> BadInput:
     """A bad input about a teacher."""
-    return BadInput(name, where, says, {'teacher.network': network, 'train.distill_opt.taps': 3, **{
-        key.replace('__', '.'): value for key, value in entries.items()}}, teacher(network))
+    taps = {} if 'train__distill_opt' in entries else {'train.distill_opt.taps': 3}
+    return BadInput(name, where, says, {'teacher.network': network, **taps, **{
+        key.replace('__', '.'): value for key, value in entries.items()}}, teacher(network), remedy=remedy)
 
 
 OUTPUTS = [
@@ -83,4 +85,48 @@ MODELS = [
     BadInput('loss of ours in a model that does not distill', 'model_type', (
         'would ignore train.distill_opt, and', ), {'model_type': 'OwnTestModel', 'teacher': REMOVE}, remedy=False),
 ]
-CASES = [*OUTPUTS, *PATCHES, *MODELS]
+FITNET = {'type': 'FitNetLoss', 'taps': [['body.0', 'body.0'], ['body.2', 'body.2']]}
+EXTRA = {'train.distill_opt.taps': [['extra', 'body.2']]}
+OF_TEACHER = [['body.0', 'body.0'], ['body.2', 'extra']]
+ODD = [
+    BadInput('tap in a module that runs twice', 'train.distill_opt.taps', (
+        "tap 'extra' of the student Twice: its module runs 2 times in one forward pass, not once",
+        'list the modules that can be tapped: mipkd taps -opt '),
+        {'network_g': {'type': 'Twice'}, **EXTRA}, remedy=False),
+    of_teacher('tap of a teacher in a module that runs twice', 'train.distill_opt.taps', (
+        "tap 'extra' of the teacher Twice: its module runs 2 times", ), {'type': 'Twice', **WIDE},
+        train__distill_opt__taps=OF_TEACHER, remedy=False),
+    BadInput('tap in a module that never trains', 'train.distill_opt.taps', (
+        "tap 'extra' of the student InOneMode: its module runs in eval mode alone, and never in training", ),
+        {'network_g': {'type': 'InOneMode', 'in_training': False}, **EXTRA}, remedy=False),
+    of_teacher('tap of a teacher in a module that only trains', 'train.distill_opt.taps', (
+        "tap 'extra' of the teacher InOneMode: its module runs in training mode alone, and a teacher runs in eval "
+        'mode', ),
+        {'type': 'InOneMode', 'in_training': True, **WIDE},
+        train__distill_opt__taps=OF_TEACHER, remedy=False),
+    BadInput('tap beside the image', 'train.distill_opt.taps', (
+        "Beside: no gradient comes back from the image to 'extra', so a feature that re-enters there has no effect", ),
+        {'network_g': {'type': 'Beside'}, **EXTRA}, remedy=False),
+    BadInput('student that mixes a batch', 'network_g', (
+        'the student OverBatch depends on the batch', 'so no feature can re-enter it', 'normalize each image by '
+        'itself'),
+        {'network_g': {'type': 'OverBatch'}}, remedy=False),
+    of_teacher('teacher that mixes a batch', 'teacher.network', (
+        'the teacher OverBatch depends on the batch', 'so no feature can re-enter it'),
+        {'type': 'OverBatch', **WIDE}, remedy=False),
+    of_teacher('cache of a teacher that mixes a batch', 'teacher.cache', (
+        'OverBatch depends on the batch: its result for an image changes with the images beside it, and a cache keeps '
+        'the first', 'remove cache; or normalize each image by itself'), {'type': 'OverBatch', **WIDE},
+        train__distill_opt=FITNET, teacher__cache='memory', datasets__train__type='CropPoolDataset',
+        datasets__train__crops=4),
+    BadInput('student of one image at a time', 'network_g', (
+        'the student OneByOne takes one image at a time, and fails on two: RuntimeError: shape ',
+        'fix its forward(), so that it takes a batch'), {'network_g': {'type': 'OneByOne'}}, remedy=False),
+    BadInput('student that cannot train', 'network_g', (
+        'the student WritesInTraining fails in a training step on two images: RuntimeError: one of the variables '
+        'needed for gradient', 'fix its forward()'), {
+            'network_g': {'type': 'WritesInTraining'}, 'train.distill_opt': FITNET}, remedy=False),
+    of_teacher('teacher without a gradient', 'train.distill_opt.taps', (
+        "CutOff: no gradient comes back from the image to 'body.0'", ), {'type': 'CutOff', **WIDE}, remedy=False),
+]
+CASES = [*OUTPUTS, *PATCHES, *MODELS, *ODD]

@@ -182,5 +182,6 @@ OTHERS = also(
     'the only training state is cut and named', 'student with one NaN', 'another key than the one named',
     'no key named for a student', 'bare student with a moving average', 'student for x4', 'student that is not there',
     'student that returns a list', 'output of a network that returns an image',
-    'output of a model that does not read it', 'model that would train without its teacher')
+    'output of a model that does not read it', 'model that would train without its teacher',
+    'cache of a teacher that mixes a batch')
 CASES = [*SETS, *IMAGES, *CACHE, *OTHERS]
