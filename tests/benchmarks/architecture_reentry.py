@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from mipkd_plugin.networks.modes import calmed
 from mipkd_plugin.networks.tapped_net import TappedNet
 
 
 class TrialError(Exception):
     """What a step did wrong."""
-
-
-@contextmanager
-def calm(net: TappedNet) -> Iterator[None]:
-    """Inside the block, a student is in eval mode; a teacher stays in the mode that the package has chosen for it."""
-    modes = [(module, module.training) for module in net.net.modules()]
-    if not net.frozen:
-        net.net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def reentry_error(net: TappedNet, lq: Tensor) -> float:
@@ -35,11 +22,11 @@ def reentry_error(net: TappedNet, lq: Tensor) -> float:
         TrialError: Noise in place of a feature does not change the image.
     """
     errors = []
-    with calm(net), torch.no_grad():
-        run = net(lq.clone())
+    with nullcontext() if net.frozen else calmed(net.net), torch.no_grad():  # a teacher has its mode already
+        run = net(lq)
         for path, feature in run.features.items():
-            errors.append(float((net.finish(lq.clone(), path, feature) - run.output).abs().max()))
-            noisy = net.finish(lq.clone(), path, feature + torch.randn_like(feature) * feature.std())
+            errors.append(float((net.finish(lq, path, feature) - run.output).abs().max()))
+            noisy = net.finish(lq, path, feature + torch.randn_like(feature) * feature.std())
             if noisy.equal(run.output):
                 raise TrialError(f'noise in place of the feature at {path} changes nothing')
     return max(errors)
@@ -52,11 +39,11 @@ def gradient_error(net: TappedNet, lq: Tensor) -> float:
     """
     errors = []
     with torch.no_grad():
-        features = net(lq.clone()).features
-    for path, feature in features.items():
+        run = net(lq)
+    for path, feature in run.features.items():
         def image(x: Tensor, path: str = path) -> Tensor:
             torch.manual_seed(0)
-            output = net.finish(lq.clone(), path, x)
+            output = net.finish(lq, path, x)
             return output * torch.linspace(-1, 1, output.numel()).view_as(output)
 
         x = feature.detach().clone().requires_grad_()
