@@ -397,5 +397,4 @@ def pattern(paths: list[str]) -> str:
     return '.'.join(same[0] if len(set(same)) == 1 else '*' for same in parts)
 
 
-
 CASES = [Case(net.__name__, net, (pattern(paths), ), source='stand-in') for net, paths in TRUNKS.items()]
