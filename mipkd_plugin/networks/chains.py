@@ -13,6 +13,8 @@ from mipkd_plugin.networks.trace import Call, Trace, shapes_in
 _SPAN = 2 / 3
 _LEAST_SHARE = 0.1
 _LEAST_SCORE = 1.4
+_MUCH_LESS = 0.5
+_MOST = 0.8
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,16 @@ def find_chain(trace: Trace) -> Chain | None:
         The chain; None if the network has none.
     """
     candidates = tappable(trace)
-    coarse = [call for call in candidates if call.layout is not None and call.layout.height <= trace.lq[2]]
+    coarse = [call for call in candidates if call.layout is not None and call.layout.height < 2 * trace.lq[2]]
     for calls in (coarse, candidates):
         strict = [chain for group in _groups(calls).values() for chain in _chains(trace, group)]
-        loose = [Chain(chain.calls, chain.steps, trace.work, 'the signal also goes around its blocks')
-                 for chain in (_chain(trace, own) for own in _in_order(trace, calls))]
-        for chains in (strict, loose):
-            best = _best([chain for chain in chains if len(chain.calls) > 1])
-            if best is not None and best.score >= _LEAST_SCORE:
-                return best
+        loose = [_chain(trace, own, 'the signal also goes around its blocks')
+                 for group in (*_groups(calls).values(), *_mixed(calls)) for own in [_in_order(trace, group)]]
+        best, around = (_best(trace, chains) for chains in (strict, loose))
+        if around is not None and (best is None or best.span < _MUCH_LESS * around.span):
+            best = around
+        if best is not None:
+            return best
         if strict:
             return max(strict, key=_as_one_block)
     return None
@@ -118,7 +121,7 @@ def tappable(trace: Trace) -> list[Call]:
     alive, counts = trace.reached(trace.output), Counter(call.path for call in trace.calls)
     return [call for call in trace.calls if call.path and counts[call.path] == 1 and call.layout is not None
             and call.value is not None and call.value in alive and call.value not in trace.overwritten
-            and call.value >= call.begin and call.value != trace.output]
+            and not call.passes and call.value != trace.output]
 
 
 def _groups(calls: Iterable[Call]) -> dict[tuple[object, ...], list[Call]]:
@@ -134,40 +137,59 @@ def _channels(call: Call) -> int:
     return shapes_in(call.output)[0].shape[1 if call.layout.kind in ('map', 'rows') else -1]
 
 
+def _mixed(calls: Iterable[Call]) -> list[list[Call]]:
+    """Blocks of one class and grid but of several widths; or of several classes that one module calls in turn."""
+    widths: dict[tuple[object, ...], list[Call]] = defaultdict(list)
+    classes: dict[tuple[object, ...], list[Call]] = defaultdict(list)
+    for call in calls:
+        if any(call.module.children()):
+            widths[type(call.module), call.layout].append(call)
+            classes[call.parent, call.layout, _channels(call)].append(call)
+    return [*(group for group in widths.values() if len({_channels(call) for call in group}) > 1),
+            *(group for group in classes.values() if len({type(call.module) for call in group}) > 1)]
+
+
 def _chains(trace: Trace, group: Sequence[Call]) -> list[Chain]:
     """All longest chains of a group: each call comes from the nearest one of the group that dominates it."""
-    by_value = {call.value: call for call in reversed(group)}  # of several calls that return one value, the outermost
-    before = {value: next((by_value[d] for d in trace.dominators(value) if d in by_value), None)
-              for value in by_value if value is not None}
-    inner = {call.value for call in before.values() if call is not None}
+    by_value: dict[int, list[Call]] = defaultdict(list)
+    for call in group:
+        if call.value is not None:
+            by_value[call.value].append(call)
+    before = {value: next((d for d in trace.dominators(value) if d in by_value), None) for value in by_value}
+    inner = set(before.values())
     chains = []
     for value in before:
         if value not in inner:
-            calls: list[Call] = []
-            call: Call | None = by_value[value]
-            while call is not None:
-                calls.append(call)
-                call = before[call.value] if call.value is not None else None
-            chains.append(_chain(trace, calls[::-1]))
+            values: list[int] = []
+            at: int | None = value
+            while at is not None:
+                values.append(at)
+                at = before[at]
+            chains.append(_chain(trace, _apart([by_value[value] for value in reversed(values)])))
     return chains
 
 
-def _in_order(trace: Trace, calls: Iterable[Call]) -> list[list[Call]]:
-    """Calls of a group in their order, as far as each follows from the one before, also if not from it alone."""
-    found = []
-    for group in _groups(calls).values():
-        chain: list[Call] = []
-        for call in sorted(group, key=lambda call: call.end):
-            if not chain or call.begin >= chain[-1].end and trace.depends(call.value or 0, chain[-1].value or 0):
-                chain.append(call)
-        found.append(chain)
-    return found
+def _apart(ends: Iterable[Sequence[Call]]) -> list[Call]:
+    """For each value the outermost of the calls that return it, but for those that contain the call before."""
+    chain: list[Call] = []
+    for calls in ends:
+        chain += [call for call in calls if not chain or call.begin >= chain[-1].end][:1]
+    return chain
 
 
-def _chain(trace: Trace, calls: Sequence[Call]) -> Chain:
+def _in_order(trace: Trace, calls: Iterable[Call]) -> list[Call]:
+    """Calls in their order, as far as each follows from the one before, also if not from it alone."""
+    chain: list[Call] = []
+    for call in sorted(calls, key=lambda call: call.end):
+        if not chain or call.begin >= chain[-1].end and trace.depends(call.value or 0, chain[-1].value or 0):
+            chain.append(call)
+    return chain
+
+
+def _chain(trace: Trace, calls: Sequence[Call], doubt: str = '') -> Chain:
     ends = [call.work[1] for call in calls]
     steps = tuple(end - begin for begin, end in zip([calls[0].work[0], *ends], ends))
-    return Chain(tuple(calls), steps, max(trace.work, 1))
+    return Chain(tuple(calls), steps, max(trace.work, 1), doubt)
 
 
 def _as_one_block(chain: Chain) -> tuple[bool, int]:
@@ -176,18 +198,22 @@ def _as_one_block(chain: Chain) -> tuple[bool, int]:
     return any(module.children()) and not isinstance(module, nn.Sequential), chain.span
 
 
-def _best(chains: Sequence[Chain]) -> Chain | None:
-    if not chains:
-        return None
+def _best(trace: Trace, chains: Sequence[Chain]) -> Chain | None:
+    chains = [chain for chain in chains if len(chain.calls) > 1]
     solid = [chain for chain in chains if chain.share >= 0.5] or chains
-    longest = max(chain.span for chain in solid)
+    longest = max((chain.span for chain in solid), default=0)
     wide = [chain for chain in chains if chain.span >= _SPAN * longest]
-    blocks = [chain for chain in wide if not any(_is_finer(chain, other) for other in wide)]
-    return max(blocks, key=lambda chain: (round(chain.score, 6), -chain.calls[0].path.count('.')))
+    blocks = [chain for chain in wide if not any(_is_finer(trace, chain, other) for other in wide)]
+    best = max(blocks, key=lambda chain: (round(chain.score, 6), -chain.calls[0].path.count('.')), default=None)
+    return best if best is not None and best.score >= _LEAST_SCORE else None
 
 
-def _is_finer(chain: Chain, other: Chain) -> bool:
-    """Whether another chain of three blocks or more ends each of its steps where this one ends one of its own."""
-    values = {call.value for call in chain.calls}
-    return (chain is not other and len(other.calls) >= 3 and other.share >= 0.5 and len(other.calls) < len(chain.calls)
-            and all(call.value in values for call in other.calls))
+def _is_finer(trace: Trace, chain: Chain, other: Chain) -> bool:
+    """Whether another chain of three blocks or more holds the blocks of this one, or ends where some of these end."""
+    if len(other.calls) < 3 or other.share < 0.5 or len(other.calls) > len(chain.calls):
+        return False
+    values, outer = {call.value for call in chain.calls}, {id(call) for call in other.calls}
+    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))
+                 for call in chain.calls)
+    ends = len(other.calls) < len(chain.calls) and all(call.value in values for call in other.calls)
+    return ends or inside >= _MOST * len(chain.calls)

@@ -101,6 +101,7 @@ def _possible(shape: tuple[int, ...], lq: tuple[int, ...]) -> list[Layout]:
         found = [Layout('last', *last)] if last in grids else []
         return [Layout('map', *as_map), *found] if as_map in grids or not found else found
     if len(shape) == 3 and shape[0] == samples:
+        grids = [*grids, *_enlarged(shape[1], lq), *_enlarged(shape[2], lq)]
         found = [Layout('tokens', *grid) for grid in grids if math.prod(grid) == shape[1]][:1]
         return found + [Layout('rows', *grid) for grid in grids if math.prod(grid) == shape[2]][:1]
     if len(shape) not in (3, 4) or shape[0] % samples:
@@ -115,6 +116,13 @@ def _grids(height: int, width: int) -> list[tuple[int, int]]:
     """Sizes that a feature may have: that of the input, multiples and whole fractions of it."""
     grids = [(height * factor, width * factor) for factor in _FACTORS]
     return grids + [(height // f, width // f) for f in _FACTORS[1:] if height % f == 0 and width % f == 0]
+
+
+def _enlarged(pixels: int, lq: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The size of images that a network has padded, in the same proportion."""
+    height = math.isqrt(pixels * lq[2] // lq[3])
+    width = height * lq[3] // lq[2]
+    return [(height, width)] if height * width == pixels and lq[2] < height < 2 * lq[2] else []
 
 
 def _side_of(shape: tuple[int, ...]) -> int:

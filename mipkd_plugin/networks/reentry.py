@@ -144,7 +144,7 @@ class Reentry:
             self._plans[key] = made = plan(trace, after, until, records=records)
             if records:
                 own = trace.call(after)
-                more = [own] if own.fills or len(shapes_in(own.output)) > 1 else []
+                more = [own] if _returns_more(own) else []
                 more += [call for call in trace.calls if (call.path, call.number) in made.recorded]
                 self.recorder.want(more)
         return self._plans[key]
@@ -162,18 +162,9 @@ class Reentry:
         Returns:
             What ``until`` returned, or the network.
 
-        Raises:
-            RuntimeError: ``after`` returns more than a tensor, and the network has not run on ``lq`` since it is known.
         """
         trace, answers = self.trace(lq), self.recorder.of(known)
-        made = self.plan(lq, after, until)
-        if not made.recorded <= answers.keys():
-            made = self.plan(lq, after, until, records=False)
-        by_key = {(call.path, call.number): call for call in trace.calls}
-        given: dict[Key, Callable[..., Any]] = {
-            key: _Blank(by_key[key].output, len(lq)) for key in made.blank}
-        given.update({key: answers[key] for key in made.recorded})
-        given[after, 0] = self._entering(by_key[after, 0], native, answers)
+        given = self._given(trace, answers, (lq, after, until), native)
         if until is not None:
             given[until, 0] = _reaching(self.net.get_submodule(until))
         with answering(self.net, given), without_checkpoints():
@@ -182,14 +173,28 @@ class Reentry:
             except ReachedError as reached:
                 return reached.output
 
-    def _entering(self, call: Call, native: Tensor, answers: dict[Key, Answer]) -> Callable[..., Any]:
-        own = answers.get((call.path, call.number))
-        if own is not None:
-            return own.with_first(native)
-        if call.fills or len(shapes_in(call.output)) > 1:
-            raise RuntimeError(f'module {call.path!r} of {type(self.net).__name__} returns more than its feature, and '
-                               'only a full run over these images gives that; run the network on them first')
-        return lambda *args, **kwargs: with_first(call.output, native)
+    def _given(self, trace: Trace, answers: dict[Key, Answer], way: tuple[Tensor, str, str | None],
+               native: Tensor) -> dict[Key, Callable[..., Any]]:
+        """What takes the place of calls: of the module that is entered, and of what came before."""
+        lq, after, until = way
+        made = self.plan(lq, after, until)
+        if not made.recorded <= answers.keys():
+            made = self.plan(lq, after, until, records=False)
+        call, own = trace.call(after), answers.get((after, 0))
+        if own is None and _returns_more(call):  # all but its first tensor is computed again
+            forward = self.net.get_submodule(after).forward
+            return {(after, 0): lambda *args, **kwargs: with_first(forward(*args, **kwargs), native)}
+        by_key = {(call.path, call.number): call for call in trace.calls}
+        given: dict[Key, Callable[..., Any]] = {
+            key: _Blank(by_key[key].output, len(lq)) for key in made.blank}
+        given.update({key: answers[key] for key in made.recorded})
+        given[after, 0] = own.with_first(native) if own else lambda *args, **kwargs: with_first(call.output, native)
+        return given
+
+
+def _returns_more(call: Call) -> bool:
+    """Whether a module gives more than its feature."""
+    return call.fills or len(shapes_in(call.output)) > 1
 
 
 class _Blank:

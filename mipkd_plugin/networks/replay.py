@@ -66,7 +66,8 @@ def plan(trace: Trace, after: str, until: str | None = None, *, records: bool = 
     number = next(index for index, call in enumerate(trace.calls) if call is start)
     around = set(trace.ancestors(number))
     before = {index for index, call in enumerate(trace.calls) if index < number and index not in around
-              and call.end <= start.begin and (call.parent in around or call.parent == -1) and call.path}
+              and call.end <= start.begin and (call.parent in around or call.parent == -1) and call.path
+              and not call.passes}
 
     def answered(value: int) -> int | None:
         """The call before ``after`` in which a value was made."""

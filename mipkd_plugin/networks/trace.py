@@ -63,6 +63,11 @@ class Call:
         """Operations done inside."""
         return self.work[1] - self.work[0]
 
+    @property
+    def passes(self) -> bool:
+        """Whether it returned what it was given, as ``nn.Identity`` does."""
+        return self.value is not None and self.value < self.begin
+
 
 class Trace:
     """A traced run: values (numbered in the order in which they were made), and calls (in the order of their start).

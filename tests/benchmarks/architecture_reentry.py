@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ class TrialError(Exception):
     """What a step did wrong."""
 
 
+def calm(net: TappedNet) -> AbstractContextManager[None]:
+    """Inside the block, a student is in the calm training mode; a teacher has the mode that the package has chosen."""
+    return nullcontext() if net.frozen else calmed(net.net)
+
+
 def reentry_error(net: TappedNet, lq: Tensor) -> float:
     """Largest |finish(own feature) − own image| over all taps.
 
@@ -22,11 +27,11 @@ def reentry_error(net: TappedNet, lq: Tensor) -> float:
         TrialError: Noise in place of a feature does not change the image.
     """
     errors = []
-    with nullcontext() if net.frozen else calmed(net.net), torch.no_grad():  # a teacher has its mode already
-        run = net(lq)
+    with calm(net), torch.no_grad():
+        run = net(lq.clone())
         for path, feature in run.features.items():
-            errors.append(float((net.finish(lq, path, feature) - run.output).abs().max()))
-            noisy = net.finish(lq, path, feature + torch.randn_like(feature) * feature.std())
+            errors.append(float((net.finish(lq.clone(), path, feature) - run.output).abs().max()))
+            noisy = net.finish(lq.clone(), path, feature + torch.randn_like(feature) * feature.std())
             if noisy.equal(run.output):
                 raise TrialError(f'noise in place of the feature at {path} changes nothing')
     return max(errors)
@@ -39,11 +44,11 @@ def gradient_error(net: TappedNet, lq: Tensor) -> float:
     """
     errors = []
     with torch.no_grad():
-        run = net(lq)
-    for path, feature in run.features.items():
+        features = net(lq.clone()).features
+    for path, feature in features.items():
         def image(x: Tensor, path: str = path) -> Tensor:
             torch.manual_seed(0)
-            output = net.finish(lq, path, x)
+            output = net.finish(lq.clone(), path, x)
             return output * torch.linspace(-1, 1, output.numel()).view_as(output)
 
         x = feature.detach().clone().requires_grad_()

@@ -81,9 +81,9 @@ def images(case: Case, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def is_right(paths: Sequence[str], expected: Sequence[str]) -> bool:
-    """Whether all taps are of one family that a person would tap."""
+    """Whether all taps are of the families that a person would tap."""
     patterns = [re.escape(family).replace(r'\#', r'\d+').replace(r'\*', r'[^.]+') for family in expected]
-    return bool(paths) and any(all(re.fullmatch(pattern, path) for path in paths) for pattern in patterns)
+    return bool(paths) and all(any(re.fullmatch(pattern, path) for pattern in patterns) for path in paths)
 
 
 def short(error: BaseException) -> str:
