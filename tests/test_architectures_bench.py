@@ -35,10 +35,11 @@ def test_basicsr_architectures_can_be_built_and_have_their_taps() -> None:
         assert len(found) >= 3, case.name
 
 
-def test_right_taps_are_of_one_family() -> None:
+def test_right_taps_are_those_of_a_person() -> None:
     assert is_right(['body.0', 'body.12'], ['body.#'])
     assert is_right(['block1', 'blockm'], ['body.#', 'block*'])
-    assert not is_right(['body.0', 'block1'], ['body.#', 'block*'])
+    assert is_right(['body.0', 'block1'], ['body.#', 'block*'])
+    assert not is_right(['body.0', 'head'], ['body.#', 'block*'])
     assert not is_right(['body.0.conv'], ['body.#', 'body*'])
     assert not is_right([], ['body.#'])
 
