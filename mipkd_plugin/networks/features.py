@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mipkd_plugin.networks.layouts import layout_of
+
+Seen = dict[str, list[tuple[Any, int | None]]]
+"""Path → for each time its module ran, what it returned and the version counter of its first tensor, if known."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +94,46 @@ def inspect_tap(path: str, seen: Sequence[tuple[Any, int | None]], lq: Tensor, k
 def first_tensor(output: object) -> Tensor | None:
     """The feature among what a module returns: the first tensor."""
     return next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
+
+
+class Watch:
+    """Forward hooks that remember what modules return, inside a block.
+
+    Args:
+        modules: Path → module.
+
+    Attributes:
+        seen: What they have returned in this block; None outside.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.seen: Seen | None = None
+        self._paths = tuple(modules)
+        self._handles = [module.register_forward_hook(self._hook(path)) for path, module in modules.items()]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has no hooks."""
+        return not self._handles
+
+    @contextmanager
+    def watching(self) -> Iterator[Seen]:
+        """Inside the block the modules are watched."""
+        self.seen = {path: [] for path in self._paths}
+        try:
+            yield self.seen
+        finally:
+            self.seen = None
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, path: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: Any, output: Any) -> None:
+            if self.seen is not None:  # compiled code has no version counters; the eager probe has looked at them
+                first = None if torch.compiler.is_compiling() else first_tensor(output)
+                self.seen[path].append((output, None if first is None else first._version))
+        return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -49,6 +49,38 @@ def random_modules(net: nn.Module) -> list[nn.Module]:
 def _is_random(module: nn.Module) -> bool:
     """Whether a module draws random numbers in training, or keeps statistics of the batch."""
     return isinstance(module, (_DropoutNd, _NormBase)) or _RANDOM.search(type(module).__name__) is not None
+
+
+class Mode:
+    """The mode that a wrapped network runs in: a student's is its trainer's business, a teacher's never changes.
+
+    Args:
+        net: The network.
+        frozen: Whether it is a teacher: in eval mode, or in the calm training mode.
+    """
+
+    def __init__(self, net: nn.Module, frozen: bool) -> None:
+        self._net = net
+        self._frozen = frozen
+        self._calms = False
+        self._resting = random_modules(net)
+
+    def calm(self, calms: bool) -> None:
+        """Choose the calm training mode for a teacher, or eval mode."""
+        self._calms = calms
+        self.keep()
+
+    def keep(self) -> None:
+        """Set a teacher's mode again, where something has changed it."""
+        if self._calms:
+            if not self._net.training or any(module.training for module in self._resting):
+                calm(self._net)
+        elif self._frozen and self._net.training:
+            self._net.eval()
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        """Inside the block: a teacher's own mode; a student is calm."""
+        return evaluating(self._net) if self._frozen and not self._calms else calmed(self._net)
 
 
 @contextmanager

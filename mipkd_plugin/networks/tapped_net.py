@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from mipkd_plugin.networks.dataflow import smooth_images
 from mipkd_plugin.networks.execution import PLAIN, Execution
-from mipkd_plugin.networks.features import NetPass, TapInfo, first_tensor, inspect_tap
+from mipkd_plugin.networks.features import NetPass, Seen, TapInfo, Watch, first_tensor, inspect_tap
 from mipkd_plugin.networks.layouts import Layout, is_ambiguous
-from mipkd_plugin.networks.modes import calm, calmed, evaluating, random_modules
+from mipkd_plugin.networks.modes import Mode, calmed
 from mipkd_plugin.networks.reentry import Recorder, Reentry
-from mipkd_plugin.networks.trace import Trace, shapes_in
+from mipkd_plugin.networks.trace import Trace
 from mipkd_plugin.networks.trunk import TapError, nearest, substituted
 from mipkd_plugin.networks.views import View
-
-_Seen = dict[str, list[tuple[Any, int | None]]]
+from mipkd_plugin.networks.way import Way
 
 
 class TappedNet:
@@ -64,12 +63,10 @@ class TappedNet:
         self.frozen = frozen
         self.execution = execution
         self.infos: dict[str, TapInfo] = {}
-        self._calms = False
-        self._random = random_modules(net)
-        self._raw: _Seen | None = None
+        self._mode = Mode(net, frozen)
         self._copies: bool | None = None  # whether the network writes into its input; not known yet
         self._last: tuple[int, ...] = ()
-        self._handles = [modules[path].register_forward_hook(self._hook(path)) for path in paths]
+        self._watch = Watch({path: modules[path] for path in paths})
         self._recorder = Recorder(net)
         self._reentry = Reentry(net, self._run_traced, self._recorder)
         if frozen:
@@ -103,7 +100,7 @@ class TappedNet:
 
     def image(self, lq: Tensor) -> Tensor:
         """Run the network on images (N, C, H, W) of any size and return the output alone; nothing is recorded."""
-        self._keep_mode()
+        self._mode.keep()
         with torch.no_grad() if self.frozen else nullcontext():
             return self.execution.run(self._runner, lq.clone() if self._copies is not False else lq)
 
@@ -118,7 +115,7 @@ class TappedNet:
         """
         with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
             lq = smooth_images(lq[:1].expand(2, -1, -1, -1))
-        with evaluating(self.net) if self.frozen and not self._calms else calmed(self.net), torch.no_grad():
+        with self._mode.at_rest(), torch.no_grad():
             raw, output = self._run(lq, self.net)
         infos = {path: inspect_tap(path, seen, lq, self._known(path, seen, lq)) for path, seen in raw.items()}
         self.infos = infos | {tap: view.info(infos[view.path]) for tap, view in self._views.items()}
@@ -136,9 +133,8 @@ class TappedNet:
 
         See :func:`~mipkd_plugin.networks.modes.calm`. The traced runs are made again.
         """
-        self._calms = calms
+        self._mode.calm(calms)
         self._reentry.forget()
-        self._keep_mode()
 
     def trace(self, lq: Tensor) -> Trace:
         """A traced run over images of the size of ``lq`` (N, C, H, W); made once for a size."""
@@ -196,9 +192,7 @@ class TappedNet:
     def close(self) -> None:
         """Remove all hooks: the network is as it was."""
         self._recorder.close()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._watch.close()
 
     def __enter__(self) -> TappedNet:
         return self
@@ -206,21 +200,17 @@ class TappedNet:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _run(self, lq: Tensor, runner: Callable[[Tensor], Tensor]) -> tuple[_Seen, Tensor]:
+    def _run(self, lq: Tensor, runner: Callable[[Tensor], Tensor]) -> tuple[Seen, Tensor]:
         self._check_open()
-        self._keep_mode()
-        self._raw = {view.path: [] for view in self._views.values()}
+        self._mode.keep()
         self._last = tuple(lq.shape[1:])
         own = lq.clone() if self._copies is not False else lq
         version = own._version
-        try:
-            with torch.no_grad() if self.frozen else nullcontext():
-                output = self.execution.run(runner, own)
-            if self._copies is None:
-                self._copies = own._version != version
-            return self._raw, output
-        finally:
-            self._raw = None
+        with self._watch.watching() as seen, torch.no_grad() if self.frozen else nullcontext():
+            output = self.execution.run(runner, own)
+        if self._copies is None:
+            self._copies = own._version != version
+        return seen, output
 
     def _run_traced(self, images: Tensor, trace: Callable[[Tensor], Trace]) -> Trace:
         """Make a traced run in the mode and the number format in which the network runs."""
@@ -230,62 +220,26 @@ class TappedNet:
             found.append(trace(images))
             return images
 
-        self._keep_mode()
+        self._mode.keep()
         with nullcontext() if self.frozen else calmed(self.net):
             self.execution.run(run, images)
         return found[0]
 
     def _run_from(self, lq: Tensor, after: str, feature: Tensor, until: str | None) -> Tensor:
         self._check_open()
-        self._keep_mode()
-        feature, after = View.of(after).hide(feature), View.of(after).path
-        view = None if until is None else View.of(until)
-        until = None if view is None else view.path
-        trace, ends = self._reentry.trace(lq), [after] if until is None else [after, until]
-        layouts = [self._layout(trace, path) for path in ends]
-        if until is not None and not trace.follows(after, until):
-            raise TapError([f'{until!r} does not follow from {after!r} in {type(self.net).__name__}'])
-        if feature.shape[2:] != (layouts[0].height, layouts[0].width):
-            raise RuntimeError(f'{after!r} of {type(self.net).__name__} returns {layouts[0].height}×{layouts[0].width} '
-                               f'for such images, got {feature.shape[2]}×{feature.shape[3]}')
-        native = layouts[0].from_map(feature, shapes_in(trace.call(after).output)[0].shape)
+        self._mode.keep()
+        way = Way(self._reentry.trace(lq), after, until)
 
         def run(images: Tensor, native: Tensor) -> Tensor:
-            output = first_tensor(self._reentry.run(images, after, native, until, lq))
+            output = first_tensor(self._reentry.run(images, way.after, native, way.until, lq))
             assert output is not None
             return output
 
-        output = self.execution.run(run, lq, native)
-        return output if view is None else view.show(layouts[1].to_map(output))
-
-    def _layout(self, trace: Trace, path: str) -> Layout:
-        """How a module lays out its feature, where a feature can re-enter."""
-        times, name = trace.count(path), type(self.net).__name__
-        if times != 1:
-            raise TapError([f'{path!r} runs {times} times in one forward pass of {name}, not once; no feature can '
-                            're-enter there'])
-        layout = trace.call(path).layout
-        if layout is None:
-            raise TapError([f'{path!r} of {name} returns no feature, so none can re-enter there'])
-        return layout
+        return way.shown(self.execution.run(run, lq, way.native(feature)))
 
     def _check_open(self) -> None:
-        if not self._handles and self.taps:
+        if self._watch.is_closed and self.taps:
             raise RuntimeError(f'this TappedNet of {type(self.net).__name__} was closed')
-
-    def _keep_mode(self) -> None:
-        if self._calms:
-            if not self.net.training or any(module.training for module in self._random):
-                calm(self.net)
-        elif self.frozen and self.net.training:
-            self.net.eval()
-
-    def _hook(self, path: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: Any, output: Any) -> None:
-            if self._raw is not None:  # compiled code has no version counters; the eager probe has looked at them
-                first = None if torch.compiler.is_compiling() else first_tensor(output)
-                self._raw[path].append((output, None if first is None else first._version))
-        return record
 
     def _known(self, path: str, seen: Sequence[tuple[Any, int | None]], lq: Tensor) -> str:
         """The layout that a traced run has found, where the shape of a feature alone does not tell it."""

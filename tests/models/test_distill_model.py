@@ -372,8 +372,8 @@ def test_inert_in_test(model_type: str, train_options: Make, tmp_path: Path) -> 
     model.feed_data({'lq': torch.rand(1, 3, 10, 9)})
     model.test()
     assert model.output.shape == (1, 3, 20, 18)
-    assert model.nets.student._raw is None
-    assert model.nets.teacher._raw is None
+    assert model.nets.student._watch.seen is None
+    assert model.nets.teacher._watch.seen is None
 
 
 def test_a_strangers_model_class_costs_two_lines(train_options: Make, tmp_path: Path) -> None:

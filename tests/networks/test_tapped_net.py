@@ -111,7 +111,7 @@ def test_hooks_are_silent_outside_own_calls() -> None:
     with pytest.raises(RuntimeError):
         tapped(torch.rand(1, 7, 8, 8))
     net(torch.rand(1, 3, 8, 8))
-    assert tapped._raw is None
+    assert tapped._watch.seen is None
 
 
 def test_exception_during_finish_restores_the_blocks() -> None:
@@ -138,7 +138,7 @@ def test_image_is_the_plain_output_and_records_nothing(arch: str) -> None:
         image = tapped.image(other)
         torch.testing.assert_close(image, plain, rtol=0, atol=0)
         assert image.requires_grad
-        assert (tapped._raw, tapped.infos) == (None, infos)
+        assert (tapped._watch.seen, tapped.infos) == (None, infos)
         assert all(torch.equal(run.features[path], feature) for path, feature in before.items())
         for first, last in zip(blocks, blocks[1:]):
             again = tapped.segment(run.features[first], first, last)
@@ -272,7 +272,7 @@ def test_hooks_survive_a_deep_copy_of_the_network() -> None:
     with TappedNet(net, ['body.1']) as tapped:
         copied = copy.deepcopy(net)
         torch.testing.assert_close(copied(lq), net(lq))
-        assert tapped._raw is None
+        assert tapped._watch.seen is None
 
 
 def test_list_taps_looks_at_every_module() -> None:
