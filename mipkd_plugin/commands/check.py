@@ -45,6 +45,8 @@ def _show_report(opt: Options, command: str, report: Report) -> int:
     _show_networks(report)
     for where, loss in report.built.losses.items():
         print(f'  loss     {type(loss).__name__}, {_count(loss):,d} parameters (training only)')
+        if loss.note:
+            print(f'           note: {loss.note}')
         for pair in report.built.pairs.get(where, []):
             s, t = pair.student, pair.teacher
             print(f'           {s.path} {s.channels}×{s.height}×{s.width} <- '

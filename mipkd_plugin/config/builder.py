@@ -24,6 +24,7 @@ from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execut
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.binding import BindError
+from mipkd_plugin.losses.inner_step import MetaStepError
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.outputs import OutputError
@@ -203,11 +204,16 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
                 height, width = ((ctx.scale or 1) * side for side in shape[1:])
                 add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
                 return
+            except MetaStepError as error:
+                ctx.add(where, f'{type(loss).__name__}: {error.what}', error.remedy, {
+                    f'{where}.{name}': value for name, value in error.options.items()})
+                problem = ''
             except FOREIGN_ERRORS as error:
                 problem = crash(error, type(loss))
                 remedy = 'fix the argument named in the message, or the forward() of the class'
             if not problem:
                 break
+        _check_batch(ctx, loss)  # the trial may have found that it needs more images
         if problem and blame:
             ctx.add(blame[0], f'{type(loss).__name__} fails in a trial step with this teacher: {problem}',
                     *blame[1:])
@@ -229,6 +235,9 @@ def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> Non
     for problem in error.problems:
         if problem.loss is None:
             ctx.add('teacher.network', problem.what, problem.remedy)
+        elif problem.options:
+            ctx.add(f'{places[problem.loss]}.taps', problem.what, problem.remedy, {
+                f'{places[problem.loss]}.{name}': value for name, value in problem.options})
         elif problem.about_taps:
             ctx.add(f'{places[problem.loss]}.taps', problem.what.removeprefix('taps: '), _list_taps(ctx))
         else:

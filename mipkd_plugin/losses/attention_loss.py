@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mipkd_plugin.losses.base import DistillationLoss, mean
 from mipkd_plugin.networks.step import Step
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Taps, checked
 from mipkd_plugin.utils.registry import register
 
@@ -38,6 +39,7 @@ class AttentionTransferLoss(DistillationLoss):
     Args:
         taps: Number of taps, evenly spaced over both trunks, or a list of [student module, teacher module].
         loss_weight: β of ``l_at``.
+        resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -46,8 +48,8 @@ class AttentionTransferLoss(DistillationLoss):
     needs_taps = True
 
     @checked
-    def __init__(self, taps: Taps = 3, loss_weight: PositiveFloat = 1000.0) -> None:
-        super().__init__(taps)
+    def __init__(self, taps: Taps = 3, loss_weight: PositiveFloat = 1000.0, resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         self.loss_weight = loss_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:

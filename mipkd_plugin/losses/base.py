@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from mipkd_plugin.archs.base import ScaledFeatures
 from mipkd_plugin.archs.projection_arch import FeatureProjection
 from mipkd_plugin.networks.features import NetPass, TapInfo
 from mipkd_plugin.networks.step import Step, StepPlan
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.ranges import ArgumentError, Taps, check_taps
 
@@ -51,6 +52,9 @@ class DistillationLoss(nn.Module):
 
     Args:
         taps: Number of taps, list of [student path, teacher path], or None for a loss without features.
+        resample: ``area`` or ``bilinear`` (with antialiasing): of two features of different H×W the finer one is shown
+            resampled to the size of the coarser one. By default it is shown pixel-unshuffled, which loses nothing, and
+            only for whole factors up to 4.
 
     Raises:
         ArgumentError: ``taps`` is missing and the loss needs some, or it is neither a number nor a list of pairs.
@@ -62,15 +66,25 @@ class DistillationLoss(nn.Module):
     reenters_network: bool = False
     """Whether features re-enter the networks at the taps; the taps must then be blocks of one trunk, in order."""
 
+    reentered: Sequence[str] = ('student', 'teacher')
+    """The networks that features re-enter, if ``reenters_network``; no feature can where it is shown resampled."""
+
+    without_reentry: Mapping[str, Any] = {}
+    """Options, name → value, with which no feature re-enters; empty if there are none."""
+
+    note: str = ''
+    """What a person should know of how it trains with these networks; the check and the log print it."""
+
     min_batch_size: int = 1
     """Smallest batch, in images."""
 
     min_batch_reason: str = ''
     """Reason, for the error message."""
 
-    def __init__(self, taps: Taps | None = None) -> None:
+    def __init__(self, taps: Taps | None = None, resample: Resample | None = None) -> None:
         super().__init__()
         self.taps = self._checked_taps(taps)
+        self.resample = resample
         self.pairs: list[tuple[str, str]] = []
         self.is_bound = False
 
@@ -98,6 +112,9 @@ class DistillationLoss(nn.Module):
     def unsupported_reason(self, student: nn.Module) -> tuple[str, str] | None:
         """(What is wrong with a student, what to do about it), or None: most losses take any."""
         return None
+
+    def learn_from(self, tried: DistillationLoss) -> None:
+        """Take over what a copy of this loss has found out in a trial step. Nothing by default."""
 
     def self_trained_parameters(self) -> list[nn.Parameter]:
         """Parameters that the loss trains itself in :meth:`prepare`; the student's optimizer gets the others."""
@@ -174,8 +191,8 @@ class RandomizedLoss(DistillationLoss):
     Neither the student's dropout nor the order of the data depends on them.
     """
 
-    def __init__(self, taps: Taps | None = None) -> None:
-        super().__init__(taps)
+    def __init__(self, taps: Taps | None = None, resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         self._generator = torch.Generator()
         self.seed(0)
 
@@ -203,8 +220,9 @@ class ProjectionLoss(DistillationLoss):
 
     needs_taps = True
 
-    def __init__(self, taps: Taps, feature_scale: str, momentum: float, loss_weight: float) -> None:
-        super().__init__(taps)
+    def __init__(self, taps: Taps, feature_scale: str, momentum: float, loss_weight: float,
+                 resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         self.loss_weight = loss_weight
         self.projection_options: dict[str, Any] = {'feature_scale': feature_scale, 'momentum': momentum}
         self.projections = nn.ModuleList()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,12 +31,14 @@ class BindProblem:
         remedy: What to do about it, or ''.
         loss: Number of the loss, or None: it concerns the two networks.
         about_taps: Whether other taps would help.
+        options: Options of the loss, (name, value), that would help; may be empty.
     """
 
     what: str
     remedy: str = ''
     loss: int | None = None
     about_taps: bool = True
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
         return f'{self.what}; {self.remedy}' if self.remedy else self.what
@@ -147,8 +151,8 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: li
             'student and teacher make images of different (channels, height, width) from the same input: '
             f'{outputs["student"]} and {outputs["teacher"]}', 'use a teacher of the same scale', about_taps=False))
     for number, own in enumerate(pairs):
-        pairs[number], found = _fitted(own, nets)
-        problems += [BindProblem(problem, loss=number) for problem in found]
+        pairs[number], found = _fitted(own, nets, losses[number])
+        problems += [replace(problem, loss=number) for problem in found]
     nets.student.show(list(dict.fromkeys(s for own in pairs for s, _ in own)))
     nets.teacher.show(list(dict.fromkeys(t for own in pairs for _, t in own)))
     for number, (loss, own) in enumerate(zip(losses, pairs)):
@@ -156,24 +160,57 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: li
     return problems
 
 
-def _fitted(pairs: Paths, nets: NetPair) -> tuple[Paths, list[str]]:
+def _fitted(pairs: Paths, nets: NetPair, loss: DistillationLoss) -> tuple[Paths, list[BindProblem]]:
     """Views of the taps of a loss in which both sides of a pair have the same size, and what is wrong."""
-    fitted, problems = [], []
+    fitted: Paths = []
+    wrong: dict[BindProblem, list[str]] = {}
     for s, t in pairs:
         a, b = nets.student.infos[s], nets.teacher.infos[t]
+        pair = f'[{s}, {t}]'
         if not a.problem and not b.problem and (a.height, a.width) != (b.height, b.width):
             is_finer = a.height * a.width > b.height * b.width
-            view = fitting(a, b) if is_finer else fitting(b, a)
+            role, finer, coarser = ('student', a, b) if is_finer else ('teacher', b, a)
+            view = fitting(finer, coarser, loss.resample)
             if view is None:
-                problems.append(f'tap pair [{s}, {t}]: the student has {a.height}×{a.width}, the teacher '
-                                f'{b.height}×{b.width}; choose modules whose features have the same height and width, '
-                                f'or one a whole multiple of the other, up to {LARGEST_FACTOR}')
-            elif is_finer:
-                s = str(view)
-            else:
-                t = str(view)
+                problem = _other_sizes(f'the student has {a.height}×{a.width}, the teacher {b.height}×{b.width}', loss,
+                                       role, fitting(finer, coarser, 'area') is not None)
+                wrong.setdefault(problem, []).append(pair)
+            elif view.loses and _reenters(loss, role):
+                wrong.setdefault(_no_way_back(loss, role), []).append(pair)
+            s, t = (str(view), t) if view is not None and is_finer else (s, str(view) if view is not None else t)
         fitted.append((s, t))
-    return fitted, problems
+    return fitted, [replace(problem, what=f'tap pair{"s" * (len(found) > 1)} {", ".join(found)}: {problem.what}')
+                    for problem, found in wrong.items()]
+
+
+def _reenters(loss: DistillationLoss, role: str) -> bool:
+    return loss.reenters_network and role in loss.reentered
+
+
+def _other_sizes(what: str, loss: DistillationLoss, role: str, resamples: bool) -> BindProblem:
+    """A pair whose sizes have no whole ratio."""
+    choose = ('choose modules whose features have the same height and width, or one a whole multiple of the other, up '
+              f'to {LARGEST_FACTOR}')
+    can_reenter = not _reenters(loss, role) or bool(loss.without_reentry)
+    if not resamples or loss.resample or not can_reenter or 'resample' not in signature(type(loss)).parameters:
+        return BindProblem(f'{what}; {choose}')
+    options = {'resample': 'area', **(loss.without_reentry if _reenters(loss, role) else {})}
+    return BindProblem(what, f'write {_written(options)}, to compare the finer feature in the size of the coarser one; '
+                       f'or {choose}', options=tuple(options.items()))
+
+
+def _no_way_back(loss: DistillationLoss, role: str) -> BindProblem:
+    """A resampled feature that would re-enter."""
+    options = loss.without_reentry
+    remedy = f'write {_written(options)}, with which none re-enters, or ' if options else ''
+    return BindProblem(
+        f'{type(loss).__name__} lets features re-enter the {role} there, and resample: {loss.resample} loses what such '
+        'a feature needs', f'{remedy}choose modules whose features have the same height and width',
+        options=tuple(options.items()))
+
+
+def _written(options: Mapping[str, Any]) -> str:
+    return ' and '.join(f'{name}: {value}' for name, value in options.items())
 
 
 def _first_with(path: str, pairs: Sequence[Paths]) -> int:
@@ -190,7 +227,8 @@ def _problems_of(loss: DistillationLoss, pairs: Paths, nets: NetPair, probe: Ten
     problems: list[str] = []
     for role, net, paths in (('student', nets.student, [s for s, _ in pairs]),
                              ('teacher', nets.teacher, [t for _, t in pairs])):
-        if not any(net.infos[path].problem for path in paths):
+        paths = [path for path in paths if not View.of(path).loses]
+        if paths and not any(net.infos[path].problem for path in paths):
             found = _order_problems(name, net, paths, role, probe) or [settle(net, probe, paths)]
             problems += [problem for problem in found if problem]
     return problems

@@ -8,6 +8,7 @@ from torch import Tensor
 from mipkd_plugin.archs.base import FeatureScale
 from mipkd_plugin.losses.base import ProjectionLoss, mean
 from mipkd_plugin.networks.step import Step
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Share, Taps, checked
 from mipkd_plugin.utils.registry import register
 
@@ -25,17 +26,19 @@ class CrossKDLoss(ProjectionLoss):
         feature_scale: ``running`` or ``none``, see :class:`~mipkd_plugin.archs.base.ScaledFeatures`.
         momentum: Weight of the newest batch in the running feature scale.
         loss_weight: λ of ``l_crosskd``.
+        resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`.
 
     Raises:
         ArgumentError: An option is out of range.
     """
 
     reenters_network = True
+    reentered = ('teacher', )
 
     @checked
     def __init__(self, taps: Taps = 3, feature_scale: FeatureScale = 'running', momentum: Share = 0.01,
-                 loss_weight: PositiveFloat = 1.0) -> None:
-        super().__init__(taps, feature_scale, momentum, loss_weight)
+                 loss_weight: PositiveFloat = 1.0, resample: Resample | None = None) -> None:
+        super().__init__(taps, feature_scale, momentum, loss_weight, resample)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Compute ``l_crosskd``."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mipkd_plugin.losses.base import RandomizedLoss, mean, unit
 from mipkd_plugin.networks.step import Step
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Taps, checked
 from mipkd_plugin.utils.registry import register
 
@@ -39,6 +40,7 @@ class FAKDLoss(RandomizedLoss):
             of them, as in the paper. Sampling is our choice; the expected value of the loss hardly changes (only
             the share of the diagonal, which is 0, grows).
         loss_weight: Weight of ``l_fakd``.
+        resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -48,8 +50,8 @@ class FAKDLoss(RandomizedLoss):
 
     @checked
     def __init__(self, taps: Taps = 3, positions: Annotated[int, Field(ge=2)] | None = None,
-                 loss_weight: PositiveFloat = 10.0) -> None:
-        super().__init__(taps)
+                 loss_weight: PositiveFloat = 10.0, resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         self.positions = positions
         self.loss_weight = loss_weight
 

@@ -13,7 +13,23 @@ from mipkd_plugin.utils.errors import MipkdError
 
 
 class MetaStepError(MipkdError):
-    """The meta step does not work with this optimizer, student or batch."""
+    """The meta step does not work with this optimizer, student or batch.
+
+    Attributes:
+        what: What is wrong.
+        remedy: What to do about it.
+        options: Options of the loss, name → value, that would do it; may be empty.
+    """
+
+    def __init__(self, what: str, remedy: str = '', options: Mapping[str, Any] | None = None) -> None:
+        self.what = what
+        self.remedy = remedy
+        self.options = dict(options or {})
+        super().__init__(f'{what}; {remedy}' if remedy else what)
+
+
+class HalfBatchError(MetaStepError):
+    """A half batch has too few images for the student."""
 
 
 InnerRule = Literal['adam', 'rmsprop', 'sgd']

@@ -16,6 +16,7 @@ from mipkd_plugin.losses.inner_step import InnerRule
 from mipkd_plugin.losses.meta_step import MetaStep
 from mipkd_plugin.networks.features import NetPass
 from mipkd_plugin.networks.step import Step, StepPlan
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import Count, CountOrZero, PositiveFloat, Share, Taps, checked
 from mipkd_plugin.utils.registry import register
 
@@ -40,11 +41,13 @@ class KRNetLoss(DistillationLoss):
         loss_weight: λ_kr. Kernels of L1 norm 1 give small textures: 20 was measured to be better than 5 and 1, see
             ``experiments/README.md``.
         meta_every: Iterations from one meta step to the next; 0: never, the kernels stay as they were drawn.
-        first_order: A meta step without second derivatives.
+        first_order: A meta step without second derivatives; by default only for students that cannot be
+            differentiated twice, which the check and the log then say (our choice).
         inner: ``adam``, ``rmsprop`` or ``sgd``: the rule of the look-ahead step, see
             :class:`~mipkd_plugin.losses.inner_step.InnerStep`.
         inner_lr: Its learning rate; by default the student's current one, or 0.1 (``sgd``).
         meta_lr: Learning rate of φ's own Adam.
+        resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -57,9 +60,9 @@ class KRNetLoss(DistillationLoss):
     def __init__(self, taps: Taps, num_kernels: Count = 4, kernel_size: TextureKernelSize = 3,
                  hidden_channels: Count = 32, condition_gradient: bool = False, feature_scale: FeatureScale = 'running',
                  momentum: Share = 0.01, loss_weight: PositiveFloat = 20.0, meta_every: CountOrZero = 5,
-                 first_order: bool = False, inner: InnerRule = 'adam', inner_lr: PositiveFloat | None = None,
-                 meta_lr: PositiveFloat = 1e-4) -> None:
-        super().__init__(taps)
+                 first_order: bool | None = None, inner: InnerRule = 'adam', inner_lr: PositiveFloat | None = None,
+                 meta_lr: PositiveFloat = 1e-4, resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         self.network_options: dict[str, Any] = {
             'num_kernels': num_kernels, 'kernel_size': kernel_size, 'hidden_channels': hidden_channels,
             'condition_gradient': condition_gradient, 'feature_scale': feature_scale, 'momentum': momentum}
@@ -69,9 +72,15 @@ class KRNetLoss(DistillationLoss):
         self.min_batch_size = 2 if self.meta.every else 1
         self.networks = nn.ModuleList()
 
-    def unsupported_reason(self, student: nn.Module) -> tuple[str, str] | None:
-        """The meta step takes no student with BatchNorm."""
-        return self.meta.unsupported_reason(student)
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """Says which form the meta step takes, where the student decides."""
+        return self.meta.note
+
+    def learn_from(self, tried: DistillationLoss) -> None:
+        """Take over which form of the meta step the student allows."""
+        if isinstance(tried, KRNetLoss):
+            self.meta.lacking = tried.meta.lacking
 
     def build(self, pairs: Sequence[TapPair]) -> None:
         """Build a KRNet for each tap pair; the meta step gets their generators."""

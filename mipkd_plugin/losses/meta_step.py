@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mipkd_plugin.losses.inner_step import InnerRule, InnerStep, MetaStepError, gradients, trainable
+from mipkd_plugin.losses.inner_step import (
+    HalfBatchError,
+    InnerRule,
+    InnerStep,
+    MetaStepError,
+    gradients,
+    trainable,
+)
 from mipkd_plugin.networks.features import NetPass
+from mipkd_plugin.networks.replay import without_checkpoints
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.optimizer_states import load_in_small
 
@@ -27,6 +37,8 @@ class Teaching(Protocol):
 
 _BETAS = (0.9, 0.99)
 _EPSILON = 1e-16
+_NOT_TWICE = re.compile(r'derivative for .+ is not implemented|differentiate twice|double.?backward', re.I)
+_ONE_VALUE = 'Expected more than 1 value per channel when training'
 
 
 class MetaStep(nn.Module):
@@ -42,20 +54,23 @@ class MetaStep(nn.Module):
 
     θ, the student's buffers, its optimizer and the random numbers are left as they are. Each rank looks ahead on its
     own half batches; the gradient for φ is averaged over the ranks. φ's Adam is saved as extra state of this module.
+    A student with BatchNorm runs as in training, with the statistics of its half batch (our choice).
 
     Args:
         every: Iterations from one meta step to the next; 0: never.
-        first_order: The second of the two forms.
+        first_order: The second of the two forms; None: only for students that cannot be differentiated twice.
         inner: Rule of the look-ahead, see :class:`~mipkd_plugin.losses.inner_step.InnerStep`.
         inner_lr: Its learning rate.
         learning_rate: Of φ's own Adam, constant; betas (0.9, 0.99); ε 1e-16, as the gradients carry the factor α.
     """
 
-    def __init__(self, every: int = 5, first_order: bool = False, inner: InnerRule = 'adam',
+    def __init__(self, every: int = 5, first_order: bool | None = None, inner: InnerRule = 'adam',
                  inner_lr: float | None = None, learning_rate: float = 1e-4) -> None:
         super().__init__()
         self.every = every
         self.first_order = first_order
+        self.lacking = ''
+        """What cannot be differentiated twice in the student, as far as a meta step has met it."""
         self.inner = InnerStep(inner, inner_lr)
         self.learning_rate = learning_rate
         self._optimizer: torch.optim.Adam | None = None
@@ -64,15 +79,11 @@ class MetaStep(nn.Module):
         """Take φ. To be called once, before the first step."""
         self._optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, betas=_BETAS, eps=_EPSILON)
 
-    def unsupported_reason(self, student: nn.Module) -> tuple[str, str] | None:
-        """(What is wrong with a student, what to do about it), or None."""
-        found = next((path for path, module in student.named_modules()
-                      if isinstance(module, nn.modules.batchnorm._BatchNorm)), None)
-        if found is None or not self.every:
-            return None
-        return (f'the student {type(student).__name__} has BatchNorm ({found!r}): the meta step runs it on half '
-                'batches and with other weights, which would spoil its running statistics',
-                'use a student without BatchNorm, or write meta_every: 0')
+    @property
+    def note(self) -> str:
+        """What a person should know of the form that is taken, or ''."""
+        return f'the student has no second derivative ({self.lacking}): its meta step is of first order' * bool(
+            self.lacking)
 
     def is_due(self, iteration: int) -> bool:
         """Whether a meta step belongs to this iteration."""
@@ -85,15 +96,16 @@ class MetaStep(nn.Module):
             ``meta_rec``: L_rec(B; θ') (second order) or L_rec(B; θ) (first order).
 
         Raises:
-            MetaStepError: The batch has a single image, or the student has BatchNorm.
+            HalfBatchError: Half of the batch is too small for the student's BatchNorm.
+            MetaStepError: The batch has a single image; or the student has no second derivative and ``first_order`` is
+                False.
             FloatingPointError: The gradient for φ is not finite; φ stays as it was, on all ranks.
         """
-        reason = self.unsupported_reason(plan.nets.student.net)
-        if reason is not None or len(plan.lq) < 2:
-            raise MetaStepError('; '.join(reason or ('the meta step splits the batch in two, and it has one image', )))
-        with _random_numbers_given_back(plan.lq):
-            phi = self.phi()
-            value, gradient = (self._first_order if self.first_order else self._second_order)(plan, loss, phi)
+        if len(plan.lq) < 2:
+            raise MetaStepError('the meta step splits the batch in two, and it has one image')
+        phi = self.phi()
+        with without_checkpoints(), _halves_large_enough(plan):  # checkpoints would run again with other weights
+            value, gradient = self._look_ahead(plan, loss, phi)
         self._descend(phi, gradient, plan.iteration)
         return {'meta_rec': value.detach()}
 
@@ -102,6 +114,26 @@ class MetaStep(nn.Module):
         if self._optimizer is None:
             raise RuntimeError('the meta step has nothing to train yet: call train_on first')
         return {str(i): p for i, p in enumerate(self._optimizer.param_groups[0]['params'])}
+
+    def _look_ahead(self, plan: StepPlan, loss: Teaching, phi: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """L_rec and the gradient for φ, in the form that the options or the student ask for."""
+        if not self.first_order and not self.lacking:
+            found = _without_second_derivative(plan.nets.student.net)
+            try:
+                if not found:
+                    with _random_numbers_given_back(plan.lq), sdpa_kernel(SDPBackend.MATH):
+                        return self._second_order(plan, loss, phi)
+            except RuntimeError as error:
+                if not _NOT_TWICE.search(str(error)):
+                    raise
+                found = str(error).partition('\n')[0].strip()
+            if self.first_order is False:
+                raise MetaStepError(
+                    f'the student {type(plan.nets.student.net).__name__} has no second derivative ({found}), and '
+                    'first_order: false needs it', 'write first_order: true', {'first_order': True})
+            self.lacking = found
+        with _random_numbers_given_back(plan.lq):
+            return self._first_order(plan, loss, phi)
 
     def _second_order(self, plan: StepPlan, loss: Teaching, phi: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         first, second = _halves(plan)
@@ -158,6 +190,30 @@ class MetaStep(nn.Module):
                 raise ValueError(f'the state of the meta step\'s optimizer {error}') from error
             self._optimizer.load_state_dict(state)
             self._optimizer.param_groups[0]['lr'] = self.learning_rate
+
+
+def _without_second_derivative(student: nn.Module) -> str:
+    """What is known, without a try, to have no second derivative in a student: its error would be a wrong gradient."""
+    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if ranks and torch.distributed.get_world_size() > 1:
+        for path, module in student.named_modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                return f'SyncBatchNorm in {path!r}'
+    return ''
+
+
+@contextmanager
+def _halves_large_enough(plan: StepPlan) -> Iterator[None]:
+    """Say what to do where BatchNorm gets one value per channel: a map of 1×1 of a single image."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(_ONE_VALUE):
+            raise
+        raise HalfBatchError(
+            f'the meta step runs the student on half batches, and on one image BatchNorm in '
+            f'{type(plan.nets.student.net).__name__} has a single value per channel',
+            'take batches of 4 images or more, or write meta_every: 0', {'meta_every': 0}) from error
 
 
 def _halves(plan: StepPlan) -> tuple[slice, slice]:

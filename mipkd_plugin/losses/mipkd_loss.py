@@ -14,6 +14,7 @@ from mipkd_plugin.archs.feature_mixer_arch import Encoders, FeaturePriorMixer, L
 from mipkd_plugin.losses.base import RandomizedLoss, TapPair, logits_distance, mean
 from mipkd_plugin.losses.block_chain import BlockPriorMixer
 from mipkd_plugin.networks.step import Step
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import Count, OddSize, PositiveFloat, Share, Taps, Weight, checked
 from mipkd_plugin.utils.registry import register
 
@@ -46,6 +47,8 @@ class MiPKDLoss(RandomizedLoss):
         ae_weight: λ_ae of ``l_ae``.
         block_weight: λ_block of ``l_block``.
         block_every: Run the chain in each n-th iteration only: those whose number it divides (our choice).
+        resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`;
+            needs ``block_weight: 0``, as no resampled feature can re-enter a network.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -53,7 +56,6 @@ class MiPKDLoss(RandomizedLoss):
     """
 
     needs_taps = True
-    reenters_network = True
 
     @checked
     def __init__(self, taps: Taps = 4, latent_channels: LatentWidth = 'teacher', mask_ratio: Share = 0.8,
@@ -61,8 +63,8 @@ class MiPKDLoss(RandomizedLoss):
                  remix: bool = True, feature_scale: FeatureScale = 'running', num_layers: Count = 1,
                  kernel_size: OddSize = 3, momentum: Share = 0.01, loss_weight: PositiveFloat = 1.0,
                  kd_weight: Weight = 1.0, feat_weight: Weight = 1.0, ae_weight: Weight = 1.0,
-                 block_weight: Weight = 0.1, block_every: Count = 1) -> None:
-        super().__init__(taps)
+                 block_weight: Weight = 0.1, block_every: Count = 1, resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         self.mixer_options: dict[str, Any] = {
             'latent_channels': latent_channels, 'mask_ratio': mask_ratio, 'mask_type': mask_type,
             'encoders': encoders, 'feature_scale': feature_scale, 'num_layers': num_layers, 'kernel_size': kernel_size,
@@ -72,6 +74,8 @@ class MiPKDLoss(RandomizedLoss):
         self.mixers = nn.ModuleList()
         self.weights = {name: loss_weight * weight for name, weight in (
             ('l_logits', kd_weight), ('l_feat', feat_weight), ('l_ae', ae_weight), ('l_block', block_weight))}
+        self.reenters_network = bool(self.weights['l_block'])
+        self.without_reentry = {'block_weight': 0} if kd_weight or feat_weight or ae_weight else {}
         if not any(self.weights.values()):
             raise ValueError('all weights of MiPKDLoss are 0: nothing would be distilled')
 

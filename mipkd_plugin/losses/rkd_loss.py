@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mipkd_plugin.losses.base import DistillationLoss, mean, unit
 from mipkd_plugin.networks.step import Step
+from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Taps, Weight, checked
 from mipkd_plugin.utils.registry import register
 
@@ -50,6 +51,7 @@ class RKDLoss(DistillationLoss):
         distance_weight: Weight of ``l_rkd_distance``.
         angle_weight: Weight of ``l_rkd_angle``.
         loss_weight: Common factor on both terms.
+        resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -62,8 +64,8 @@ class RKDLoss(DistillationLoss):
 
     @checked
     def __init__(self, taps: Taps = 3, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0,
-                 loss_weight: PositiveFloat = 1.0) -> None:
-        super().__init__(taps)
+                 loss_weight: PositiveFloat = 1.0, resample: Resample | None = None) -> None:
+        super().__init__(taps, resample)
         if not distance_weight and not angle_weight:
             raise ValueError('distance_weight and angle_weight are both 0: nothing would be distilled')
         self.weights = {'l_rkd_distance': loss_weight * distance_weight, 'l_rkd_angle': loss_weight * angle_weight}

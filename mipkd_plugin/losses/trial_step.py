@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.losses.inner_step import HalfBatchError
 from mipkd_plugin.networks.step import NetPair, Step
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
@@ -38,26 +39,38 @@ def trial_problem(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], s
     Returns:
         What is wrong with its terms, or ''. Each must be a finite scalar named ``l_*``, must not have the name of a
         term of BasicSR, and must have a gradient into the student or into the loss's own parameters. A step must not
-        add or reshape parameters or buffers of the loss.
+        add or reshape parameters or buffers of the loss. What the trial has found out the loss takes over: the batch
+        that it needs with this student, and what :meth:`learn_from` says.
     """
-    device = next(nets.student.net.parameters()).device
-    size = max(2, loss.min_batch_size)
-    loss = _copy_of(loss)
+    bound, loss = loss, _copy_of(loss)
     before = _Snapshot(loss, nets)
-    problem, reached = '', set[str]()
+    size = max(2, loss.min_batch_size)
     try:
-        with random_numbers_restored([device] if device.type == 'cuda' else []):
-            generator = torch.Generator().manual_seed(0)
-            for iteration in ITERATIONS:
-                lq = torch.rand(size, *shape, generator=generator).to(device)
-                gt = torch.rand(size, shape[0], *(scale * side for side in shape[1:]), generator=generator).to(device)
-                terms, step = _train(loss, nets, lq, gt, iteration)
-                problem = terms_problem(terms) or _gradients_problem(terms, loss, step, reached)
-                if not problem.endswith(_NO_GRADIENT):
-                    break
+        try:
+            problem = _tried(loss, nets, shape, scale, size)
+        except HalfBatchError as error:
+            problem = _tried(loss, nets, shape, scale, 2 * size)
+            bound.min_batch_size, bound.min_batch_reason = 2 * size, error.what
     finally:
         changed = before.restore()
+    bound.learn_from(loss)
     return problem or changed
+
+
+def _tried(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], scale: int, size: int) -> str:
+    """What is wrong with the terms of a loss in steps over random batches, or ''."""
+    device = next(nets.student.net.parameters()).device
+    problem, reached = '', set[str]()
+    with random_numbers_restored([device] if device.type == 'cuda' else []):
+        generator = torch.Generator().manual_seed(0)
+        for iteration in ITERATIONS:
+            lq = torch.rand(size, *shape, generator=generator).to(device)
+            gt = torch.rand(size, shape[0], *(scale * side for side in shape[1:]), generator=generator).to(device)
+            terms, step = _train(loss, nets, lq, gt, iteration)
+            problem = terms_problem(terms) or _gradients_problem(terms, loss, step, reached)
+            if not problem.endswith(_NO_GRADIENT):
+                break
+    return problem
 
 
 def _copy_of(loss: DistillationLoss) -> DistillationLoss:

@@ -228,7 +228,7 @@ class DistillMixin(StudentMixin):
             lines.append(f'\tThe teacher runs in another way: {self.nets.teacher.execution}')
         for loss in self._losses():
             pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
-            lines.append(f'\t{type(loss).__name__}: {pairs}')
+            lines.append(f'\t{type(loss).__name__}: {pairs}' + f'; {loss.note}' * bool(loss.note))
         if self.opt['train'].get('distill'):
             lines.append(f'\tdistills in {self.schedule}')
         if self.cache is not None:

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 _RANDOM = re.compile(r'drop.?(out|path|block)|stochastic.?depth', re.I)
 
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Inside the block: eval mode and no gradient; afterwards every module has its own mode again."""
-    with _own_modes(net):
+    """Inside the block: eval mode and no gradient; afterwards modes and buffers are as they were."""
+    with _left_alone(net):
         net.eval()
         with torch.no_grad():
             yield
@@ -25,8 +26,8 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def calmed(net: nn.Module) -> Iterator[None]:
-    """Inside the block: the calm training mode; afterwards every module has its own mode again."""
-    with _own_modes(net):
+    """Inside the block: the calm training mode; afterwards modes and buffers are as they were."""
+    with _left_alone(net):
         calm(net)
         yield
 
@@ -84,10 +85,25 @@ class Mode:
 
 
 @contextmanager
-def _own_modes(net: nn.Module) -> Iterator[None]:
+def _left_alone(net: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in net.modules()]
     try:
-        yield
+        with buffers_restored(net):
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def buffers_restored(net: nn.Module) -> Iterator[None]:
+    """Afterwards all buffers are as they were: some networks learn in each run (CATANet the centers of its tokens)."""
+    own = [(module, name, buffer, buffer.detach().clone()) for module in net.modules()
+           for name, buffer in module._buffers.items() if buffer is not None and not is_lazy(buffer)]
+    try:
+        yield
+    finally:
+        for module, name, buffer, before in own:
+            if not torch.equal(buffer, before):
+                buffer.data.copy_(before)
+            module._buffers[name] = buffer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,57 @@ def _spaced_pairs(num_taps: int, student: nn.Module, teacher: nn.Module, lq: Ten
 
 
 def substituted(net: nn.Module, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """The network with other weights and copies of its buffers; the network itself does not change."""
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    return lambda lq: functional_call(net, {**weights, **buffers}, (lq, ))
+    """The network with other weights and copies of its buffers; the network itself does not change.
+
+    BatchNorm in training mode counts in the copies. Weights that are not given are copies too.
+
+    Args:
+        net: The network.
+        weights: Parameter name → tensor that takes its place.
+
+    Returns:
+        What runs it on images (N, C, H, W).
+    """
+    given = {name: p.detach().clone() for name, p in net.named_parameters() if name not in weights}
+    given |= {**weights, **{name: buffer.clone() for name, buffer in net.named_buffers()}}
+    given = {f'net.{name}': tensor for name, tensor in given.items()}
+    return lambda lq: functional_call(_Assigning(net), given, (lq, ))
+
+
+class _Assigning(nn.Module):
+    """Runs a network in which tensors stand in for parameters, and lets its modules assign them.
+
+    PyTorch refuses ``self.scale = self.scale.to(x.device)`` where ``scale`` is no ``nn.Parameter``, but a tensor in its
+    place. Inside the run such tensors are plain attributes.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, lq: Tensor) -> Any:
+        own = [(module, module._parameters) for module in self.net.modules()]
+        try:
+            for module, parameters in own:
+                stand_ins = {name: p for name, p in parameters.items() if p is not None
+                             and not isinstance(p, nn.Parameter)}
+                if stand_ins:
+                    module.__dict__ |= {'_parameters': _Hiding(parameters, stand_ins), **stand_ins}
+            return self.net(lq)
+        finally:
+            for module, parameters in own:
+                if module._parameters is not parameters:
+                    for name in module._parameters.hidden:  # type: ignore[attr-defined]
+                        module.__dict__.pop(name, None)
+                    module.__dict__['_parameters'] = parameters
+
+
+class _Hiding(dict[str, Any]):
+    """Parameters of a module of which some are not found by name, so that they can be assigned."""
+
+    def __init__(self, parameters: Mapping[str, Any], hidden: Iterable[str]) -> None:
+        super().__init__(parameters)
+        self.hidden = frozenset(hidden)
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.hidden and super().__contains__(name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional
 
 from mipkd_plugin.networks.features import TapInfo
+
+Resample = Literal['area', 'bilinear']
 
 LARGEST_FACTOR = 4
 """Channels grow with the square of the factor: 8 to 16 would take tens of GB."""
@@ -86,20 +90,25 @@ class View:
         return (height * self.factor // self.over, width * self.factor // self.over) if self.loses else (height, width)
 
 
-def fitting(finer: TapInfo, coarser: TapInfo, resample: str = '') -> View | None:
+def fitting(finer: TapInfo, coarser: TapInfo, resample: Resample | None = None) -> View | None:
     """The view of a tap in which it has the height and width of another one.
 
     Args:
         finer: The tap with more pixels.
         coarser: The other tap.
-        resample: ``area`` or ``bilinear``: what may be done if the sizes have no whole ratio up to 4.
+        resample: ``area`` or ``bilinear``: the view is resampled so. By default it is unshuffled, which takes a whole
+            ratio up to 4.
 
     Returns:
         The view; None if there is none.
     """
+    if resample:
+        if finer.height * coarser.width != finer.width * coarser.height or not coarser.height:
+            return None
+        divisor = math.gcd(coarser.height, finer.height)
+        return View(finer.path, resample, coarser.height // divisor, finer.height // divisor)
     factor = finer.height // max(coarser.height, 1)
     whole = (coarser.height * factor, coarser.width * factor) == (finer.height, finer.width)
     if whole and 1 <= factor <= LARGEST_FACTOR:
         return View(finer.path, 'unshuffled', factor) if factor > 1 else View(finer.path)
-    same_shape = finer.height * coarser.width == finer.width * coarser.height
-    return View(finer.path, resample, coarser.height, finer.height) if resample and same_shape else None
+    return None

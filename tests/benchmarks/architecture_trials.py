@@ -73,11 +73,11 @@ def networks(case: Case, role: str) -> tuple[nn.Module, nn.Module]:
     return edsr(case.scale, False) if role == 'teacher' else case.build(False), case.build(True)
 
 
-def images(case: Case, seed: int = 0) -> tuple[Tensor, Tensor]:
+def images(case: Case, seed: int = 0, batch: int = BATCH) -> tuple[Tensor, Tensor]:
     """Low- and high-resolution images."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(BATCH, 3, case.size, case.size, generator=generator),
-            torch.rand(BATCH, 3, case.size * case.scale, case.size * case.scale, generator=generator))
+    return (torch.rand(batch, 3, case.size, case.size, generator=generator),
+            torch.rand(batch, 3, case.size * case.scale, case.size * case.scale, generator=generator))
 
 
 def is_right(paths: Sequence[str], expected: Sequence[str]) -> bool:
@@ -135,10 +135,11 @@ def train(loss: DistillationLoss, case: Case, student: nn.Module, teacher: nn.Mo
                                  'though the images are square')
     own = {id(p) for p in loss.self_trained_parameters()}
     optimizer = torch.optim.Adam([*student.parameters(), *(p for p in loss.parameters() if id(p) not in own)], lr=1e-4)
+    batch = 2 * BATCH if loss.self_trained_parameters() else BATCH  # a meta step halves it, as BatchNorm has to bear
     for iteration in range(1, STEPS + 1):
-        lq, gt = images(case, seed=iteration)
+        lq, gt = images(case, iteration, batch)
         take_step(loss, nets, optimizer, lq, gt, iteration)
-        if not lq.equal(images(case, seed=iteration)[0]):
+        if not lq.equal(images(case, iteration, batch)[0]):
             raise TrialError('the batch of images was changed in place')
     changed = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
     if changed or any(p.grad is not None for p in weights):
@@ -173,7 +174,7 @@ def take_step(loss: DistillationLoss, nets: NetPair, optimizer: torch.optim.Opti
     plan = nets.plan(lq, gt, optimizer, F.l1_loss, iteration)
     if loss.self_trained_parameters():
         loss.prepare(plan)
-    with early_weights(nets.student.net, loss.pairs[0][0]) as early:
+    with early_weights(nets.student.net, View.of(loss.pairs[0][0]).path) as early:
         step = plan.run()
     terms = loss(step)
     for name, value in terms.items():

@@ -40,6 +40,31 @@ class UnnamedWindows(EDSR):
             windows.mean((3, 5)), scale_factor=2. * self.split)
 
 
+@ARCH_REGISTRY.register()
+class PadsItself(EDSR):
+    """EDSR x2 that pads its images to a multiple of 12, as CRAFT does: of patches of 8×8 its features have 12×12."""
+
+    def __init__(self, num_feat: int = 8, num_block: int = 3) -> None:
+        super().__init__(3, 3, num_feat, num_block, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        height, width = x.shape[2:]
+        padded = nn.functional.pad(x, (0, -width % 12, 0, -height % 12), 'replicate')
+        return super().forward(padded)[..., :2 * height, :2 * width]
+
+
+@ARCH_REGISTRY.register()
+class Gated(EDSR):
+    """EDSR x2 with a gate: ``hard``: without a second derivative; ``norm``: with BatchNorm over 1×1."""
+
+    def __init__(self, kind: str, num_feat: int = 8, num_block: int = 3) -> None:
+        super().__init__(3, 3, num_feat, num_block, 2)
+        norm = nn.BatchNorm2d(num_feat) if kind == 'norm' else nn.Identity()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(num_feat, num_feat, 1), norm,
+                                  nn.Hardsigmoid() if kind == 'hard' else nn.Sigmoid())
+        self.body[0].register_forward_pre_hook(lambda _, args: (args[0] * self.gate(args[0]), ))
+
+
 @MODEL_REGISTRY.register()
 class OwnTestModel(SRModel):
     """SRModel with a test() of its own, as HATModel is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -312,17 +311,6 @@ def test_bad_input_in_ones_own_training_loop() -> None:
     with pytest.raises(FloatingPointError, match='iteration 7: the gradient of the meta step is not finite'):
         toy.loss.prepare(endless)
     assert all(torch.isfinite(p).all() for p in toy.loss.self_trained_parameters())
-
-
-@pytest.mark.parametrize('make', [nn.BatchNorm2d, nn.SyncBatchNorm])
-def test_batch_norm_is_refused_by_bind(make: Callable[[int], nn.Module]) -> None:
-    student, teacher = TwoLayers(4), TwoLayers(6)
-    student.norm = make(4)
-    probe = torch.rand(1, 3, 6, 6)
-    with pytest.raises(ValueError, match=r"KRNetLoss: the student TwoLayers has BatchNorm \('norm'\).*meta_every: 0"):
-        bind([KRNetLoss([['head', 'head']])], student, teacher, probe)
-    assert not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
-    bind([KRNetLoss([['head', 'head']], meta_every=0)], student, teacher, probe)
 
 
 def test_a_resumed_run_takes_the_learning_rate_of_its_options() -> None:

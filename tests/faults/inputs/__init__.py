@@ -2,6 +2,7 @@
 
 from faults.inputs import (
     any_network,
+    any_student,
     hostile,
     images,
     not_finite,
@@ -13,5 +14,6 @@ from faults.inputs import (
     widths,
 )
 
-MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network)
+MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
+           any_student)
 CASES = [case for module in MODULES for case in module.CASES]

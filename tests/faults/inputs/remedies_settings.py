@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import STUDENTS, TEACHERS
 
+from faults import stand_ins  # noqa: F401  (registers them)
 from faults.inputs.rehearsal import PLAIN, VGG
 from faults.remedy_harness import Mistake
 from mipkd_plugin.config import reconstruction, teacher_run, training
@@ -16,6 +17,7 @@ from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.networks.execution import Execution
 
 FULL = 'training full'
+LOSS = 'train.distill_opt'
 GAN = {**PLAIN, 'model_type': 'SRGANModel'}
 COSINE = {'type': 'CosineAnnealingRestartLR', 'periods': [4], 'restart_weights': [1]}
 SWINIR = {key: value for key, value in STUDENTS['SwinIR'].items() if key != 'window_size'}
@@ -212,4 +214,10 @@ IMPORTS = [
     odd('imports that are a number', 'imports', 5, 'imports'),
     odd('import that is a number', 'imports[1]', 5, 'imports')._replace(entries={'imports': ['json', 5]}),
 ]
-CASES = [*KEYS, *COMPONENTS, *TRAINING, *SCHEDULE, *RESUME, *IMPORTS]
+STUDENTS_OF_OTHERS = [
+    Mistake('features of other sizes', f'{LOSS}.taps', {
+        'network_g': {'type': 'PadsItself'}, LOSS: {'type': 'FitNetLoss', 'taps': 3}}, check=FULL),
+    Mistake('no second derivative', LOSS, {'network_g': {'type': 'Gated', 'kind': 'hard'}, LOSS: {
+        'type': 'KRNetLoss', 'taps': 3, 'first_order': False}}, check=FULL),
+]
+CASES = [*KEYS, *COMPONENTS, *TRAINING, *SCHEDULE, *RESUME, *IMPORTS, *STUDENTS_OF_OTHERS]
