@@ -49,7 +49,16 @@ class Distillation:
         Returns:
             The student and the teacher, tapped where the losses need it.
         """
-        return tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner, self.execution)
+        calms = self.teacher.training  # as binding has left it: in the calm training mode, or in eval mode
+        nets = tap(student, self.teacher, [loss.pairs for loss in self.losses.values()], runner, self.execution)
+        nets.teacher.calm(calms)
+        lq = self.probe.to(next(student.parameters()).device)
+        for net, side in ((nets.student, 0), (nets.teacher, 1)):
+            net.probe(lq)
+            for loss in self.losses.values():
+                if loss.reenters_network:
+                    net.prepare(lq, [pair[side] for pair in loss.pairs])
+        return nets
 
     def with_seed(self, seed: int, student: nn.Module) -> Distillation:
         """Build what the losses train again if another seed wants other weights.

@@ -91,15 +91,19 @@ def short(error: BaseException) -> str:
     if isinstance(error, (MemoryError, RuntimeError)) and "can't allocate memory" in str(error):
         return 'out of memory'
     text = ' '.join(str(error).split()).replace('|', '/')
-    name = '' if isinstance(error, (MipkdError, TrialError)) else f'{type(error).__name__}: '
+    name = '' if isinstance(error, (MipkdError, TrialError, TookTooLongError)) else f'{type(error).__name__}: '
     return f'{name}{text}'
+
+
+class TookTooLongError(BaseException):
+    """A try took too long. No ``Exception``, which what is tried might take for a fault of the network and go on."""
 
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Inside the block, ``TimeoutError`` after so many seconds."""
+    """Inside the block, ``TookTooLongError`` after so many seconds."""
     def stop(*_: Any) -> None:
-        raise TimeoutError(f'took over {seconds} s')
+        raise TookTooLongError(f'took over {seconds} s')
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -155,7 +159,7 @@ def early_weights(net: nn.Module, tap: str) -> Iterator[list[nn.Parameter]]:
             found.extend(p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in known)
 
     handles = [module.register_forward_pre_hook(record) for module in net.modules()]
-    handles.append(net.get_submodule(tap).register_forward_hook(lambda *_: done.append(True)))
+    handles.append(net.get_submodule(View.of(tap).path).register_forward_hook(lambda *_: done.append(True)))
     try:
         yield found
     finally:
@@ -176,11 +180,10 @@ def take_step(loss: DistillationLoss, nets: NetPair, optimizer: torch.optim.Opti
     for name, value in terms.items():
         if not torch.isfinite(value):
             raise TrialError(f'{name} is {value.item()} in step {iteration}')
-    gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), early, retain_graph=True,
-                                    allow_unused=True)
-    if not any(g is not None and bool(g.any()) for g in gradients):
+    torch.stack(list(terms.values())).sum().backward(retain_graph=True)
+    if not any(p.grad is not None and bool(p.grad.any()) for p in early):
         raise TrialError(f'no gradient of {", ".join(terms)} reaches the layers before the first tap of the student')
-    torch.stack([F.l1_loss(step.student.output, gt), *terms.values()]).sum().backward()
+    F.l1_loss(step.student.output, gt).backward()
     optimizer.step()
 
 
@@ -204,7 +207,7 @@ def try_role(case: Case, loss_name: str, role: str, seconds: int) -> dict[str, A
                        if role in (name, 'both')]
                 found['reentry'] = max(reentry_error(net, images(case)[0]) for net in own)
                 found['gradient'] = max(gradient_error(net, images(case)[0]) for net in own)
-    except Exception as error:  # noqa: BLE001 - whatever an architecture raises is its line in the table
+    except (Exception, TookTooLongError) as error:  # noqa: BLE001 - whatever is raised is its line in the table
         found['result'] = short(error)
     pairs = loss.pairs if loss is not None else []
     found['taps'] = {name: [pair[side] for pair in pairs] for side, name in enumerate(('student', 'teacher'))

@@ -7,20 +7,20 @@ import copy
 import pytest
 import torch
 from helpers import make_pair
-from networks.standins import Base, Block
+from stand_ins import BLOCKS, Block, Net
 from torch import Tensor, nn
 
 from mipkd_plugin import FitNetLoss, KRNetLoss, MiPKDLoss, bind
 from mipkd_plugin.networks.modes import calmed, evaluating
 
 
-class Centers(Base):
+class Centers(Net):
     """Blocks that move a buffer in each training run (CATANet the centers of its tokens)."""
 
     class Moving(Block):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer('means', torch.rand(8, 1, 1))
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.register_buffer('means', torch.rand(width, 1, 1))
             self.register_buffer('runs', torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
@@ -29,12 +29,8 @@ class Centers(Base):
                 self.runs = self.runs + 1
             return super().forward(x) + 0.1 * self.means
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*(self.Moving() for _ in range(4)))
-
-    def body_of(self, x: Tensor) -> Tensor:
-        return self.body(x)
+    def make_trunk(self, width: int) -> None:
+        self.body = nn.Sequential(*(self.Moving(width) for _ in range(BLOCKS)))
 
 
 @pytest.mark.parametrize('loss', [FitNetLoss(taps=3), MiPKDLoss(taps=3, latent_channels=4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import make_pair
-from networks.standins import TRUNKS, Checkpointed, Reparameterized
+from stand_ins import TRUNKS, Checkpointed, WritingInEval
 from torch import nn
 
 from mipkd_plugin import FitNetLoss, KRNetLoss, MiPKDLoss, bind
@@ -64,9 +64,10 @@ def test_gradient_checkpoints_give_the_right_gradient(use_reentrant: bool) -> No
     gradients = []
     for checkpoints in (False, True):
         torch.manual_seed(0)
-        net = Checkpointed(use_reentrant)
+        net = Checkpointed()
+        net.use_reentrant = use_reentrant
         if not checkpoints:
-            net.body_of = lambda x, net=net: nn.Sequential(*net.body)(x)
+            net.trunk = net.body
         with TappedNet(net, ['body.1', 'body.3']) as tapped:
             feature = tapped(LQ).features['body.1'].detach().clone().requires_grad_()
             net.zero_grad()
@@ -79,10 +80,10 @@ def test_gradient_checkpoints_give_the_right_gradient(use_reentrant: bool) -> No
 
 
 def test_a_frozen_network_that_eval_mode_cuts_off_is_calm_and_stays_so() -> None:
-    net = Reparameterized()
+    net = WritingInEval()
     net.add_module('drop', nn.Dropout(0.5))
-    with TappedNet(net, TRUNKS[Reparameterized], frozen=True) as tapped:
-        assert settle(tapped, LQ[:1], TRUNKS[Reparameterized]) == ''
+    with TappedNet(net, TRUNKS[WritingInEval], frozen=True) as tapped:
+        assert settle(tapped, LQ[:1], TRUNKS[WritingInEval]) == ''
         assert net.training
         assert not net.drop.training
         first = tapped(LQ).output
