@@ -200,7 +200,9 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
     for where, loss in losses.items():
         if blame and not ctx.clean(where):
             continue
+        least = loss.min_batch_size
         for shape in dict.fromkeys((small_shape(ctx.opt), probe_shape(ctx.opt))):
+            loss.min_batch_size = least
             try:
                 problem, remedy = trial_problem(loss, nets, shape, ctx.scale or 1), 'fix the forward() of the class'
             except OutputError as error:  # a student may return more in training than in eval mode
@@ -213,7 +215,7 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
             except FOREIGN_ERRORS as error:
                 problem = crash(error, type(loss))
                 remedy = 'fix the argument named in the message, or the forward() of the class'
-            if not problem:
+            if not problem and loss.min_batch_size == least:
                 break
         _check_batch(ctx, loss)  # the trial may have found that it needs more images
         if problem and blame:

@@ -57,7 +57,8 @@ class PadsItself(EDSR):
 class Gated(EDSR):
     """EDSR x2 with a gate: ``hard``: without a second derivative; ``norm``: with BatchNorm over 1×1.
 
-    ``frozen``: all but the last two layers are fixed, as convolutions of SPANF are.
+    ``norm8``: with BatchNorm over patches of 8×8; ``frozen``: all but the last two layers are fixed, as
+    convolutions of SPANF are.
     """
 
     def __init__(self, kind: str, num_feat: int = 8, num_block: int = 3) -> None:
@@ -65,9 +66,12 @@ class Gated(EDSR):
         if kind == 'frozen':
             self.requires_grad_(False)
             self.upsample.requires_grad_(True), self.conv_last.requires_grad_(True)
-        norm = nn.BatchNorm2d(num_feat) if kind == 'norm' else nn.Identity()
+        norm = nn.BatchNorm2d(num_feat) if 'norm' in kind else nn.Identity()
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(num_feat, num_feat, 1), norm,
                                   nn.Hardsigmoid() if kind == 'hard' else nn.Sigmoid())
+        if kind == 'norm8':
+            self.gate[0] = nn.AvgPool2d(8)
+            self.gate.append(nn.Upsample(scale_factor=8))
         if kind != 'frozen':
             self.body[0].register_forward_pre_hook(lambda _, args: (args[0] * self.gate(args[0]), ))
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from training import train, train_until, write_options
 
-from mipkd_plugin import BindError, CrossKDLoss, MiPKDLoss, bind
+from mipkd_plugin import BindError, CrossKDLoss, MiPKDLoss, bind, config
 from mipkd_plugin.cli import mipkd_main as main
 from mipkd_plugin.losses import AttentionTransferLoss, FAKDLoss, FitNetLoss, KRNetLoss, RKDLoss
 
@@ -151,3 +151,14 @@ def test_the_check_says_which_form_the_meta_step_takes(options: dict[str, Any], 
     assert train(path) == 0
     log, = (tmp_path / 'experiments' / 'tiny').glob('train_*.log')
     assert note in log.read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize(('gt_size', 'fits'), [(16, False), (32, True)])
+def test_the_batch_that_batch_norm_needs_is_that_of_the_training_patch(options: dict[str, Any], tmp_path: Path,
+                                                                       gt_size: int, fits: bool) -> None:
+    options['network_g'] = {'type': 'Gated', 'kind': 'norm8'}
+    options['train']['distill_opt'] = {'type': 'KRNetLoss', 'taps': 3}
+    options['datasets']['train']['gt_size'] = gt_size
+    problems = config.check_options(config.read_options(write_options(options, tmp_path / 'options.yml')),
+                                    is_train=True, probe='full').problems
+    assert [problem.where for problem in problems] == ([] if fits else ['datasets.train.batch_size_per_gpu'])
