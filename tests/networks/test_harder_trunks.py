@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks.standins import WIDTH, Base, Block, Tuples, conv
+from stand_ins import TRUNKS as PLAIN_TRUNKS
+from stand_ins import Block, FilledLists, Net, Pairs, conv
 from torch import Tensor, nn
 
 from mipkd_plugin.networks.dataflow import traced, traced_surely
@@ -14,7 +15,21 @@ from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import trunk_of
 
 LQ = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(3))
+WIDTH = 8
 AROUND = 'the signal also goes around its blocks'
+
+
+class Base(Net):
+    """Of 8 channels, with a global skip."""
+
+    def make_trunk(self, width: int) -> None:
+        pass
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return self.body_of(x)
+
+    def body_of(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class SeveralWidths(Base):
@@ -43,14 +58,14 @@ class TwoClasses(Base):
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = Block()
+            self.inner = Block(WIDTH)
 
         def forward(self, x: Tensor) -> Tensor:
             return 0.5 * self.inner(x)
 
     def __init__(self) -> None:
         super().__init__()
-        self.groups = nn.ModuleList(nn.ModuleList([self.Wrapped(), Block()]) for _ in range(3))
+        self.groups = nn.ModuleList(nn.ModuleList([self.Wrapped(), Block(WIDTH)]) for _ in range(3))
 
     def body_of(self, x: Tensor) -> Tensor:
         for first, second in self.groups:
@@ -64,7 +79,7 @@ class GroupsWithMore(Base):
     class Group(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.blocks, self.end = nn.Sequential(Block(), Block()), conv()
+            self.blocks, self.end = nn.Sequential(Block(WIDTH), Block(WIDTH)), conv(WIDTH, WIDTH)
 
         def forward(self, x: Tensor) -> Tensor:
             return x + self.end(self.blocks(x))
@@ -83,7 +98,7 @@ class Dense(Base):
     class Inner(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.blocks = nn.Sequential(Block(), Block(), Block())
+            self.blocks = nn.Sequential(Block(WIDTH), Block(WIDTH), Block(WIDTH))
 
         def forward(self, x: Tensor) -> Tensor:
             return x + self.blocks(x)
@@ -113,8 +128,8 @@ class Guided(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        self.guide = nn.Sequential(conv(), nn.ReLU())
-        self.body = nn.ModuleList(Block() for _ in range(4))
+        self.guide = nn.Sequential(conv(WIDTH, WIDTH), nn.ReLU())
+        self.body = nn.ModuleList(Block(WIDTH) for _ in range(4))
         self.affine = nn.ModuleList(self.Affine() for _ in range(4))
 
     def body_of(self, x: Tensor) -> Tensor:
@@ -133,7 +148,7 @@ class PassesOn(Base):
     def __init__(self) -> None:
         super().__init__()
         self.act = nn.Identity()
-        self.body = nn.ModuleList(Block() for _ in range(3))
+        self.body = nn.ModuleList(Block(WIDTH) for _ in range(3))
         self.join = conv(4 * WIDTH, WIDTH, 1)
 
     def body_of(self, x: Tensor) -> Tensor:
@@ -148,7 +163,7 @@ class Padding(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(Block(), Block(), Block())
+        self.layers = nn.Sequential(Block(WIDTH), Block(WIDTH), Block(WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -192,9 +207,10 @@ def test_features_reenter(make: type[nn.Module], frozen: bool) -> None:
 
 
 @pytest.mark.parametrize('frozen', [False, True])
-def test_a_feature_reenters_a_tuple_also_where_no_run_over_these_images_is_known(frozen: bool) -> None:
-    taps = [f'pairs.{index}' for index in range(4)]
-    with TappedNet(Tuples(), taps, frozen=frozen) as tapped:
+@pytest.mark.parametrize('make', [Pairs, FilledLists])
+def test_a_feature_reenters_a_tuple_also_where_no_run_over_these_images_is_known(make: type[Net], frozen: bool) -> None:
+    taps = PLAIN_TRUNKS[make]
+    with TappedNet(make(), taps, frozen=frozen) as tapped:
         tapped.prepare(LQ, taps)
         run = tapped(LQ)
         for path, until in zip(taps, [*taps[1:], None]):
@@ -218,7 +234,7 @@ class Checkered(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(Block(), Block(), Block())
+        self.body = nn.Sequential(Block(WIDTH), Block(WIDTH), Block(WIDTH))
 
     def body_of(self, x: Tensor) -> Tensor:
         rows, columns = torch.arange(x.shape[2])[:, None], torch.arange(x.shape[3])

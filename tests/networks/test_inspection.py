@@ -10,7 +10,7 @@ import torch
 from basicsr.archs import build_network
 from faults import stand_ins  # noqa: F401  (registers them)
 from helpers import STUDENTS, TEACHERS
-from networks.standins import Checkpointed
+from stand_ins import Checkpointed, CheckpointedReentrant
 from torch import nn
 
 from mipkd_plugin import BindError, FitNetLoss, KRNetLoss, LogitsKDLoss, MiPKDLoss, bind
@@ -315,7 +315,7 @@ def test_a_trunk_that_cannot_be_traced_is_one_problem(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize('use_reentrant', [True, False])
 def test_gradient_checkpoints_are_no_second_run(use_reentrant: bool) -> None:
-    net = Checkpointed(use_reentrant)
+    net = (CheckpointedReentrant if use_reentrant else Checkpointed)()
     assert in_training(net, PROBE, ['body.0', 'body.3']).counts == {'body.0': 1, 'body.3': 1}
     assert notes_of((net, pair('teacher', 'Odd')[1]), KRNetLoss(taps=2)) == []
 
