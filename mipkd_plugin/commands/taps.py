@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_all: bool) -> dict[str, TapInfo]:
     """Print a network's trunk and what can be tapped; returns what was seen at each module."""
-    from mipkd_plugin.networks.inspection import list_taps
+    from mipkd_plugin.networks.probing import list_taps
 
     size = '×'.join(map(str, lq.shape[1:]))
     parameters = sum(p.numel() for p in net.parameters())

@@ -14,8 +14,8 @@ from mipkd_plugin.losses.base import DistillationLoss, TapPair
 from mipkd_plugin.losses.doubts import Trunks
 from mipkd_plugin.losses.examination import BindProblem, Paths, conduct_problems, crash_problem, crashes, first_with
 from mipkd_plugin.networks.execution import PLAIN, Execution
-from mipkd_plugin.networks.inspection import probed
 from mipkd_plugin.networks.outputs import OutputError, described
+from mipkd_plugin.networks.probing import probed
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError, resolve_taps

@@ -1,18 +1,19 @@
-"""What a network allows: which modules can be tapped, and whether features can re-enter it."""
+"""Whether features can re-enter a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, idle_reason, patches_of, training
+from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, patches_of, training
 from mipkd_plugin.networks.execution import PLAIN
-from mipkd_plugin.networks.features import NetPass, TapInfo
-from mipkd_plugin.networks.modes import calmed
+from mipkd_plugin.networks.features import NetPass
+from mipkd_plugin.networks.modes import buffers_restored, calmed
+from mipkd_plugin.networks.probing import calmed_down
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash
@@ -21,19 +22,8 @@ from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
 _SAME = 1e-6
 _NEARLY_SAME = 1e-3  # another number format or compiled code
-_SAME_MODE = 1e-5
 _OTHER_KERNELS = 1e-5
 _SHOWS = 10
-
-
-def list_taps(net: nn.Module, lq: Tensor) -> list[TapInfo]:
-    """Look at every module of a network as a possible tap, in a probe run on images (N, C, H, W).
-
-    Returns:
-        One entry a module, in the network's own order; ``problem`` says why one cannot be tapped.
-    """
-    with TappedNet(net, [path for path, _ in net.named_modules() if path]) as tapped:
-        return list(tapped.probe(lq)[0].values())
 
 
 def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Conduct | None = None) -> str:
@@ -75,50 +65,6 @@ def _settled(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Condu
     return problem
 
 
-def calmed_down(tapped: TappedNet, lq: Tensor) -> None:
-    """Let a frozen network run in the calm training mode, if its images are those of eval mode.
-
-    Args:
-        tapped: The network.
-        lq: Images (N, C, H, W).
-
-    Raises:
-        TapError: They are not.
-    """
-    reference = tapped.image(lq[:1])
-    tapped.calm()
-    error = differs(tapped.image(lq[:1]), reference)
-    if error > _SAME_MODE:
-        tapped.calm(False)
-        raise TapError([f'{type(tapped.net).__name__} makes other images in training mode, with dropout and '
-                        f'normalization at rest, than in eval mode (by {error:.1e})'])
-
-
-def probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
-    """Look at the taps, see :meth:`~mipkd_plugin.networks.tapped_net.TappedNet.probe`.
-
-    A frozen network that fails in eval mode is tried in the calm training mode.
-
-    Returns:
-        What ``probe`` returns.
-    """
-    infos, output = _probed(tapped, lq)
-    for tap, info in infos.items():
-        if info.problem.startswith('its module runs 0 times'):
-            infos[tap] = replace(info, problem=idle_reason(tapped.net, lq, info.path, tapped.frozen))
-    return infos, output
-
-
-def _probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
-    if tapped.frozen:
-        try:
-            return tapped.probe(lq)
-        except FOREIGN_ERRORS:
-            with suppress(*FOREIGN_ERRORS):
-                calmed_down(tapped, lq)
-    return tapped.probe(lq)
-
-
 def _tried(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Conduct | None) -> str:
     name = type(tapped.net).__name__
     try:
@@ -154,7 +100,7 @@ def reentry_problem(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct
     tapped.prepare(images, paths)
     with random_numbers_restored([lq.device] if lq.is_cuda else []), (
             nullcontext() if tapped.frozen else calmed(tapped.net)):
-        with torch.no_grad():
+        with torch.no_grad(), buffers_restored(tapped.net):
             run = tapped(images)
         if not is_finite(run.output):
             return f'{name} makes images that are not finite from random images in [0, 1]'
@@ -178,11 +124,13 @@ class _Way:
 
     def image(self, feature: Tensor) -> Tensor:
         """The image with another feature at the tap."""
-        return self.tapped.finish(self.images, self.path, feature)
+        with buffers_restored(self.tapped.net):
+            return self.tapped.finish(self.images, self.path, feature)
 
     def next(self, feature: Tensor) -> Tensor:
         """The next tap's feature with another one at this tap."""
-        return self.tapped.segment(feature, self.path, self.until or '', self.images)
+        with buffers_restored(self.tapped.net):
+            return self.tapped.segment(feature, self.path, self.until or '', self.images)
 
 
 def _problem_at(way: _Way) -> str:
@@ -202,7 +150,7 @@ def _problem_at(way: _Way) -> str:
                 random = '; two runs of it differ, so it is random' if way.spread else ''
                 return (f'its own feature, put in place at {way.path!r}, gives another result (by {error:.1e} of the '
                         f'largest value), so no feature can re-enter there{random}')
-        if gradient is None or not gradient.any():
+        if gradient is None or not (gradient.any() or _reaches(goes, feature)):
             return f'no gradient comes back from {end} to {way.path!r}, so a feature that re-enters there has no effect'
         if not is_finite(gradient):
             return f'the gradient that comes back from {end} to {way.path!r} is not finite'
@@ -210,9 +158,16 @@ def _problem_at(way: _Way) -> str:
         loud = _SHOWS if way.spread else 1  # louder than the network itself is
         noise = feature + loud * torch.randn_like(feature) * feature.std()
         moved = differs(way.image(noise), way.run.output)
-    if moved <= max(_SHOWS * error if not way.spread else 0.0, 2 * way.spread):
+    hidden = moved <= max(_SHOWS * error if not way.spread else 0.0, 2 * way.spread)
+    if hidden and (way.spread or not _reaches(way.image, feature)):
         return f'noise at {way.path!r} does not show in the image, so a feature that re-enters there has no effect'
     return ''
+
+
+@torch.no_grad()
+def _reaches(goes: Callable[[Tensor], Tensor], feature: Tensor) -> bool:
+    """Whether a feature goes into what comes out, also through weights that are 0 before the training: a NaN does."""
+    return not is_finite(goes(torch.full_like(feature, torch.nan)))
 
 
 def _with_gradient(goes: Callable[[Tensor], Tensor], feature: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -11,15 +11,16 @@ from basicsr.archs import build_network
 from faults import stand_ins  # noqa: F401  (registers them)
 from helpers import STUDENTS, TEACHERS
 from stand_ins import Checkpointed, CheckpointedReentrant
-from torch import nn
+from torch import Tensor, nn
 
 from mipkd_plugin import BindError, FitNetLoss, KRNetLoss, LogitsKDLoss, MiPKDLoss, bind
 from mipkd_plugin.networks import conduct as conduct_module
 from mipkd_plugin.networks.conduct import Conduct, conduct_of, in_training, patches_of, training
 from mipkd_plugin.networks.inspection import reentry_problem, settle
+from mipkd_plugin.networks.probing import calmed_down
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trace import Trace
-from mipkd_plugin.networks.trunk import trunk_of
+from mipkd_plugin.networks.trunk import TapError, trunk_of
 
 PROBE = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TAPS = [['body.0', 'body.0'], ['body.2', 'body.2']]
@@ -418,3 +419,60 @@ def test_reentry_is_measured_without_a_known_conduct() -> None:
     with TappedNet(teacher, ['body.0', 'body.2'], frozen=True) as tapped:
         assert reentry_problem(tapped, PROBE, tapped.taps) == ''
         assert "'body.0', gives another result (by " in reentry_problem(tapped, PROBE, tapped.taps, Conduct())
+
+
+def test_layers_that_begin_at_zero_hide_no_tap() -> None:
+    student, teacher = pair('student', 'Odd')
+    for layer in (student.conv_last, student.conv_after_body):
+        nn.init.zeros_(layer.weight)
+    assert notes_of((student, teacher), mipkd()) == []
+
+
+def test_a_tap_whose_way_is_cut_off_is_refused_all_the_same() -> None:
+    student, teacher = pair('student', 'Odd')
+    nn.init.zeros_(student.conv_last.weight)
+    student.body[1].forward = lambda x: x.detach() + 1
+    assert 'no gradient comes back' in refused((student, teacher), mipkd())
+
+
+class Learning(nn.Module):
+    """Keeps a mean of what it has seen in training mode; fails on two images in eval mode."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.register_buffer('seen', torch.zeros(()))
+        self.fails = fails
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.lerp_(x.detach().mean(), 0.1)
+        elif self.fails and len(x) > 1:
+            raise RuntimeError('one image at a time')
+        return x
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_a_teacher_that_learns_in_training_mode_is_not_put_into_it(fails: bool) -> None:
+    student, teacher = pair('teacher', 'Odd')
+    teacher.body[1].add_module('learning', Learning(fails))
+    forward = teacher.body[1].forward
+    teacher.body[1].forward = lambda x: teacher.body[1].learning(forward(x))
+    if fails:
+        assert 'one image at a time' in refused((student, teacher), mipkd())
+    else:
+        assert notes_of((student, teacher), mipkd()) == []
+    assert teacher.body[1].learning.seen == 0
+    assert not teacher.training
+    with TappedNet(teacher, ['body.0'], frozen=True) as tapped, pytest.raises(
+            TapError, match=r"changes its buffer 'body.1.learning.seen' in training mode, and a teacher must stay"):
+        calmed_down(tapped, PROBE)
+    assert teacher.body[1].learning.seen == 0
+
+
+def test_buffers_that_a_student_learns_do_not_disturb_the_check() -> None:
+    student, teacher = pair('student', 'Odd')
+    student.body[1].add_module('learning', Learning(False))
+    forward = student.body[1].forward
+    student.body[1].forward = lambda x: student.body[1].learning(forward(x)) * (1 + 100 * student.body[1].learning.seen)
+    assert notes_of((student, teacher), mipkd()) == []
+    assert student.body[1].learning.seen == 0

@@ -11,7 +11,8 @@ from helpers import ARCHITECTURES, TEACHERS, batch, blocks_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mipkd_plugin.networks.inspection import list_taps, reentry_problem
+from mipkd_plugin.networks.inspection import reentry_problem
+from mipkd_plugin.networks.probing import list_taps
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.trunk import TapError
 
