@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +15,7 @@ from mipkd_plugin.networks.modes import calmed, evaluating
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.views import View
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
-from mipkd_plugin.utils.random_numbers import random_numbers_restored, random_states
+from mipkd_plugin.utils.random_numbers import Draws, random_numbers_restored
 
 _SAME = 1e-6
 _MIXED = 1e-4
@@ -108,9 +106,9 @@ def _conduct(tapped: TappedNet, lq: Tensor) -> Conduct:
 def _compared(tapped: TappedNet, images: Sequence[Tensor]) -> Conduct:
     """Compare runs in the mode that the network is in, over three images."""
     one, two, three = images
-    before = random_states()
+    drawn = Draws(one.device)
     first, other = _results(tapped, one, two), _results(tapped, three, one)
-    draws = not _equal_states(before, random_states())
+    draws = bool(drawn)
     mixed = _largest((b[1], a[0]) for a, b in zip(first, other))
     if mixed <= _MIXED and not draws:
         return Conduct()
@@ -144,9 +142,9 @@ def _in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
     paths = dict.fromkeys(View.of(tap).path for tap in taps)
     with training(net, lq.device), torch.enable_grad(), _recorded(net, paths) as seen:
         images = smooth_images(lq[:1].expand(2, -1, -1, -1))
-        before = random_states()
+        drawn = Draws(images.device)
         output = net(images)
-        draws = not _equal_states(before, random_states())
+        draws = bool(drawn)
         counts = {path: len(seen[path]) for path in paths}  # gradient checkpointing runs modules again on the way back
         features = {path: tensor for path in paths for tensor in seen[path][:1] if tensor.requires_grad}
         for feature in features.values():
@@ -239,11 +237,3 @@ def _recorded(net: nn.Module, paths: Sequence[str] | dict[str, None]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    """Whether two states of all random numbers are the same place."""
-    (python, numpy, cpu, cuda), (python2, numpy2, cpu2, cuda2) = before, after
-    same_gpu = cuda is None or cuda.equal(cuda2)
-    same_numpy = numpy[2:] == numpy2[2:] and np.array_equal(numpy[1], numpy2[1])
-    return bool(python == python2 and same_numpy and cpu.equal(cpu2) and same_gpu)

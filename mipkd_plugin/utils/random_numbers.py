@@ -41,3 +41,23 @@ def restore_random_states(states: tuple[Any, ...]) -> None:
     torch.set_rng_state(cpu)
     if cuda is not None:
         torch.cuda.set_rng_state(cuda)
+
+
+class Draws:
+    """Is true once anybody has drawn random numbers of Python, NumPy or torch, on the CPU or on one device.
+
+    Args:
+        device: A device; a GPU is asked only if it is one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = self._now()
+
+    def __bool__(self) -> bool:
+        return self._now() != self._before
+
+    def _now(self) -> tuple[object, ...]:
+        numpy: Any = np.random.get_state()
+        gpu = torch.cuda.get_rng_state(self._device).tolist() if self._device.type == 'cuda' else None
+        return random.getstate(), bytes(numpy[1]), numpy[2:], torch.get_rng_state().tolist(), gpu

@@ -19,7 +19,7 @@ from mipkd_plugin.losses import FitNetLoss, KRNetLoss, MiPKDLoss, bind
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.networks.views import View
-from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.errors import MipkdError, is_memory_error
 from basicsr.archs import build_network
 
 TAPS = 3
@@ -88,7 +88,7 @@ def is_right(paths: Sequence[str], expected: Sequence[str]) -> bool:
 
 def short(error: BaseException) -> str:
     """A reason that fits into a table."""
-    if isinstance(error, (MemoryError, RuntimeError)) and "can't allocate memory" in str(error):
+    if is_memory_error(error) or 'of memory at once' in str(error):  # the second: said by the binding
         return 'out of memory'
     text = ' '.join(str(error).split()).replace('|', '/')
     name = '' if isinstance(error, (MipkdError, TrialError, TookTooLongError)) else f'{type(error).__name__}: '

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -85,6 +87,19 @@ def test_a_generator_of_its_own_is_random_too() -> None:
     teacher.extra.register_forward_hook(lambda m, args, y: y + torch.rand(y.shape, generator=generator))
     teacher.blocks = lambda x: teacher.body(x + teacher.extra(x))
     assert len(notes_of((student, teacher), LogitsKDLoss())) == 1
+
+
+@pytest.mark.parametrize('draw', [random.random, np.random.rand, lambda: float(torch.rand(()))],
+                         ids=['Python', 'NumPy', 'torch'])
+def test_any_random_numbers_are_seen(draw: Any) -> None:
+    """However little they change, and where the two batches agree."""
+    student, teacher = pair('teacher', 'Odd')
+    student.register_forward_hook(lambda m, args, y: y * (1 + 1e-5 * draw()))
+    with TappedNet(student, frozen=True) as tapped:
+        assert 0 < conduct_of(tapped, PROBE).tested < 1e-4
+    teacher.register_forward_hook(lambda m, args, y: y + 0 * draw())
+    assert in_training(teacher, PROBE, []).draws
+    assert not in_training(build_network(STUDENTS['EDSR']), PROBE, []).draws
 
 
 def test_random_numbers_without_effect_are_none() -> None:
@@ -383,6 +398,13 @@ def test_small_patches_are_tried_first(smallest: int) -> None:
         sizes.clear()
         in_training(teacher, lq, [])
         assert sizes == [32 if smallest else 16]
+
+
+def test_what_depends_on_the_first_image_alone_mixes() -> None:
+    net = nn.Conv2d(3, 3, 1)
+    net.register_forward_hook(lambda m, args, y: y[:1].expand_as(y))
+    with TappedNet(net, frozen=True) as tapped:
+        assert conduct_of(tapped, PROBE).mixed > 0.1
 
 
 def test_rounding_is_no_mixing(monkeypatch: pytest.MonkeyPatch) -> None:
