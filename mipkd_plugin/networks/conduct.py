@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.networks.dataflow import smooth_images
 from mipkd_plugin.networks.features import first_tensor
-from mipkd_plugin.networks.modes import calmed, evaluating
+from mipkd_plugin.networks.modes import buffers_restored, calmed, evaluating
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.views import View
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -214,7 +214,7 @@ def _largest(pairs: Iterator[tuple[Tensor, Tensor]]) -> float:
 def _results(tapped: TappedNet, *images: Tensor) -> list[Tensor]:
     """The image, and the features at the taps that begin with the number of images."""
     paths = dict.fromkeys(View.of(tap).path for tap in tapped.taps)
-    with _recorded(tapped.net, paths) as seen:
+    with _recorded(tapped.net, paths) as seen, buffers_restored(tapped.net):
         output = tapped.execution.run(tapped.net, torch.cat(images))
     features = [tensor for path in paths for tensor in seen[path] if tensor.is_floating_point()]
     return [output, *(feature for feature in features if feature.dim() and len(feature) == len(images))]
