@@ -393,7 +393,11 @@ def test_small_patches_are_tried_first(smallest: int) -> None:
         sizes.clear()
         assert conduct_of(tapped, lq).mixed > 0.01
         assert set(sizes) == {32 if smallest else 16}
+        prepared, prepare = [], tapped.prepare
+        tapped.prepare = lambda images, paths: (prepared.append(images.shape[2]), prepare(images, paths))
         assert settle(tapped, lq, ['body.0']) == ''
+        assert prepared[-1] == 32
+        assert len(prepared) == 2
         assert tapped.infos == infos
         sizes.clear()
         in_training(teacher, lq, [])
