@@ -15,10 +15,11 @@ import pytest
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import batch, make_pair
+from stand_ins import Checkpointed, CheckpointedReentrant
 from torch import Tensor, nn
 from training import write_options
 
-from mipkd_plugin import DistillationLoss, KRNetLoss, MiPKDLoss, Step, StepPlan, bind
+from mipkd_plugin import DistillationLoss, FitNetLoss, KRNetLoss, MiPKDLoss, Step, StepPlan, bind
 from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.step import NetPair
@@ -51,6 +52,13 @@ def problem_of(loss: DistillationLoss, arch: str = 'EDSR') -> str:
 ])
 def test_terms_that_are_refused(term: Callable[..., Any], piece: str) -> None:
     assert piece in problem_of(loss_of(term))
+
+
+@pytest.mark.parametrize('loss', [MiPKDLoss(taps=3, latent_channels=4), KRNetLoss(taps=2), FitNetLoss(taps=2)])
+@pytest.mark.parametrize('make', [Checkpointed, CheckpointedReentrant])
+def test_gradient_checkpoints_of_a_student_are_no_fault(make: type[nn.Module], loss: DistillationLoss) -> None:
+    nets = bind([loss], make().train(), make_pair('EDSR')[1], batch('EDSR')[0][:1])
+    assert trial_problem(loss, nets, (3, 8, 8), 2) == ''
 
 
 @pytest.mark.parametrize(('names', 'pieces'), [
