@@ -223,7 +223,8 @@ def _meant(ctx: Context, where: str, name: str, registry: Registry) -> Any:
     """Note that there is no such class; return the one probably meant, to look for further problems."""
     names, kind, elsewhere = names_in(registry), _KINDS[registry._name], missing_package(registry, name)
     if elsewhere is not None:
-        ctx.add(where, *elsewhere)
+        what, remedy = elsewhere
+        ctx.add(where, what, remedy)
         return None
     hint, fix = other_value(where, name, names, 0.8 if kind == 'model' else 0.6)  # models of others have long names
     ctx.add(where, f'there is no {kind} {name!r}', f'{hint}{"" if hint.endswith("?") else "."} Your own {kind}: write '

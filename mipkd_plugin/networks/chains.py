@@ -203,8 +203,9 @@ def _chain(trace: Trace, calls: Sequence[Call], doubt: str = '') -> Chain:
 
 
 def _is_but_a_part(chain: Chain, other: Chain) -> bool:
-    """Whether another chain spans far more, or has blocks where this one has but two."""
-    return chain.span < _MUCH_LESS * other.span or len(chain.calls) < 3 and chain.score < 2 / 3 * other.score
+    """Whether another chain spans far more, or has all blocks of this one and others between them."""
+    values, theirs = ({call.value for call in found.calls} for found in (chain, other))
+    return chain.span < _MUCH_LESS * other.span or values < theirs and chain.score < 2 / 3 * other.score
 
 
 def _as_one_block(chain: Chain) -> tuple[bool, int]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mipkd_plugin.networks.conduct import Conduct, conduct_of, differs, patches_of, training
 from mipkd_plugin.networks.execution import PLAIN
@@ -24,6 +24,7 @@ _SAME = 1e-6
 _NEARLY_SAME = 1e-3  # another number format or compiled code
 _OTHER_KERNELS = 1e-5
 _SHOWS = 10
+_LITTLE = 0.01
 
 
 def settle(tapped: TappedNet, lq: Tensor, paths: Sequence[str], conduct: Conduct | None = None) -> str:
@@ -150,7 +151,7 @@ def _problem_at(way: _Way) -> str:
                 random = '; two runs of it differ, so it is random' if way.spread else ''
                 return (f'its own feature, put in place at {way.path!r}, gives another result (by {error:.1e} of the '
                         f'largest value), so no feature can re-enter there{random}')
-        if gradient is None or not (gradient.any() or _reaches(goes, feature)):
+        if gradient is None or not (gradient.any() or _reaches(way.tapped.net, goes, feature)):
             return f'no gradient comes back from {end} to {way.path!r}, so a feature that re-enters there has no effect'
         if not is_finite(gradient):
             return f'the gradient that comes back from {end} to {way.path!r} is not finite'
@@ -159,15 +160,22 @@ def _problem_at(way: _Way) -> str:
         noise = feature + loud * torch.randn_like(feature) * feature.std()
         moved = differs(way.image(noise), way.run.output)
     hidden = moved <= max(_SHOWS * error if not way.spread else 0.0, 2 * way.spread)
-    if hidden and (way.spread or not _reaches(way.image, feature)):
+    if hidden and (way.spread or not _reaches(way.tapped.net, way.image, feature)):
         return f'noise at {way.path!r} does not show in the image, so a feature that re-enters there has no effect'
     return ''
 
 
-@torch.no_grad()
-def _reaches(goes: Callable[[Tensor], Tensor], feature: Tensor) -> bool:
-    """Whether a feature goes into what comes out, also through weights that are 0 before the training: a NaN does."""
-    return not is_finite(goes(torch.full_like(feature, torch.nan)))
+def _reaches(net: nn.Module, goes: Callable[[Tensor], Tensor], feature: Tensor) -> bool:
+    """Whether a feature shows in what comes out once layers that begin at zero have been trained a little."""
+    weights = [(parameter, parameter.detach().clone()) for parameter in net.parameters()]
+    with torch.no_grad():
+        try:
+            for parameter, own in weights:
+                parameter.add_(_LITTLE * torch.randn_like(own))
+            return differs(goes(feature + torch.randn_like(feature)), goes(feature)) > _SAME
+        finally:
+            for parameter, own in weights:
+                parameter.copy_(own)
 
 
 def _with_gradient(goes: Callable[[Tensor], Tensor], feature: Tensor) -> tuple[Tensor, Tensor | None]:

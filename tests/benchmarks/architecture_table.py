@@ -33,7 +33,7 @@ def cells(one: Mapping[str, Any], notes: dict[str, int]) -> Iterator[str]:
                  for reason in reasons(one, loss)]
         yield 'ok' if set(marks) == {'ok'} else ' / '.join(marks)
     yield '–' if one['reentry'] is None else f'{one["reentry"]:.1e}' if one['reentry'] else '0.0'
-    yield '–' if one.get('gradient') is None else f'{100 * one["gradient"]:.1f} %'
+    yield '–' if one.get('gradient') is None else f'{one["gradient"]:.1e}'.replace('0.0e+00', '0.0')
 
 
 def shortened(reason: str) -> str:

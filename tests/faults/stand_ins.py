@@ -86,7 +86,7 @@ class OwnTestModel(SRModel):
 
 
 @MODEL_REGISTRY.register()
-class OwnStepModel(SRModel):
+class StepsItselfModel(SRModel):
     """SRModel with a step of its own."""
 
     def optimize_parameters(self, current_iter: int) -> None:
