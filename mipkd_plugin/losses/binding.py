@@ -147,7 +147,8 @@ def _probe_problems(nets: NetPair, losses: Sequence[DistillationLoss], pairs: li
             continue
         if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 2:
             problems.append(BindProblem(f'the {role} {type(net.net).__name__} returns {described(output)} for two '
-                                        'images, and not two images', 'let its forward() return the images alone',
+                                        'images, and not two images', 'let its forward() return the images alone, or '
+                                        'choose them: output: 0 in an option file, select_output(net, 0) in Python',
                                         about_taps=False, role=role))
             continue
         outputs[role] = tuple(output.shape[1:])

@@ -14,6 +14,8 @@ from typing import Any
 from benchmarks.architecture_trials import Case
 from torch import nn
 
+from mipkd_plugin.networks.outputs import select_output
+
 Options = Mapping[str, Any]
 IO = {'num_in_ch': 3, 'num_out_ch': 3}
 LAYERS = ('layers.#', )
@@ -23,12 +25,14 @@ RECTANGLES = {'img_size': 16, 'upscale': 2, 'depth': [2, 2, 2, 2], 'num_heads': 
 
 
 def case(name: str, place: str, common: Options, narrow: Options, wide: Options, taps: tuple[str, ...],
-         **others: Any) -> Case:
-    """An architecture whose module is imported when it is built."""
+         output: int | None = None, **others: Any) -> Case:
+    """An architecture whose module is imported when it is built; ``output`` chooses the image, as the option does."""
     module, _, attribute = place.partition(':')
 
     def build(is_wide: bool) -> nn.Module:
         net: nn.Module = getattr(importlib.import_module(module), attribute)(**common, **(wide if is_wide else narrow))
+        if output is not None:
+            select_output(net, output)
         return net
 
     return Case(name, build, taps, **others)
@@ -95,7 +99,7 @@ def spandrel_cases() -> list[Case]:
                         'anchor_window_down_factor': 2, 'upsampler': 'pixelshuffledirect'}, *embed, LAYERS),
         ('HAT', 'HAT', {**WINDOWED, 'squeeze_factor': 4}, *embed, LAYERS),
         ('MMRealSR', 'MMRealSR', {**IO, 'scale': 4, 'num_degradation': 2, 'num_block': 4, 'num_grow_ch': 32},
-         *widths('num_feat', 32, 64), ('body.#', ), {'scale': 4}),
+         *widths('num_feat', 32, 64), ('body.#', ), {'scale': 4, 'output': 0, 'note': '`output: 0`'}),
         ('MoESR', 'MoESR', {'scale': 2, 'n_blocks': 4, 'n_block': 2, 'upsample_dim': 16}, *dim, ('blocks.#', )),
         ('MoSR', 'MoSR', {'upscale': 2, 'n_block': 6}, *dim, ('gblocks.#', )),
         ('OmniSR', 'OmniSR', {'res_num': 3, 'up_scale': 2}, *widths('num_feat', 16, 32), ('residual_layer.#', )),

@@ -80,7 +80,8 @@ MODELS = [
         'write model_type: DistillModel, which trains in the same way and pads images by itself'),
         {'model_type': 'OwnTestModel'}),
     BadInput('model with a step of its own and a teacher', 'model_type', (
-        'StepsItselfModel does not distill', 'class StepsItselfDistillModel(DistillMixin, StepsItselfModel): pass in stand_ins.py'),
+        'StepsItselfModel does not distill',
+        'class StepsItselfDistillModel(DistillMixin, StepsItselfModel): pass in stand_ins.py'),
         {'model_type': 'StepsItselfModel'}, remedy=False),
     BadInput('loss of ours in a model that does not distill', 'model_type', (
         'would ignore train.distill_opt, and', ), {'model_type': 'OwnTestModel', 'teacher': REMOVE}, remedy=False),
