@@ -160,9 +160,9 @@ def test_what_is_no_batch_of_images_is_named(role: str, change: Any, says: str) 
     nets = pair(role, 'Odd')
     (nets[0] if role == 'student' else nets[1]).register_forward_hook(lambda m, args, y: change(y))
     for loss in (LogitsKDLoss(), FitNetLoss(taps=TAPS)):
-        assert refused(nets, loss) == (f'the {role} Odd returns {says} for two images, and not two images; let its '
-                                       'forward() return the images alone, or choose them: output: 0 in an option file, '
-                                       'select_output(net, 0) in Python')
+        assert refused(nets, loss) == (
+            f'the {role} Odd returns {says} for two images, and not two images; let its forward() return the images '
+            'alone, or choose them: output: 0 in an option file, select_output(net, 0) in Python')
 
 
 def test_a_student_without_a_gradient_is_named() -> None:
