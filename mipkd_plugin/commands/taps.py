@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mipkd_plugin.commands.shared import add_option_file, read
-from mipkd_plugin.utils.errors import UsageError
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, UsageError, failure_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mipkd_plugin import config
-    from mipkd_plugin.networks.trunk import TapError, trunk_of
 
     built = config.build_for_taps(opt)
     lq = torch.rand(1, *config.probe_shape(opt))
@@ -42,20 +42,33 @@ def run(args: argparse.Namespace) -> int:
     for role, net in (('student', built.student), ('teacher', built.teacher)):
         if net is None or (args.teacher and role == 'student'):
             continue
-        try:
-            chains[role] = trunk_of(net, lq)
-        except TapError:
-            chains[role] = None
-        infos[role] = _show(role, net, lq, chains[role], show_all=args.all)
+        chains[role], infos[role] = _seen(role, net, lq, args.opt)
+        _show(role, net, lq, chains[role], infos[role].values(), show_all=args.all)
     _propose(chains, infos, _numbers(opt))
     print(' * block of the trunk. Features can also re-enter a network there, and at most other modules.')
     return 0
 
 
-def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_all: bool) -> dict[str, TapInfo]:
-    """Print a network's trunk and what can be tapped; returns what was seen at each module."""
+def _seen(role: str, net: nn.Module, lq: Tensor, opt_file: str) -> tuple[Chain | None, dict[str, TapInfo]]:
+    """The trunk of a network, and what was seen at each of its modules."""
     from mipkd_plugin.networks.probing import list_taps
+    from mipkd_plugin.networks.trunk import TapError, trunk_of
 
+    chain: Chain | None = None
+    try:
+        with suppress(TapError):
+            chain = trunk_of(net, lq)
+        return chain, {info.path: info for info in list_taps(net, lq)}
+    except FOREIGN_ERRORS as error:
+        size = '×'.join(map(str, lq.shape[1:]))
+        said = str(error) if isinstance(error, MipkdError) else (
+            f'{type(net).__name__} fails on a patch of {size}: {failure_of(error)}')
+        raise UsageError(f'{role}: {said}\n-> mipkd check -opt {opt_file} says what to write') from error
+
+
+def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, infos: Iterable[TapInfo], *,
+          show_all: bool) -> None:
+    """Print a network's trunk and what can be tapped."""
     size = '×'.join(map(str, lq.shape[1:]))
     parameters = sum(p.numel() for p in net.parameters())
     print(f'{role} {type(net).__name__}, {parameters:,d} parameters, on a patch of {size}')
@@ -63,18 +76,17 @@ def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, *, show_al
     if chain is None:
         print('trunk: none found')
     else:
-        print(f'trunk: {chain.name}, {len(chain.calls)} blocks in a row, {chain.span / chain.total:.0%} of the work'
+        blocks = 'one block' if len(chain.calls) == 1 else f'{len(chain.calls)} blocks in a row'
+        print(f'trunk: {chain.name}, {blocks}, {chain.span / chain.total:.0%} of the work'
               f'{"; in doubt: " + chain.doubt if chain.doubt else ""}')
         if chain.doubt:
             print(f'note: if these are not the blocks of the {role}, give pairs of your own: taps: [[student module, '
                   'teacher module], …]')
-    infos = list_taps(net, lq)
     for info in infos:
         if show_all or info.path in steps or '.' not in info.path:
             shape = '' if info.problem else f'{info.channels}×{info.height}×{info.width}'
             mark, work = ('*', f'{steps[info.path] / chain.total:6.1%}') if chain and info.path in steps else (' ', '')
             print(f' {mark} {info.path:32} {shape:>14} {work:>7}  {info.problem or "ok"}')
-    return {info.path: info for info in infos}
 
 
 def _propose(chains: Mapping[str, Chain | None], infos: Mapping[str, Mapping[str, TapInfo]],

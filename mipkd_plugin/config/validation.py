@@ -78,7 +78,7 @@ def _failing(test: Test, sizes: Mapping[int, Size], smallest: int, window: int, 
     """Find an image that the model cannot validate on.
 
     Sides of an odd size show whether the network asks for multiples of anything. If it does, one patch is tried for
-    each remainder that the images have; a patch that fails is tried again at the size of its image.
+    each remainder that the images have, and a larger one; a patch that fails is tried again at the size of its image.
 
     Returns:
         Number of the first such image, and why; None without one.
@@ -86,9 +86,10 @@ def _failing(test: Test, sizes: Mapping[int, Size], smallest: int, window: int, 
     edge = max(16, 2 * window)  # padding by reflection asks for a side that is larger than the padding
     modulus, tried = math.lcm(8, window), set[Size]()
     takes_all = not _failure(test, _ODD_SIZE, channels, scale)
-    for index in [smallest, *sizes]:
-        patch = _cut(sizes[index], modulus, edge)
-        if patch in tried or takes_all and min(sizes[index]) >= edge:
+    patches = [(index, edge) for index in [smallest, *sizes]]
+    for index, side in [*patches, (max(sizes, key=lambda index: min(sizes[index])), edge + modulus)]:
+        patch = _cut(sizes[index], modulus, side)
+        if patch in tried or takes_all and min(sizes[index]) >= side:
             continue
         tried.add(patch)
         if _failure(test, patch, channels, scale):
@@ -137,8 +138,9 @@ def _explain(ctx: Context, net: nn.Module, samples: Samples, size: Size, channel
         ctx.add('model_type', f'{ctx.opt["model_type"]} validates without padding, and {subject}', fix=padded[1])
         return
     factors = {window or 2, needed_multiple(net, channels, scale)} - {1}
-    factor = next((f for f in sorted({*_FACTORS, *factors}) if not _failure(test, _multiple(cut, f), channels, scale)
-                   and _failure(test, (f + 1, f + 1), channels, scale)), None)
+    factor = next((f for f in sorted({*_FACTORS, *factors}) if _failure(test, (f + 1, f + 1), channels, scale)
+                   and not any(_failure(test, _multiple(side, f), channels, scale)
+                               for side in (cut, (cut[0] + f, cut[1] + f)))), None)
     if factor is None:
         ctx.add(where, subject, 'fix the arguments of network_g, or remove the image from the data set')
         return

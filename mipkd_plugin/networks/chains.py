@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -15,6 +15,7 @@ _LEAST_SHARE = 0.1
 _LEAST_SCORE = 1.4
 _MUCH_LESS = 0.5
 _MOST = 0.8
+_ONE_LAYER = 'it is a single layer, as no blocks in a row were found that run once each'
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def find_chain(trace: Trace) -> Chain | None:
         if best is not None:
             return best
         if strict:
-            return max(strict, key=_as_one_block)
+            only = max(strict, key=_as_one_block)
+            return only if _as_one_block(only)[0] else replace(only, doubt=_ONE_LAYER)
     return None
 
 
@@ -208,6 +210,12 @@ def _is_but_a_part(chain: Chain, other: Chain) -> bool:
     return chain.span < _MUCH_LESS * other.span or values < theirs and chain.score < 2 / 3 * other.score
 
 
+def _share_inside(trace: Trace, calls: Sequence[Call], outer: Set[int]) -> float:
+    """Share of some calls that lie inside others, given by their ids."""
+    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent)) for call in calls)
+    return inside / len(calls)
+
+
 def _as_one_block(chain: Chain) -> tuple[bool, int]:
     """How good a chain's last call would be as the only tap: a block of several layers, with much work."""
     module = chain.calls[-1].module
@@ -230,7 +238,5 @@ def _is_finer(trace: Trace, chain: Chain, other: Chain) -> bool:
     if len(other.calls) < 3 or other.share < max(0.5, 0.9 * chain.share) or len(other.calls) > len(chain.calls):
         return False
     values, outer = {call.value for call in chain.calls}, {id(call) for call in other.calls}
-    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))
-                 for call in chain.calls)
     ends = len(other.calls) < len(chain.calls) and all(call.value in values for call in other.calls)
-    return ends or inside >= _MOST * len(chain.calls)
+    return ends or _share_inside(trace, chain.calls, outer) >= _MOST

@@ -91,3 +91,22 @@ def test_a_view_that_is_chosen_is_printed(is_student: bool, tmp_path: Path, monk
     assert train(path) == 0
     log, = (tmp_path / 'experiments' / 'tiny').glob('train_*.log')
     assert f'\tFitNetLoss: {pair[0]} <- {pair[1]}\n' in log.read_text()
+
+
+@pytest.mark.parametrize(('role', 'network', 'says'), [
+    ('student', {'type': 'ReturnsMore', 'kind': 'list'}, 'ReturnsMore returns a list of 2: 0: '),
+    ('student', {'type': 'UnnamedWindows', 'split': 5}, 'UnnamedWindows fails on a patch of 3×8×8: RuntimeError: '),
+    ('teacher', {'type': 'UnnamedWindows', 'split': 5}, 'UnnamedWindows fails on a patch of 3×8×8: RuntimeError: ')],
+    ids=['list', 'student fails', 'teacher fails'])
+def test_taps_names_a_network_that_it_cannot_run(role: str, network: dict[str, Any], says: str, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    nets = (network, TEACHERS['EDSR']) if role == 'student' else (TEACHERS['EDSR'], network)
+    path = with_loss(tmp_path, *nets, {'type': 'FitNetLoss', 'taps': 2})
+    assert mipkd_main(['taps', '-opt', str(path)]) == 2
+    printed = capsys.readouterr().err
+    assert f'{role}: {says}' in printed
+    assert f'-> mipkd check -opt {path} says what to write' in printed
+    assert mipkd_main(['check', '-opt', str(path)]) == 2
+    assert '\n   -> write ' in capsys.readouterr().err

@@ -174,6 +174,33 @@ class Padding(Base):
         return self.layers(x)
 
 
+class TwoBlocks(Base):
+    """As few blocks as there are, with more layers in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(Block(WIDTH), Block(WIDTH))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class TwoGroups(Base):
+    """Two groups of five blocks (RCAN with two groups, RRDBNet with two blocks)."""
+
+    class Group(GroupsWithMore.Group):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(*(Block(WIDTH) for _ in range(5)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.Sequential(self.Group(), self.Group())
+
+    def body_of(self, x: Tensor) -> Tensor:
+        return self.groups(x)
+
+
 def paths(*names: str, of: int) -> list[str]:
     return [name.replace('#', str(index)) for index in range(of) for name in names]
 
@@ -185,7 +212,9 @@ TRUNKS: dict[type[nn.Module], tuple[list[str], str]] = {
     Dense: (['B1', 'B2', 'B3', 'B4'], AROUND),
     Guided: (paths('body.#', of=4), AROUND),
     PassesOn: (paths('body.#', of=3), ''),
-    Padding: (paths('layers.#', of=3), '')}
+    Padding: (paths('layers.#', of=3), ''),
+    TwoBlocks: (paths('body.#', of=2), ''),
+    TwoGroups: (paths('groups.#', of=2), '')}
 CASES = pytest.mark.parametrize('make', TRUNKS, ids=lambda make: make.__name__)
 
 
@@ -193,6 +222,19 @@ CASES = pytest.mark.parametrize('make', TRUNKS, ids=lambda make: make.__name__)
 def test_the_trunk_is_what_a_person_would_tap_and_a_doubt_is_said(make: type[nn.Module]) -> None:
     chain = trunk_of(make(), LQ)
     assert (chain.paths, chain.doubt) == TRUNKS[make]
+
+
+def test_a_single_layer_is_a_trunk_in_doubt() -> None:
+    class Repeats(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.fuse = Block(WIDTH), conv(WIDTH, WIDTH)
+
+        def body_of(self, x: Tensor) -> Tensor:
+            return self.fuse(self.block(self.block(self.block(x))))
+
+    chain = trunk_of(Repeats(), LQ)
+    assert chain.doubt == 'it is a single layer, as no blocks in a row were found that run once each'
 
 
 @CASES

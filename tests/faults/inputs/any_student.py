@@ -54,4 +54,10 @@ FROZEN = [
         'requires_grad=False', 'tap modules behind layers that train'), {'type': 'Gated', 'kind': 'frozen'},
         type='FitNetLoss')._replace(remedy=False),
 ]
-CASES = [*SIZES, *META_STEPS, *FROZEN]
+VALIDATION = [
+    BadInput('images of one size alone', 'datasets.val', (
+        'OneSize of network_g cannot run on 0.png of datasets.val (LR 24×24): RuntimeError: ',
+        'fix the arguments of network_g, or remove'), {'network_g': {'type': 'OneSize'}, 'datasets.train.gt_size': 32},
+        remedy=False),
+]
+CASES = [*SIZES, *META_STEPS, *FROZEN, *VALIDATION]
