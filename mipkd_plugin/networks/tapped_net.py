@@ -15,6 +15,7 @@ from mipkd_plugin.networks.features import NetPass, Seen, TapInfo, Watch, first_
 from mipkd_plugin.networks.layouts import Layout, is_ambiguous
 from mipkd_plugin.networks.modes import Mode, calmed
 from mipkd_plugin.networks.reentry import Recorder, Reentry
+from mipkd_plugin.networks.replay import without_reentrant_checkpoints
 from mipkd_plugin.networks.trace import Trace
 from mipkd_plugin.networks.trunk import TapError, nearest, substituted
 from mipkd_plugin.networks.views import View
@@ -205,7 +206,7 @@ class TappedNet:
         self._last = tuple(lq.shape[1:])
         own = lq.clone() if self._copies is not False else lq
         version = own._version
-        with self._watch.watching() as seen, torch.no_grad() if self.frozen else nullcontext():
+        with self._watch.watching() as seen, (torch.no_grad() if self.frozen else without_reentrant_checkpoints()):
             output = self.execution.run(runner, own)
         if self._copies is None:
             self._copies = own._version != version
