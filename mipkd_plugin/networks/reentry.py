@@ -78,13 +78,15 @@ class Recorder:
         """The run has ended; its answers live as long as the pass."""
         answers, self._now = self._now, None
         if run is not None and answers:
-            alive = [entry for entry in self._passes if entry[1]() is not None]
-            self._passes = [*alive, (weakref.ref(lq), weakref.ref(run), answers)][-_REMEMBERED:]
+            self._passes = [*self._passes, (weakref.ref(lq), weakref.ref(run, self._drop), answers)][-_REMEMBERED:]
 
     def of(self, lq: Tensor) -> dict[Key, Answer]:
         """Answers of the run over these very images; empty if there is none."""
-        return next((answers for images, run, answers in reversed(self._passes)
-                     if images() is lq and run() is not None), {})
+        return next((answers for images, _, answers in reversed(self._passes)
+                     if images() is lq), {})
+
+    def _drop(self, run: weakref.ref[NetPass]) -> None:
+        self._passes = [entry for entry in self._passes if entry[1] is not run]
 
     def close(self) -> None:
         """Remove the hooks."""

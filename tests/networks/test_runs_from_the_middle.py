@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
-from stand_ins import SCALE, Net, conv
+from stand_ins import Dense, Net, conv
 from torch import Tensor, nn
 
+from mipkd_plugin.networks.dataflow import traced
 from mipkd_plugin.networks.inspection import settle
 from mipkd_plugin.networks.tapped_net import TappedNet
 
@@ -42,3 +45,33 @@ def test_what_does_not_see_the_images_is_run_again() -> None:
         assert settle(tapped, LQ, ['body.0', 'body.2']) == ''
         run = tapped(LQ)
         assert tapped.finish(LQ, 'body.0', run.features['body.0']).equal(run.output)
+
+
+def test_answers_live_as_long_as_the_pass() -> None:
+    with TappedNet(Dense(), ['B2', 'B4']) as tapped:
+        tapped.prepare(LQ, ['B2', 'B4'])
+        run = tapped(LQ)
+        answers = [weakref.ref(answer.output) for answer in tapped._recorder.of(LQ).values()]
+        assert len(answers) == 4
+        tapped.finish(LQ, 'B4', run.features['B4']).mean().backward()
+        assert all(answer() is not None for answer in answers)
+        del run
+        assert not any(answer() is not None for answer in answers)
+
+
+class Unseen(Net):
+    """Makes tensors behind PyTorch's back, in memory that a feature has had before."""
+
+    def trunk(self, x: Tensor) -> Tensor:
+        for block in self.body:
+            features = [block(x) for _ in range(4)]
+            x = features.pop()
+            del features
+            x = x + torch.frombuffer(bytearray(4), dtype=torch.float32)
+        return x
+
+
+def test_memory_that_is_used_again_is_not_taken_for_what_was_there_before() -> None:
+    trace = traced(Unseen(), LQ[:1])
+    joined = [sources for sources, maker in zip(trace.sources, trace.makers) if maker == 0 and len(sources) > 1]
+    assert len(joined) == 1  # the skip around the trunk
