@@ -38,8 +38,8 @@ class Plan:
     recorded: frozenset[Key]
 
 
-class ReachedError(Exception):
-    """The module that ends a run has answered.
+class ReachedError(BaseException):
+    """The module that ends a run has answered; no ``except Exception`` of a network catches it.
 
     Attributes:
         output: What it returned.

@@ -13,7 +13,7 @@ from stand_ins import ChannelsLast, FilledLists, Pairs, UShape, WritingInEval
 from torch import nn
 from training import train, write_options
 
-from mipkd_plugin.networks.reentry import Recorder
+from mipkd_plugin.networks.answers import Recorder
 
 Make = Callable[..., dict[str, Any]]
 NETWORKS = (ChannelsLast, FilledLists, Pairs, UShape, WritingInEval)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import pytest
 import torch
 from stand_ins import Dense, Net, conv
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mipkd_plugin.networks.dataflow import traced
 from mipkd_plugin.networks.inspection import settle
 from mipkd_plugin.networks.tapped_net import TappedNet
+from mipkd_plugin.networks.trunk import TapError
 
 LQ = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -75,3 +77,40 @@ def test_memory_that_is_used_again_is_not_taken_for_what_was_there_before() -> N
     trace = traced(Unseen(), LQ[:1])
     joined = [sources for sources, maker in zip(trace.sources, trace.makers) if maker == 0 and len(sources) > 1]
     assert len(joined) == 1  # the skip around the trunk
+
+
+class Careful(Net):
+    """Goes on without its blocks where they fail."""
+
+    def trunk(self, x: Tensor) -> Tensor:
+        try:
+            return self.body(x)
+        except Exception:  # noqa: BLE001
+            return x
+
+
+def test_a_network_that_catches_errors() -> None:
+    with TappedNet(Careful(), ['body.0', 'body.2'], frozen=True) as tapped:
+        run = tapped(LQ)
+        assert tapped.segment(run.features['body.0'], 'body.0', 'body.2', LQ).equal(run.features['body.2'])
+
+
+class Leaping(Net):
+    """Leaves out blocks."""
+
+    leaps = False
+
+    def trunk(self, x: Tensor) -> Tensor:
+        for block in self.body[:1 if self.leaps else None]:
+            x = block(x)
+        return x
+
+
+def test_a_module_that_does_not_run_is_no_image() -> None:
+    net = Leaping()
+    with TappedNet(net, ['body.0', 'body.2'], frozen=True) as tapped:
+        run = tapped(LQ)
+        tapped.prepare(LQ, ['body.0', 'body.2'])
+        net.leaps = True
+        with pytest.raises(TapError, match=r"'body.2' of Leaping did not run after 'body.0'"):
+            tapped.segment(run.features['body.0'], 'body.0', 'body.2', LQ)
