@@ -13,7 +13,6 @@ from torch.nn.parameter import is_lazy
 
 from mipkd_plugin.losses.base import DistillationLoss, LossError
 from mipkd_plugin.losses.inner_step import HalfBatchError
-from mipkd_plugin.networks.replay import without_checkpoints
 from mipkd_plugin.networks.step import NetPair, Step
 from mipkd_plugin.networks.views import View
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -67,8 +66,7 @@ def _tried(loss: DistillationLoss, nets: NetPair, shape: Sequence[int], scale: i
     """What is wrong with the terms of a loss in steps over random batches, or ''."""
     device = next(nets.student.net.parameters()).device
     problem, reached = '', set[str]()
-    # a re-entrant gradient checkpoint takes backward() alone, and single gradients are looked at here
-    with random_numbers_restored([device] if device.type == 'cuda' else []), without_checkpoints():
+    with random_numbers_restored([device] if device.type == 'cuda' else []):
         generator = torch.Generator().manual_seed(0)
         for iteration in (math.lcm(ITERATIONS[0], loss.due_every), *ITERATIONS[1:]):
             lq = torch.rand(size, *shape, generator=generator).to(device)

@@ -130,7 +130,7 @@ class DistillMixin(StudentMixin):
     def _distill(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
         """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
         samples = self.schedule.samples(len(self.lq))
-        lq = self.lq[:samples]
+        lq = self.lq if samples >= len(self.lq) else self.lq[:samples]  # itself: the student's answers belong to it
         teacher = None if self.cache is None else self.cache(lq, self.crops)
         plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
                               lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher)

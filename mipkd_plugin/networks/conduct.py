@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mipkd_plugin.networks.dataflow import smooth_images
 from mipkd_plugin.networks.features import first_tensor
 from mipkd_plugin.networks.modes import buffers_restored, calmed, evaluating
+from mipkd_plugin.networks.replay import without_reentrant_checkpoints
 from mipkd_plugin.networks.tapped_net import TappedNet
 from mipkd_plugin.networks.views import View
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -140,7 +141,7 @@ def in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
 
 def _in_training(net: nn.Module, lq: Tensor, taps: Sequence[str]) -> Training:
     paths = dict.fromkeys(View.of(tap).path for tap in taps)
-    with training(net, lq.device), torch.enable_grad(), _recorded(net, paths) as seen:
+    with training(net, lq.device), torch.enable_grad(), without_reentrant_checkpoints(), _recorded(net, paths) as seen:
         images = smooth_images(lq[:1].expand(2, -1, -1, -1))
         drawn = Draws(images.device)
         output = net(images)

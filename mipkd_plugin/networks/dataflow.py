@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -82,8 +83,9 @@ def tensors_in(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+def _memory(tensor: Tensor) -> StorageWeakRef:
+    """What stands for a tensor's memory. As long as it is kept, no other memory gets the same one."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _shaped(leaf: object) -> object:
@@ -96,7 +98,7 @@ class _Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, trace: Trace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
-        self.holds: dict[int, int] = {}
+        self.holds: dict[StorageWeakRef, int] = {}
         self.stack: list[int] = []
         self.work = 0
         self._pauses = False
@@ -114,8 +116,6 @@ class _Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if self._pauses:
             return func(*args, **kwargs)
-        if func._overloadpacket.__name__ == 'lift_fresh':  # of a tensor that was made unseen
-            self.holds.pop(_memory(args[0]), None)
         inputs = tensors_in((args, kwargs))
         memories = {_memory(tensor) for tensor in inputs}
         sources = tuple(sorted({self.holds[memory] for memory in memories if memory in self.holds}))
@@ -141,7 +141,7 @@ class _Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.makers.append(self.stack[-1] if self.stack else -1)
         return len(self.trace.sources) - 1
 
-    def _write(self, memory: int, sources: tuple[int, ...]) -> None:
+    def _write(self, memory: StorageWeakRef, sources: tuple[int, ...]) -> None:
         before = self.holds.get(memory)
         if before is not None:
             self.trace.overwritten.add(before)

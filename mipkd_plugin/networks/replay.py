@@ -13,6 +13,7 @@ from torch.utils import checkpoint
 from torch.utils._pytree import tree_map
 
 from mipkd_plugin.networks.trace import Shaped, Trace
+from mipkd_plugin.utils.replacing import replaced
 
 Key = tuple[str, int]
 """Module path, and which of its calls."""
@@ -37,8 +38,8 @@ class Plan:
     recorded: frozenset[Key]
 
 
-class ReachedError(Exception):
-    """The module that ends a run has answered.
+class ReachedError(BaseException):
+    """The module that ends a run has answered; no ``except Exception`` of a network catches it.
 
     Attributes:
         output: What it returned.
@@ -67,7 +68,7 @@ def plan(trace: Trace, after: str, until: str | None = None, *, records: bool = 
     around = set(trace.ancestors(number))
     before = {index for index, call in enumerate(trace.calls) if index < number and index not in around
               and call.end <= start.begin and (call.parent in around or call.parent == -1) and call.path
-              and not call.passes}
+              and call.value is not None and not call.passes}  # what does not see the images is run: it may be needed
 
     def answered(value: int) -> int | None:
         """The call before ``after`` in which a value was made."""
@@ -78,9 +79,7 @@ def plan(trace: Trace, after: str, until: str | None = None, *, records: bool = 
     cost = sum(trace.calls[index].own_work for index in needed)
     recorded: set[int] = set()
     if records and cost > _CHEAP * trace.work:
-        recorded = {index for index in _makers(trace, goal, stops, answered, into=False)
-                    if trace.calls[index].value is not None}
-        needed = recorded
+        needed = recorded = _makers(trace, goal, stops, answered, into=False)
     key = {index: (trace.calls[index].path, trace.calls[index].number) for index in before}
     return Plan(after, until, frozenset(key[index] for index in before - needed),
                 frozenset(key[index] for index in recorded))
@@ -181,6 +180,15 @@ def _nothing_saved(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
+class _NotReentrant:
+    """Takes the place of PyTorch's re-entrant checkpoint function: the kind that is not re-entrant."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        """Call the function."""
+        return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
+
+
 _CHECKPOINTS: dict[str, Any] = {
     'CheckpointFunction': _Through, '_checkpoint_without_reentrant_generator': _nothing_saved,
     '_checkpoint_without_reentrant_generator_impl': _nothing_saved}  # the last two: before and since PyTorch 2.14
@@ -189,11 +197,15 @@ _CHECKPOINTS: dict[str, Any] = {
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
     """Inside the block gradient checkpointing keeps all tensors: what it runs again would miss our answers."""
-    own = {name: getattr(checkpoint, name) for name in _CHECKPOINTS if hasattr(checkpoint, name)}
-    try:
-        for name in own:
-            setattr(checkpoint, name, _CHECKPOINTS[name])
+    with replaced(checkpoint, _CHECKPOINTS):
         yield
-    finally:
-        for name, value in own.items():
-            setattr(checkpoint, name, value)
+
+
+@contextmanager
+def without_reentrant_checkpoints() -> Iterator[None]:
+    """Inside the block gradient checkpointing is never re-entrant: modules inside it then return tensors with gradient.
+
+    A re-entrant one runs its modules without gradient first, and what a hook sees of them trains nothing.
+    """
+    with replaced(checkpoint, {'CheckpointFunction': _NotReentrant}):
+        yield

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mipkd_plugin.networks.answers import Recorder
 from mipkd_plugin.networks.dataflow import smooth_images
 from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.features import NetPass, Seen, TapInfo, Watch, first_tensor, inspect_tap
 from mipkd_plugin.networks.layouts import Layout, is_ambiguous
 from mipkd_plugin.networks.modes import Mode, calmed
-from mipkd_plugin.networks.reentry import Recorder, Reentry
+from mipkd_plugin.networks.reentry import Reentry
+from mipkd_plugin.networks.replay import without_reentrant_checkpoints
 from mipkd_plugin.networks.trace import Trace
 from mipkd_plugin.networks.trunk import TapError, nearest, substituted
 from mipkd_plugin.networks.views import View
@@ -205,7 +207,7 @@ class TappedNet:
         self._last = tuple(lq.shape[1:])
         own = lq.clone() if self._copies is not False else lq
         version = own._version
-        with self._watch.watching() as seen, torch.no_grad() if self.frozen else nullcontext():
+        with self._watch.watching() as seen, (torch.no_grad() if self.frozen else without_reentrant_checkpoints()):
             output = self.execution.run(runner, own)
         if self._copies is None:
             self._copies = own._version != version
@@ -246,8 +248,7 @@ class TappedNet:
         feature = first_tensor(seen[0][0]) if len(seen) == 1 else None
         if feature is None or not is_ambiguous(tuple(feature.shape), tuple(lq.shape)):
             return ''
-        layout = self.trace(lq).call(path).layout
-        return '' if layout is None else layout.kind
+        return str(getattr(self.trace(lq).call(path).layout, 'kind', ''))
 
     def _as_map(self, path: str, seen: list[tuple[Any, int | None]], lq: Tensor) -> Tensor:
         known = self.infos[path].layout if path in self.infos else ''

@@ -13,6 +13,8 @@ from stand_ins import ChannelsLast, FilledLists, Pairs, UShape, WritingInEval
 from torch import nn
 from training import train, write_options
 
+from mipkd_plugin.networks.answers import Recorder
+
 Make = Callable[..., dict[str, Any]]
 NETWORKS = (ChannelsLast, FilledLists, Pairs, UShape, WritingInEval)
 
@@ -44,6 +46,19 @@ def test_it_trains_and_validates(network: type[nn.Module], role: str, train_opti
     opt = options(train_options, role, network, tmp_path)
     opt['val']['val_freq'] = 2
     assert train(write_options(opt, tmp_path / 'x.yml')) == 0
+
+
+def test_what_the_student_has_computed_is_not_computed_again(train_options: Make, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    own = Recorder.of
+    monkeypatch.setattr(Recorder, 'of', lambda self, lq: found.append(len(own(self, lq))) or own(self, lq))
+    opt = options(train_options, 'student', FilledLists, tmp_path)
+    opt['train']['distill_opt']['route_probability'] = 1.0
+    opt['train']['total_iter'] = 1
+    assert train(write_options(opt, tmp_path / 'x.yml')) == 0
+    assert len(found) > 2
+    assert all(found[-2:])
 
 
 @pytest.mark.parametrize('network', [FilledLists, Pairs], ids=lambda network: network.__name__)

@@ -79,6 +79,19 @@ def test_gradient_checkpoints_give_the_right_gradient(use_reentrant: bool) -> No
         torch.testing.assert_close(plain, checkpointed, rtol=0, atol=0)
 
 
+def test_features_inside_a_reentrant_checkpoint_train_the_student() -> None:
+    """Such a checkpoint runs its modules without gradient first: what a hook sees of them would train nothing."""
+    gradients = []
+    for use_reentrant in (False, True):
+        torch.manual_seed(0)
+        net = Checkpointed()
+        net.use_reentrant = use_reentrant
+        with TappedNet(net, ['body.0', 'body.2']) as tapped:
+            sum(feature.square().mean() for feature in tapped(LQ).features.values()).backward()
+        gradients.append([parameter.grad for parameter in net.body[:3].parameters()])
+    assert all(a is not None and b is not None and a.equal(b) for a, b in zip(*gradients))
+
+
 def test_a_frozen_network_that_eval_mode_cuts_off_is_calm_and_stays_so() -> None:
     net = WritingInEval()
     net.add_module('drop', nn.Dropout(0.5))
