@@ -122,7 +122,8 @@ class Reentry:
             forward = self.net.get_submodule(after).forward
             return {(after, 0): lambda *args, **kwargs: with_first(forward(*args, **kwargs), native)}
         given: dict[Key, Callable[..., Any]] = {
-            (path, number): _Blank(trace.call(path, number).output, len(lq)) for path, number in made.blank}
+            key: _Blank(trace.call(*key).output, len(lq), trace.call(*key).value in trace.overwritten)
+            for key in made.blank}
         given.update({key: answers[key] for key in made.recorded})
         given[after, 0] = own.with_first(native) if own else lambda *args, **kwargs: with_first(call.output, native)
         return given
@@ -134,14 +135,17 @@ def _returns_more(call: Call) -> bool:
 
 
 class _Blank:
-    """An answer of zeros."""
+    """An answer of zeros, with memory of their own where the network writes into them (``res += x``)."""
 
-    def __init__(self, output: object, samples: int) -> None:
+    def __init__(self, output: object, samples: int, written: bool) -> None:
         self.output = output
         self.samples = samples
+        self.written = written
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return blank(self.output, self.samples, _SAMPLES)
+        zeros = blank(self.output, self.samples, _SAMPLES)
+        return tree_map(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf,
+                        zeros) if self.written else zeros
 
 
 def _reaching(module: nn.Module) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from mipkd_plugin.networks.chains import Chain, find_chain
 from mipkd_plugin.networks.dataflow import smooth_images, traced_surely
 from mipkd_plugin.networks.modes import calmed, evaluating
+from mipkd_plugin.networks.views import View
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
 
 
@@ -110,7 +111,10 @@ def missing_taps(taps: Sequence[Sequence[str]], student: nn.Module, teacher: nn.
         paths = [pair[side] for pair in taps]
         for path in paths:
             if path not in names:
-                problems.append(f'tap {path!r} does not exist in the {role} {type(net).__name__}{nearest(path, names)}')
+                module = View.of(path).path
+                hint = f'; write {module!r} alone: how it is shown is chosen for its pair' if module in names else (
+                    nearest(path, names))
+                problems.append(f'tap {path!r} does not exist in the {role} {type(net).__name__}{hint}')
         twice = sorted({path for path in paths if paths.count(path) > 1})
         problems += [f'tap {path!r} of the {role} is given twice' for path in twice]
     return problems

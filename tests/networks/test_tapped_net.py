@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mipkd_plugin.networks.inspection import reentry_problem
 from mipkd_plugin.networks.probing import list_taps
 from mipkd_plugin.networks.tapped_net import TappedNet
-from mipkd_plugin.networks.trunk import TapError
+from mipkd_plugin.networks.trunk import TapError, missing_taps
 
 NETWORKS = {**TEACHERS, 'MSRResNet': {'type': 'MSRResNet', 'num_feat': 8, 'num_block': 5, 'upscale': 2},
             'RRDBNet_x2': {**TEACHERS['RRDBNet'], 'scale': 2}}
@@ -352,3 +352,17 @@ def test_a_closed_net_cannot_be_reentered() -> None:
     for call in (lambda: tapped.segment(feature, 'body.0', 'body.1'), lambda: tapped.finish(lq, 'body.0', feature)):
         with pytest.raises(RuntimeError, match='was closed'):
             call()
+
+
+def test_a_feature_reenters_behind_a_sum_that_is_made_in_place() -> None:
+    torch.manual_seed(0)
+    net, lq = build_network(TEACHERS['EDSR']), torch.rand(2, 3, 8, 8)
+    with TappedNet(net, ['upsample']) as tapped:
+        run = tapped(lq)
+        assert tapped.finish(lq, 'upsample', run.features['upsample']).equal(run.output)
+
+
+def test_the_name_of_a_view_is_no_tap_and_its_module_is_named() -> None:
+    net = build_network(TEACHERS['EDSR'])
+    problem, = missing_taps([['body.0', 'body.1 unshuffled 2']], net, net)
+    assert problem.endswith("; write 'body.1' alone: how it is shown is chosen for its pair")
