@@ -122,7 +122,7 @@ def find_chain(trace: Trace) -> Chain | None:
             return best
         if strict:
             only = max(strict, key=_as_one_block)
-            return only if _as_one_block(only)[0] else replace(only, doubt=_ONE_LAYER)
+            return replace(only, doubt=_ONE_LAYER) if len(only.calls) < 3 and not _as_one_block(only)[0] else only
     return None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mipkd_plugin.networks.answers import Answer, Recorder
 from mipkd_plugin.networks.dataflow import smooth_images, traced_surely
@@ -24,7 +25,7 @@ from mipkd_plugin.networks.trace import Call, Trace, shapes_in
 from mipkd_plugin.networks.trunk import TapError
 from mipkd_plugin.networks.way import Way
 
-_SAMPLES = 2
+_SAMPLES = 3
 
 
 class Reentry:
@@ -41,18 +42,18 @@ class Reentry:
         self.net = net
         self.recorder = recorder
         self._run = run
-        self._traces: dict[tuple[int, ...], Trace] = {}
+        self._traces: dict[tuple[object, ...], Trace] = {}
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._ways: dict[tuple[object, ...], Way] = {}
 
     def trace(self, lq: Tensor) -> Trace:
         """A traced run over images of the size of ``lq`` (N, C, H, W)."""
-        size = tuple(lq.shape[1:])
-        if size not in self._traces:
+        size, key = tuple(lq.shape[1:]), _size_of(lq)
+        if key not in self._traces:
             with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
                 images = smooth_images(lq[:1].detach().expand(_SAMPLES, *size))
-                self._traces[size] = self._run(images, lambda x: traced_surely(self.net, x))
-        return self._traces[size]
+                self._traces[key] = self._run(images, lambda x: traced_surely(self.net, x))
+        return self._traces[key]
 
     def forget(self) -> None:
         """The network has changed: all traced runs are made again."""
@@ -62,14 +63,14 @@ class Reentry:
 
     def way(self, lq: Tensor, after: str, until: str | None) -> Way:
         """The way from one tap to another one, or to the image, for images of the size of ``lq``."""
-        key = (tuple(lq.shape[1:]), after, until)
+        key = (_size_of(lq), after, until)
         if key not in self._ways:
             self._ways[key] = Way(self.trace(lq), after, until)
         return self._ways[key]
 
     def plan(self, lq: Tensor, after: str, until: str | None, records: bool = True) -> Plan:
         """The plan to run from ``after`` to ``until``; what it wants to be recorded will be, from the next run on."""
-        key = (tuple(lq.shape[1:]), after, until, records)
+        key = (_size_of(lq), after, until, records)
         if key not in self._plans:
             trace = self.trace(lq)
             self._plans[key] = made = plan(trace, after, until, records=records)
@@ -132,6 +133,11 @@ class Reentry:
 def _returns_more(call: Call) -> bool:
     """Whether a module gives more than its feature."""
     return call.fills or len(shapes_in(call.output)) > 1
+
+
+def _size_of(lq: Tensor) -> tuple[object, ...]:
+    """What plans depend on: the size of images, and where they are."""
+    return (*lq.shape[1:], lq.device)
 
 
 class _Blank:

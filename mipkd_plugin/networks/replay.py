@@ -79,7 +79,9 @@ def plan(trace: Trace, after: str, until: str | None = None, *, records: bool = 
     cost = sum(trace.calls[index].own_work for index in needed)
     recorded: set[int] = set()
     if records and cost > _CHEAP * trace.work:
-        needed = recorded = _makers(trace, goal, stops, answered, into=False)
+        makers = _makers(trace, goal, stops, answered, into=False)
+        if not any(trace.calls[index].value in trace.overwritten for index in makers):  # a record would change too
+            needed = recorded = makers
     key = {index: (trace.calls[index].path, trace.calls[index].number) for index in before}
     return Plan(after, until, frozenset(key[index] for index in before - needed),
                 frozenset(key[index] for index in recorded))

@@ -302,3 +302,50 @@ def test_a_layout_that_only_one_size_gives_stays_a_guess() -> None:
     layout = traced_surely(Square(), lq).call('body.1').layout
     assert layout is not None
     assert layout.kind == 'last'
+
+
+class PerChannel(Base):
+    """A table that depends on the images, of an even number of rows, and none for each image."""
+
+    class Table(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().mean((0, 2, 3)).view(4, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = self.Table()
+        self.body = nn.Sequential(Block(WIDTH), Block(WIDTH), Block(WIDTH))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        return self.body(x * (1 + 0 * self.table(x).view(1, 8, 1, 1)))
+
+
+@pytest.mark.parametrize('samples', [1, 2, 3, 4, 6])
+def test_what_has_no_batch_dimension_keeps_its_shape(samples: int) -> None:
+    lq = torch.rand(samples, 3, 8, 12)
+    with TappedNet(PerChannel(), ['body.1'], frozen=True) as tapped:
+        run = tapped(lq)
+        assert tapped.finish(lq, 'body.1', run.features['body.1']).equal(run.output)
+
+
+class LateChange(Base):
+    """What much work has made is used at the end, and changed in place before (by the blocks that re-enter too)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(Block(WIDTH), Block(WIDTH), Block(WIDTH))
+        self.body = nn.Sequential(Block(WIDTH), Block(WIDTH), Block(WIDTH))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        first = self.before(x)
+        found = self.body(first + 0)
+        first += 1
+        return found + first
+
+
+def test_an_answer_that_is_changed_in_place_later_is_made_again() -> None:
+    with TappedNet(LateChange(), ['body.1'], frozen=True) as tapped:
+        tapped.prepare(LQ, ['body.1'])
+        run = tapped(LQ)
+        for _ in range(3):
+            assert tapped.finish(LQ, 'body.1', run.features['body.1']).equal(run.output)
