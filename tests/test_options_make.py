@@ -66,7 +66,10 @@ def test_made_anew_the_files_stay_as_they_are(make: ModuleType, tmp_path: Path) 
 
 def test_no_file_of_the_family_is_left_out(make: ModuleType) -> None:
     named = re.compile(r'(train|test)_(MiPKD|KRNet)_[A-Za-z0-9]+_x\d+\.yml')
-    assert sorted(path.name for path in OPTIONS.iterdir() if named.fullmatch(path.name)) == sorted(make.family())
+    by_hand = {'train_MiPKD_SPAN_x4.yml', 'train_MiPKD_SAFMN_x4.yml'}  # networks of spandrel
+    found = {path.name for path in OPTIONS.iterdir() if named.fullmatch(path.name)}
+    assert sorted(found - by_hand) == sorted(make.family())
+    assert by_hand <= found
     marked = [path.name for path in OPTIONS.glob('*.yml') if 'options/make.py' in path.read_text(encoding='utf-8')]
     assert sorted(marked) == sorted(make.family())
 

@@ -89,7 +89,7 @@ def _memory(tensor: Tensor) -> StorageWeakRef:
 
 
 def _shaped(leaf: object) -> object:
-    return Shaped(tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+    return Shaped(tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
 class _Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -92,7 +92,7 @@ def layout_of(feature: Tensor, lq: tuple[int, ...], known: str = '') -> Layout |
         The layout, or None: it is none of those above.
     """
     found = [layout for layout in _possible(tuple(feature.shape), lq) if known in ('', layout.kind)]
-    if len(found) < 2:
+    if len(found) < 2 or feature.is_meta:
         return found[0] if found else None
     rough = [_roughness(layout.to_map(feature)) for layout in found]
     smoothest = min(range(len(found)), key=rough.__getitem__)

@@ -42,18 +42,18 @@ class Reentry:
         self.net = net
         self.recorder = recorder
         self._run = run
-        self._traces: dict[tuple[object, ...], Trace] = {}
+        self._traces: dict[tuple[int, ...], Trace] = {}
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._ways: dict[tuple[object, ...], Way] = {}
 
     def trace(self, lq: Tensor) -> Trace:
         """A traced run over images of the size of ``lq`` (N, C, H, W)."""
-        size, key = tuple(lq.shape[1:]), _size_of(lq)
-        if key not in self._traces:
+        size = tuple(lq.shape[1:])
+        if size not in self._traces:
             with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
                 images = smooth_images(lq[:1].detach().expand(_SAMPLES, *size))
-                self._traces[key] = self._run(images, lambda x: traced_surely(self.net, x))
-        return self._traces[key]
+                self._traces[size] = self._run(images, lambda x: traced_surely(self.net, x))
+        return self._traces[size]
 
     def forget(self) -> None:
         """The network has changed: all traced runs are made again."""
@@ -63,14 +63,14 @@ class Reentry:
 
     def way(self, lq: Tensor, after: str, until: str | None) -> Way:
         """The way from one tap to another one, or to the image, for images of the size of ``lq``."""
-        key = (_size_of(lq), after, until)
+        key = (tuple(lq.shape[1:]), after, until)
         if key not in self._ways:
             self._ways[key] = Way(self.trace(lq), after, until)
         return self._ways[key]
 
     def plan(self, lq: Tensor, after: str, until: str | None, records: bool = True) -> Plan:
         """The plan to run from ``after`` to ``until``; what it wants to be recorded will be, from the next run on."""
-        key = (_size_of(lq), after, until, records)
+        key = (tuple(lq.shape[1:]), after, until, records)
         if key not in self._plans:
             trace = self.trace(lq)
             self._plans[key] = made = plan(trace, after, until, records=records)
@@ -123,7 +123,7 @@ class Reentry:
             forward = self.net.get_submodule(after).forward
             return {(after, 0): lambda *args, **kwargs: with_first(forward(*args, **kwargs), native)}
         given: dict[Key, Callable[..., Any]] = {
-            key: _Blank(trace.call(*key).output, len(lq), trace.call(*key).value in trace.overwritten)
+            key: _Blank(trace.call(*key).output, lq, trace.call(*key).value in trace.overwritten)
             for key in made.blank}
         given.update({key: answers[key] for key in made.recorded})
         given[after, 0] = own.with_first(native) if own else lambda *args, **kwargs: with_first(call.output, native)
@@ -135,21 +135,16 @@ def _returns_more(call: Call) -> bool:
     return call.fills or len(shapes_in(call.output)) > 1
 
 
-def _size_of(lq: Tensor) -> tuple[object, ...]:
-    """What plans depend on: the size of images, and where they are."""
-    return (*lq.shape[1:], lq.device)
-
-
 class _Blank:
     """An answer of zeros, with memory of their own where the network writes into them (``res += x``)."""
 
-    def __init__(self, output: object, samples: int, written: bool) -> None:
+    def __init__(self, output: object, lq: Tensor, written: bool) -> None:
         self.output = output
-        self.samples = samples
+        self.lq = lq
         self.written = written
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        zeros = blank(self.output, self.samples, _SAMPLES)
+        zeros = blank(self.output, _SAMPLES, self.lq)
         return tree_map(lambda leaf: leaf.contiguous() if isinstance(leaf, Tensor) else leaf,
                         zeros) if self.written else zeros
 

@@ -142,15 +142,15 @@ def _counting(forward: Callable[..., Any], answers: Mapping[int, Callable[..., A
     return answer
 
 
-def blank(output: object, samples: int, of: int) -> object:
-    """An output of the shapes of a traced run, all zeros, for another number of images; it takes no memory."""
+def blank(output: object, of: int, like: Tensor) -> object:
+    """An output of the shapes of a run over ``of`` images, all zeros, for images ``like``; it takes no memory."""
     def zeros(leaf: object) -> object:
         if not isinstance(leaf, Shaped):
             return leaf
         shape = leaf.shape
         if shape and shape[0] % of == 0:
-            shape = (shape[0] // of * samples, *shape[1:])
-        return torch.zeros((), dtype=leaf.dtype, device=leaf.device).expand(shape)
+            shape = (shape[0] // of * len(like), *shape[1:])
+        return torch.zeros((), dtype=leaf.dtype, device=like.device).expand(shape)
 
     return tree_map(zeros, output)
 

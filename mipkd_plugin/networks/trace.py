@@ -20,12 +20,10 @@ class Shaped:
     Attributes:
         shape: Its shape.
         dtype: Its type.
-        device: Where it was.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass
