@@ -22,6 +22,7 @@ from training import train, write_options
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.compare.logs import read_history
+from mipkd_plugin.models import DistillModel, guard
 from mipkd_plugin.utils import locks, stopping
 from mipkd_plugin.utils.locks import TakenError, alone, run_lock
 from mipkd_plugin.utils.stopping import Stop, Stopped, listening
@@ -334,6 +335,20 @@ def test_an_image_that_breaks_during_a_run(options: dict[str, Any], work: Path, 
     assert message.endswith('   -> Then go on with: basicsr train -opt x.yml --auto_resume\n')
     log = next(Path('experiments/tiny').glob('train_*.log')).read_text(encoding='utf-8')
     assert 'breaks off after iteration 6' in log
+
+
+def test_the_pipe_of_a_data_worker_that_dies(work: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    def reset(*args: Any) -> None:
+        raise ConnectionResetError(104, 'Connection reset by peer')
+
+    def said(seconds: float) -> None:
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+
+    monkeypatch.setattr(DistillModel, 'optimize_parameters', reset)
+    monkeypatch.setattr(guard.time, 'sleep', said)
+    assert train(work) == 1
+    assert 'a data worker has died, most often because the memory is full' in capsys.readouterr().err
 
 
 def test_a_data_worker_that_dies(options: dict[str, Any], work: Path) -> None:

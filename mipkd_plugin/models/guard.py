@@ -5,6 +5,7 @@ The model's class is left as it is; the guard replaces methods of the one model 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from mipkd_plugin.utils.errors import MipkdError, is_lost_worker, reason
 from mipkd_plugin.utils.random_numbers import random_states, restore_random_states
 from mipkd_plugin.utils.replacing import replaced
 from mipkd_plugin.utils.stopping import Stop, Stopped, name_of
+
+_UNTIL_SAID = 1.0
 
 
 class BrokenOffError(MipkdError):
@@ -230,6 +233,12 @@ def guarded(pipeline: ModuleType, stop: Stop, go_on: str = '') -> Iterator[None]
         with replaced(pipeline, {'build_model': build_model,
                                  'create_train_val_dataloader': create_train_val_dataloader}):
             yield
+    except (ConnectionRefusedError, ConnectionResetError, EOFError):  # the pipe of a data worker that has just died
+        try:
+            time.sleep(_UNTIL_SAID)  # a signal handler of PyTorch says so
+        except RuntimeError as error:
+            guard.refuse_lack(error)
+        raise
     except RuntimeError as error:
         refuse_death(guard.peers, error)
         guard.refuse_lack(error)
