@@ -19,6 +19,7 @@ from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, 
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
+from mipkd_plugin.config.tap_problems import add_bind_problems, check_names_of_taps
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
 from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
@@ -28,7 +29,6 @@ from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.outputs import OutputError
 from mipkd_plugin.networks.step import NetPair
-from mipkd_plugin.networks.trunk import missing_taps
 from mipkd_plugin.utils.bounds import TooLargeError
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash, reason
 
@@ -97,7 +97,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         if all(sizes_fit):
             _fit(ctx, built, shape, trial)
         else:
-            _check_names_of_taps(ctx, built)
+            check_names_of_taps(ctx, built.losses, built.student, built.teacher)
     if trial and all(sizes_fit) and (not ctx.distills or built.losses and not ctx.problems):
         check_use(ctx, nets)
     return built
@@ -152,7 +152,7 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     try:
         nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed, notes)
     except BindError as error:
-        _add_bind_problems(ctx, list(losses), error)
+        add_bind_problems(ctx, list(losses), error)
         return
     except OutputError as error:
         _add_other_output(ctx, error, shape)
@@ -228,31 +228,3 @@ def _try(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair,
 def _add_other_output(ctx: Context, error: OutputError, shape: tuple[int, int, int]) -> None:
     height, width = ((ctx.scale or 1) * side for side in shape[1:])
     add_output_problem(ctx, 'network_g', error, (shape[0], height, width))
-
-
-def _check_names_of_taps(ctx: Context, built: Built) -> None:
-    """The networks do not fit, but taps that do not exist can be named all the same."""
-    if built.student is None or built.teacher is None:
-        return
-    for where, loss in built.losses.items():
-        if loss.taps is not None and not isinstance(loss.taps, int):
-            for problem in missing_taps(loss.taps, built.student, built.teacher):
-                ctx.add(f'{where}.taps', problem, _list_taps(ctx))
-
-
-def _add_bind_problems(ctx: Context, places: list[str], error: BindError) -> None:
-    for problem in error.problems:
-        if problem.loss is None:
-            ctx.add('network_g' if problem.role == 'student' else 'teacher.network', problem.what, problem.remedy)
-        elif problem.options:
-            ctx.add(f'{places[problem.loss]}.taps', problem.what, problem.remedy, {
-                f'{places[problem.loss]}.{name}': value for name, value in problem.options})
-        elif problem.about_taps:
-            ctx.add(f'{places[problem.loss]}.taps', problem.what.removeprefix('taps: '), _list_taps(ctx))
-        else:
-            ctx.add(places[problem.loss], problem.what, problem.remedy)
-
-
-def _list_taps(ctx: Context) -> str:
-    source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
-    return f'list the modules that can be tapped: mipkd taps -opt {source}'

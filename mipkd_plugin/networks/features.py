@@ -47,6 +47,7 @@ class TapInfo:
         width: Width W of the feature, pixels.
         layout: How the module lays it out, see :class:`~mipkd_plugin.networks.layouts.Layout`; ``map`` is (N, C, H, W).
         problem: Why the module cannot be tapped, or ''.
+        runs: How many times the module ran.
     """
 
     path: str
@@ -55,6 +56,7 @@ class TapInfo:
     width: int = 0
     layout: str = 'map'
     problem: str = ''
+    runs: int = 1
 
     @property
     def tokens(self) -> bool:
@@ -76,7 +78,7 @@ def inspect_tap(path: str, seen: Sequence[tuple[Any, int | None]], lq: Tensor, k
         Shape of the feature, or the reason why it cannot be tapped.
     """
     if len(seen) != 1:
-        return TapInfo(path, problem=f'its module runs {len(seen)} times in one forward pass, not once')
+        return TapInfo(path, problem=f'its module runs {len(seen)} times in one forward pass, not once', runs=len(seen))
     output, version = seen[0]
     feature = first_tensor(output)
     if feature is None:

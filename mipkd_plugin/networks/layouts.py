@@ -118,7 +118,7 @@ def _possible(shape: tuple[int, ...], lq: tuple[int, ...]) -> list[Layout]:
 
 
 def _grids(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes that a feature may have: that of the input, multiples and whole fractions of it."""
+    """Sizes that a feature may have: the size of the images, its multiples and its whole fractions."""
     grids = [(height * factor, width * factor) for factor in _FACTORS]
     return grids + [(height // f, width // f) for f in _FACTORS[1:] if height % f == 0 and width % f == 0]
 

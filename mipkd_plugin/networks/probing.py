@@ -62,7 +62,7 @@ def probed(tapped: TappedNet, lq: Tensor) -> tuple[dict[str, TapInfo], Tensor]:
     """
     infos, output = _probed(tapped, lq)
     for tap, info in infos.items():
-        if info.problem.startswith('its module runs 0 times'):
+        if not info.runs:
             infos[tap] = replace(info, problem=idle_reason(tapped.net, lq, info.path, tapped.frozen))
     return infos, output
 
