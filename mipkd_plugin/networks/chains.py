@@ -14,7 +14,6 @@ _SPAN = 2 / 3
 _LEAST_SHARE = 0.1
 _LEAST_SCORE = 1.4
 _MUCH_LESS = 0.5
-_MOST = 0.8
 _ONE_LAYER = 'it is a single layer, as no blocks in a row were found that run once each'
 
 
@@ -56,11 +55,6 @@ class Chain:
     def share(self) -> float:
         """Share of these operations that are done in the calls themselves."""
         return sum(call.own_work for call in self.calls) / self.span if self.span else 0.0
-
-    @property
-    def has_blocks(self) -> bool:
-        """Whether its modules consist of others."""
-        return all(any(call.module.children()) for call in self.calls)
 
     @property
     def depth(self) -> float:
@@ -210,12 +204,6 @@ def _is_but_a_part(chain: Chain, other: Chain) -> bool:
     return chain.span < _MUCH_LESS * other.span or values < theirs and chain.score < 2 / 3 * other.score
 
 
-def _share_inside(trace: Trace, calls: Sequence[Call], outer: Set[int]) -> float:
-    """Share of some calls that lie inside others, given by their ids."""
-    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent)) for call in calls)
-    return inside / len(calls)
-
-
 def _as_one_block(chain: Chain) -> tuple[bool, int]:
     """How good a chain's last call would be as the only tap: a block of several layers, with much work."""
     module = chain.calls[-1].module
@@ -228,7 +216,6 @@ def _best(trace: Trace, chains: Sequence[Chain]) -> Chain | None:
     longest = max((chain.span for chain in solid), default=0)
     wide = [chain for chain in chains if chain.span >= _SPAN * longest]
     blocks = [chain for chain in wide if not any(_is_finer(trace, chain, other) for other in wide)]
-    blocks = [chain for chain in blocks if chain.has_blocks and len(chain.calls) > 2 and chain.share >= 0.5] or blocks
     best = max(blocks, key=lambda chain: (round(chain.score, 6), -chain.depth), default=None)
     return best if best is not None and best.score >= _LEAST_SCORE else None
 
@@ -239,4 +226,5 @@ def _is_finer(trace: Trace, chain: Chain, other: Chain) -> bool:
         return False
     values, outer = {call.value for call in chain.calls}, {id(call) for call in other.calls}
     ends = len(other.calls) < len(chain.calls) and all(call.value in values for call in other.calls)
-    return ends or _share_inside(trace, chain.calls, outer) >= _MOST
+    return ends or all(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))
+                       for call in chain.calls)

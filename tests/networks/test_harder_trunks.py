@@ -92,6 +92,21 @@ class GroupsWithMore(Base):
         return self.groups(x)
 
 
+class GroupsInRow(Base):
+    """The same without a skip around the group (DITN, SAFMN++)."""
+
+    class Group(GroupsWithMore.Group):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.blocks(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.Sequential(*(self.Group() for _ in range(3)))
+
+    def body_of(self, x: Tensor) -> Tensor:
+        return self.groups(x)
+
+
 class Dense(Base):
     """Each block gets all that came before (DCTLSA); inside, it has a chain of its own."""
 
@@ -201,6 +216,23 @@ class TwoGroups(Base):
         return self.groups(x)
 
 
+class PaddingWithBranches(Padding):
+    """The same; each block also looks at a smaller map, no larger than the image."""
+
+    class Branched(Block):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.small = Block(width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            small = self.small(nn.functional.avg_pool2d(x, 2))
+            return super().forward(x) + nn.functional.interpolate(small, scale_factor=2.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(self.Branched(WIDTH) for _ in range(3)))
+
+
 def paths(*names: str, of: int) -> list[str]:
     return [name.replace('#', str(index)) for index in range(of) for name in names]
 
@@ -209,10 +241,12 @@ TRUNKS: dict[type[nn.Module], tuple[list[str], str]] = {
     SeveralWidths: (['outer', 'middle', 'last'], AROUND),
     TwoClasses: (paths('groups.#.0', 'groups.#.1', of=3), AROUND),
     GroupsWithMore: (paths('groups.#', of=3), ''),
+    GroupsInRow: (paths('groups.#', of=3), ''),
     Dense: (['B1', 'B2', 'B3', 'B4'], AROUND),
     Guided: (paths('body.#', of=4), AROUND),
     PassesOn: (paths('body.#', of=3), ''),
     Padding: (paths('layers.#', of=3), ''),
+    PaddingWithBranches: (paths('layers.#', of=3), ''),
     TwoBlocks: (paths('body.#', of=2), ''),
     TwoGroups: (paths('groups.#', of=2), '')}
 CASES = pytest.mark.parametrize('make', TRUNKS, ids=lambda make: make.__name__)
@@ -263,6 +297,10 @@ def test_a_feature_reenters_a_tuple_also_where_no_run_over_these_images_is_known
             assert not tapped.finish(LQ.clone(), path, noise).allclose(run.output)
 
 
+def test_a_feature_without_values_is_a_map_if_that_is_possible() -> None:
+    assert layout_of(torch.empty(2, 8, 8, 8, device='meta'), (2, 3, 8, 8)) == Layout('map', 8, 8)
+
+
 @pytest.mark.parametrize(('shape', 'grid'), [((2, 12 * 18, 16), (12, 18)), ((2, 11 * 12, 16), None),
                                              ((2, 16 * 24, 16), (16, 24))])
 def test_tokens_of_a_padded_image_are_read_in_its_proportion(shape: tuple[int, ...],
@@ -299,9 +337,7 @@ def test_a_layout_that_only_one_size_gives_stays_a_guess() -> None:
             return super().forward(x)
 
     lq = torch.rand(1, 3, WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))
-    layout = traced_surely(Square(), lq).call('body.1').layout
-    assert layout is not None
-    assert layout.kind == 'last'
+    assert traced_surely(Square(), lq).call('body.1').layout == Layout('last', WIDTH, WIDTH)
 
 
 class PerChannel(Base):
