@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -14,6 +14,7 @@ _SPAN = 2 / 3
 _LEAST_SHARE = 0.1
 _LEAST_SCORE = 1.4
 _MUCH_LESS = 0.5
+_MOST = 0.8
 _ONE_LAYER = 'it is a single layer, as no blocks in a row were found that run once each'
 
 
@@ -226,5 +227,6 @@ def _is_finer(trace: Trace, chain: Chain, other: Chain) -> bool:
         return False
     values, outer = {call.value for call in chain.calls}, {id(call) for call in other.calls}
     ends = len(other.calls) < len(chain.calls) and all(call.value in values for call in other.calls)
-    return ends or all(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))
-                       for call in chain.calls)
+    inside = sum(any(id(trace.calls[number]) in outer for number in trace.ancestors(call.parent))
+                 for call in chain.calls)
+    return ends or inside >= _MOST * len(chain.calls)
