@@ -104,7 +104,8 @@ def _possible(shape: tuple[int, ...], lq: tuple[int, ...]) -> list[Layout]:
     if len(shape) == 4 and shape[0] == samples:
         as_map, last = shape[2:], shape[1:3]
         found = [Layout('last', *last)] if last in grids else []
-        return [Layout('map', *as_map), *found] if as_map in grids or not found else found
+        padded = all(size <= side < 2 * size for size, side in zip(lq[2:], as_map))
+        return [Layout('map', *as_map), *found] if as_map in grids or padded or not found else found
     if len(shape) == 3 and shape[0] == samples:
         grids = [*grids, *_enlarged(shape[1], lq), *_enlarged(shape[2], lq)]
         found = [Layout('tokens', *grid) for grid in grids if math.prod(grid) == shape[1]][:1]

@@ -217,12 +217,12 @@ class TwoGroups(Base):
 
 
 class PaddingWithBranches(Padding):
-    """The same; each block also looks at a smaller map, no larger than the image."""
+    """The same; most work of each block is done on a smaller map."""
 
     class Branched(Block):
         def __init__(self, width: int) -> None:
             super().__init__(width)
-            self.small = Block(width)
+            self.small = nn.Sequential(*(Block(width) for _ in range(6)))
 
         def forward(self, x: Tensor) -> Tensor:
             small = self.small(nn.functional.avg_pool2d(x, 2))
@@ -328,6 +328,15 @@ def test_as_many_channels_as_pixels_in_a_row_are_not_mistaken_for_pixels() -> No
     assert guessed == Layout('last', WIDTH, WIDTH), 'this test needs a feature that is misread alone'
     assert sure == Layout('map', WIDTH, WIDTH)
     assert trunk_of(net, lq).paths == paths('body.#', of=3)
+
+
+def test_a_padded_map_of_as_many_channels_as_rows_is_a_map() -> None:
+    """8 channels of 12×16 for images of 8×12 are no 8×12 pixels of 16 channels."""
+    net = Padding()
+    assert {call.layout.kind for call in traced_surely(net, LQ).calls if call.layout is not None} == {'map'}
+    with TappedNet(net, ['layers.1']) as tapped:
+        assert tapped.probe(LQ)[0]['layers.1'].channels == WIDTH
+        assert tapped(LQ).features['layers.1'].shape == (2, WIDTH, 12, 16)
 
 
 def test_a_layout_that_only_one_size_gives_stays_a_guess() -> None:
