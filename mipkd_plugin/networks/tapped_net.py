@@ -96,7 +96,7 @@ class TappedNet:
             features = {path: self._as_map(path, raw[path], lq) for path in raw}
             run = NetPass(output, {tap: view.show(features[view.path]) for tap, view in self._views.items()})
         finally:
-            self._recorder.end(lq, run)
+            self._recorder.end(lq, run if weights is None else None)
         return run
 
     def image(self, lq: Tensor) -> Tensor:

@@ -394,3 +394,13 @@ def test_an_answer_that_is_changed_in_place_later_is_made_again() -> None:
         run = tapped(LQ)
         for _ in range(3):
             assert tapped.finish(LQ, 'body.1', run.features['body.1']).equal(run.output)
+
+
+def test_a_run_with_other_weights_gives_no_answers() -> None:
+    taps = PLAIN_TRUNKS[FilledLists]
+    with TappedNet(FilledLists(), taps, frozen=True) as tapped:
+        tapped.prepare(LQ, taps)
+        run = tapped(LQ)
+        other = tapped(LQ, {name: 2 * weight for name, weight in tapped.net.named_parameters()})
+        assert tapped.finish(LQ, taps[1], run.features[taps[1]]).equal(run.output)
+        assert not other.output.equal(run.output)
