@@ -33,7 +33,7 @@ from benchmarks.architecture_table import changes, table
 from benchmarks.architecture_trials import LOSSES, ROLES, Case, is_right, short, try_role
 
 TRY_SECONDS = 60
-MEMORY_GIB = 6
+MEMORY_GIB = 12
 
 
 def measure(case: Case, pipe: Connection | None = None, seconds: int = TRY_SECONDS) -> dict[str, Any]:
