@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -81,10 +81,10 @@ class View:
 
     def info(self, info: TapInfo) -> TapInfo:
         """What is shown of a tap."""
+        channels, size = info.channels, self._size(info.height, info.width)
         if self.how == 'unshuffled':
-            return TapInfo(str(self), info.channels * self.factor**2, info.height // self.factor,
-                           info.width // self.factor, info.layout, info.problem)
-        return TapInfo(str(self), info.channels, *self._size(info.height, info.width), info.layout, info.problem)
+            channels, size = channels * self.factor**2, (info.height // self.factor, info.width // self.factor)
+        return replace(info, path=str(self), channels=channels, height=size[0], width=size[1])
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         return (height * self.factor // self.over, width * self.factor // self.over) if self.loses else (height, width)
