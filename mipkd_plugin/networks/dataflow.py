@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
+from mipkd_plugin.networks.features import Watch, first_tensor
 from mipkd_plugin.networks.layouts import is_ambiguous, layout_of, layout_of_kind
 from mipkd_plugin.networks.trace import Call, Shaped, Trace, shapes_in
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -61,12 +62,14 @@ def traced_surely(net: nn.Module, lq: Tensor) -> Trace:
     unsure = [call for call in trace.calls if call.layout is not None
               and is_ambiguous(shapes_in(call.output)[0].shape, trace.lq)]
     if unsure:
-        with suppress(*FOREIGN_ERRORS):
-            wider = traced(net, torch.cat([lq, lq.flip(3)], 3))
+        wider, watch = torch.cat([lq, lq.flip(3)], 3), Watch({call.path: call.module for call in unsure})
+        with suppress(*FOREIGN_ERRORS), watch.watching() as seen, torch.no_grad():
+            net(wider)
             for call in unsure:
-                if call.number < wider.count(call.path):
-                    found = wider.call(call.path, call.number).layout
-                    call.layout = layout_of_kind(shapes_in(call.output)[0].shape, trace.lq, found) or call.layout
+                feature = first_tensor(seen[call.path][call.number][0])
+                like = None if feature is None else layout_of(feature, tuple(wider.shape))
+                call.layout = layout_of_kind(shapes_in(call.output)[0].shape, trace.lq, like) or call.layout
+        watch.close()
     return trace
 
 
