@@ -12,8 +12,8 @@ import pytest
 from helpers import MODULES, PACKAGE, REPO
 
 FILES = list(MODULES.values())
-ORDER = ['__main__', 'cli', 'commands', 'compare', 'preparation', 'models', 'config', 'checkpoints', 'testing',
-         'losses', 'archs', 'networks', 'data', 'utils']
+ORDER = ['__main__', 'cli', 'commands', 'recipes', 'pages', 'compare', 'preparation', 'models', 'config', 'checkpoints',
+         'exporting', 'testing', 'losses', 'inference', 'recognition', 'archs', 'networks', 'data', 'utils']
 """The rooms. A room imports from the rooms behind it, never from those before it."""
 FREE = {'compat', 'version'}
 """They import nothing of ours, and every room may import them."""

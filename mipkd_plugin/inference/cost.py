@@ -1,0 +1,79 @@
+"""What a network costs: parameters, multiply-accumulates, and time on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mipkd_plugin.networks.modes import evaluating
+
+CONVENTION = ("MACs: multiply-accumulates of convolutions, linear layers and attention for one image, as PyTorch's "
+              'flop counter counts them, divided by two; additions, normalization and activations are not counted')
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and work of a network.
+
+    Attributes:
+        parameters: Number of trainable and fixed parameters, without buffers.
+        macs: Multiply-accumulates for one image of the size asked for; see :data:`CONVENTION`.
+    """
+
+    parameters: int
+    macs: int
+
+
+def cost(net: nn.Module, shape: tuple[int, int, int]) -> Cost:
+    """Count parameters and multiply-accumulates.
+
+    Args:
+        net: The network; it is left as it is.
+        shape: (C, H, W) of a low-resolution image that the network takes.
+
+    Returns:
+        The cost of one image.
+    """
+    with evaluating(net), FlopCounterMode(display=False) as counter:
+        net(_image(net, shape))
+    return Cost(sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2)
+
+
+def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int = 5) -> list[float]:
+    """Measure how long networks take for one image, in turn, so that a busy machine slows all of them alike.
+
+    Args:
+        nets: The networks; they are left as they are.
+        shape: (C, H, W) of a low-resolution image.
+        rounds: Number of rounds; each runs every network once, after one round that does not count.
+
+    Returns:
+        The median of each network, in milliseconds.
+    """
+    taken: list[list[float]] = [[] for _ in nets]
+    for number in range(rounds + 1):
+        for net, times in zip(nets, taken):
+            lq = _image(net, shape)
+            with evaluating(net):
+                _wait(lq.device)
+                start = time.perf_counter()
+                net(lq)
+                _wait(lq.device)
+            if number:
+                times.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(times) for times in taken]
+
+
+def _image(net: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
+    parameter = next(net.parameters(), torch.empty(0))
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
