@@ -276,7 +276,7 @@ def test_a_second_training_of_a_name_is_refused(work: Path, capsys: pytest.Captu
 
 def test_only_the_first_rank_holds_the_lock(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with alone(run_lock(Path('experiments'), 'tiny')), monkeypatch.context() as patch:
-        patch.setattr('mipkd_plugin.commands.pipeline.is_first_rank', lambda: False)
+        patch.setattr('mipkd_plugin.models.running.is_first_rank', lambda: False)
         assert train(work) == 0
     assert train(work) == 0
 

@@ -6,19 +6,12 @@ import argparse
 import gc
 import os
 import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mipkd_plugin import compat
 from mipkd_plugin.commands.shared import add_option_file, read_checked
-from mipkd_plugin.compat.workers import repaired_when_spawned
 from mipkd_plugin.utils import parent_watch
-from mipkd_plugin.utils.errors import MipkdError, UsageError
-from mipkd_plugin.utils.launcher import is_first_rank
-from mipkd_plugin.utils.locks import TakenError, alone, run_lock
+from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.stopping import (
     TOGETHER,
     TOGETHER_FROM_A_LAUNCHER,
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
 
 HELP = {'train': "check an option file, then train with BasicSR's own pipeline",
         'test': "check an option file, then test with BasicSR's own pipeline"}
-EXPERIMENTS = Path('experiments')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,69 +58,27 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, stop: Stop) -> int:
     is_train = args.command == 'train'
     opt, distillation, checkpoint = _check(args, is_train)
-    from mipkd_plugin.config.plugins import absolute_imports
+    from mipkd_plugin.models import running
 
-    before = sys.argv
-    sys.argv = [f'basicsr {args.command}', *_for_basicsr(args)]  # BasicSR parses them itself
-    try:
-        with _alone(opt, is_train), repaired_when_spawned(absolute_imports(opt)):
-            if is_train:
-                _train(args, opt, distillation, checkpoint, stop)
-            else:
-                import basicsr.test as pipeline
+    with running.as_basicsr(opt, args.command, _for_basicsr(args)):
+        if is_train:
+            running.train(opt, distillation, checkpoint, stop, go_on(args))
+        else:
+            import basicsr.test as pipeline
 
-                from mipkd_plugin.checkpoints.disk_errors import disk_errors
-                from mipkd_plugin.config.handover import handed_over
-                from mipkd_plugin.models.guard import guarded
-                with disk_errors(), handed_over(opt), guarded(pipeline, stop):
-                    pipeline.test_pipeline(os.getcwd())
-    finally:
-        sys.argv = before
+            from mipkd_plugin.checkpoints.disk_errors import disk_errors
+            from mipkd_plugin.config.handover import handed_over
+            from mipkd_plugin.models.guard import guarded
+            with disk_errors(), handed_over(opt), guarded(pipeline, stop):
+                pipeline.test_pipeline(os.getcwd())
     compat.leave_without_gpu()
     return 0
-
-
-def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | None, checkpoint: Checkpoint | None,
-           stop: Stop) -> None:
-    import basicsr.train as pipeline
-
-    from mipkd_plugin.checkpoints.exact_resume import exact_resume
-    from mipkd_plugin.checkpoints.safe_saves import saving
-    from mipkd_plugin.config import prepared, save_plan
-    from mipkd_plugin.config.handover import handed_over
-    from mipkd_plugin.models.guard import guarded
-    with ExitStack() as stack:
-        stack.enter_context(saving(save_plan(opt, checkpoint)))
-        stack.enter_context(exact_resume() if opt['train'].get('exact_resume') else nullcontext())
-        stack.enter_context(prepared(opt, distillation))
-        stack.enter_context(handed_over(opt))
-        stack.enter_context(guarded(pipeline, stop, go_on(args)))
-        pipeline.train_pipeline(os.getcwd())
 
 
 def _check(args: argparse.Namespace, is_train: bool) -> tuple[Options, Distillation | None, Checkpoint | None]:
     """Check the options; return them with teacher, losses and checkpoint, and drop what else the check has built."""
     opt, _, report = read_checked(args, is_train, launcher=args.launcher, auto_resume=args.auto_resume, probe='full')
     return opt, report.built.distillation, report.checkpoint
-
-
-@contextmanager
-def _alone(opt: Options, is_train: bool) -> Iterator[None]:
-    """Inside the block, no other process trains a run of this name; the first rank sees to it for all."""
-    path = run_lock(EXPERIMENTS, str(opt['name']))
-    with ExitStack() as stack:
-        if is_train and is_first_rank():
-            try:
-                stack.enter_context(alone(path, keep=False))
-            except TakenError as error:
-                holder = f' ({error.holder})' if error.holder else ''
-                raise UsageError(
-                    f'another basicsr train is training {opt["name"]!r} in {EXPERIMENTS.resolve()}{holder}, and both '
-                    'would write the same files; wait for it, stop it, or write another name: in the option file'
-                    ) from error
-            except OSError:  # the disk has no locks: train all the same
-                pass
-        yield
 
 
 def go_on(args: argparse.Namespace) -> str:

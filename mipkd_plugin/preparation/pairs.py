@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mipkd_plugin.preparation.manifest import MANIFEST
@@ -17,7 +17,8 @@ LOCK = 'prepare.lock'
 
 
 def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False, crop: int | None = None,
-            step: int | None = None, workers: int | None = None) -> Summary:
+            step: int | None = None, workers: int | None = None,
+            only: Collection[Path] | None = None) -> Summary:
     """Make the HR and LR images of a BasicSR ``PairedImageDataset``: ``out/HR`` and ``out/LRbicx<scale>``.
 
     BasicSR trains only on HR images whose sides are multiples of ``scale``, so HR images are cropped at the right and
@@ -36,6 +37,7 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
         crop: Side of the HR tiles; None keeps whole images. Smaller images stay whole.
         step: Distance between HR tiles; the last tiles end at the border.
         workers: Number of processes; None takes all cores if there is enough work.
+        only: The images of the folders to take; None takes all.
 
     Returns:
         The places of the two sets, and what this run did.
@@ -49,7 +51,7 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
     if workers is not None and workers < 1:
         raise PrepareError(f'--workers {workers}: must be at least 1.')
     out, folders = Path(out), [Path(hr)] if isinstance(hr, (str, Path)) else [Path(folder) for folder in hr]
-    paths, left_out = find_images(folders)
+    paths, left_out = find_images(folders, only)
     for folder in folders:
         if folder.resolve() in (out.resolve(), *out.resolve().parents):
             raise PrepareError(f'--out {out}: is inside the HR folder {folder}; name a folder outside it.')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,12 @@ class Source:
         return self.path.stem
 
 
-def find_images(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def find_images(folders: Sequence[Path], only: Collection[Path] | None = None) -> tuple[list[Path], list[Path]]:
     """List the image files of all folders.
 
     Args:
         folders: The folders.
+        only: Images of the folders to list; None lists all.
 
     Returns:
         The files, sorted by name within each folder; and what is left out: files of other kinds, and subfolders.
@@ -65,7 +66,8 @@ def find_images(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if not os.path.isdir(folder):
             raise PrepareError(f'--hr {folder}: there is no such folder (looked in {Path.cwd()}).')
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-        found = [path for path in entries if path.suffix.lower() in SUFFIXES and os.path.isfile(path)]
+        found = [path for path in entries if path.suffix.lower() in SUFFIXES and os.path.isfile(path)
+                 and (only is None or path in only)]
         others = [path for path in entries if path not in set(found)]
         if not found:
             there = f' It holds {some([path.name for path in others])}.' if others else ''

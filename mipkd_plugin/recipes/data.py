@@ -1,0 +1,254 @@
+"""The data sets of ``mipkd distill``: what is trained and validated on, and how it is prepared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mipkd_plugin.data.headers import Header
+from mipkd_plugin.preparation.pairs import prepare
+from mipkd_plugin.preparation.sources import read_sources
+from mipkd_plugin.recipes.images import (
+    DataError,
+    Found,
+    find,
+    headers,
+    held_out,
+    same_images,
+    scale_between,
+    template_of,
+)
+from mipkd_plugin.utils.files import write_text
+from mipkd_plugin.utils.words import counted, some
+
+TILES = (120, 240, 480)
+"""Sides of the HR tiles that training images are cut into; multiples of all scales."""
+MOST_TILES = 20_000
+LMDB_FROM = 1000
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """HR and LR images of one data set.
+
+    Attributes:
+        name: Its name in the option file.
+        files: The HR images of the user.
+        gt: Folder or LMDB of HR images for the option file.
+        lq: The same of LR images.
+        headers: Headers of the HR images.
+        made_in: Folder that ``mipkd prepare`` fills; None for LR images of the user.
+        tile: Side of the HR tiles; None for whole images.
+        lmdb: Whether they become LMDBs.
+        template: Name of an LR image for the name of its HR image.
+        listed: File that lists the images to use; None for all of the folder.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    gt: Path
+    lq: Path
+    headers: dict[Path, Header]
+    made_in: Path | None = None
+    tile: int | None = None
+    lmdb: bool = False
+    template: str = '{}'
+    listed: Path | None = None
+
+    def smallest(self, scale: int) -> tuple[int, Path]:
+        """The shortest LR side among the images, in pixels, and the image that has it."""
+        return min((min(header.height, header.width) // scale, path) for path, header in self.headers.items())
+
+    def count(self) -> int:
+        """Number of pairs, tiles counted; an estimate for overlapping tiles."""
+        if self.tile is None:
+            return len(self.files)
+        return sum(max(1, -(-header.height // self.tile)) * max(1, -(-header.width // self.tile))
+                   if min(header.height, header.width) >= self.tile else 1 for header in self.headers.values())
+
+    def entries(self) -> dict[str, Any]:
+        """The data set in the option file, without what is for training only."""
+        found: dict[str, Any] = {'name': self.name, 'dataroot_gt': str(self.gt), 'dataroot_lq': str(self.lq)}
+        if self.template != '{}':
+            found['filename_tmpl'] = self.template
+        if self.listed is not None:
+            found['meta_info_file'] = str(self.listed)
+        return {**found, 'io_backend': {'type': 'lmdb' if self.gt.suffix == '.lmdb' else 'disk'}}
+
+    def make(self, scale: int, workers: int | None) -> str:
+        """Prepare what is not prepared yet.
+
+        Args:
+            scale: Scale factor.
+            workers: Number of processes; None decides.
+
+        Returns:
+            What was done, in words.
+
+        Raises:
+            PrepareError: An image is damaged.
+            OSError: A file cannot be written.
+        """
+        if self.made_in is not None:
+            folders = list(dict.fromkeys(path.parent for path in self.files))
+            done = prepare(folders, scale, self.made_in, self.lmdb, self.tile, self.tile, workers, self.files)
+            return f'{counted(done.pairs, "pair")} in {self.made_in}' + '' * bool(done.written)
+        if self.listed is not None:
+            self.listed.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.listed, ''.join(f'{path.name}\n' for path in self.files))
+        return f'{counted(len(self.files), "pair")} of {self.gt} and {self.lq}, as they are'
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training and validation images of a run, and notes on what was decided."""
+
+    train: Pairs
+    val: Pairs
+    notes: tuple[str, ...]
+
+
+def plan(hr: Path, lr: Path | None, val: Path | None, val_lr: Path | None, scale: int, out: Path) -> Data:
+    """Decide what to train and validate on. Writes nothing.
+
+    Args:
+        hr: Folder of HR images for training.
+        lr: Folder of their LR images; None has them made.
+        val: Folder of HR images for validation; None holds some of the training images out.
+        val_lr: Folder of their LR images; None takes those beside ``val`` if they fit, or has them made.
+        scale: Scale factor of the teacher.
+        out: Folder of the results.
+
+    Returns:
+        The data sets.
+
+    Raises:
+        DataError: Folders or images do not fit; the message says which, why, and what to do.
+        PrepareError: LR images cannot be made of some images.
+    """
+    found = find('--hr', hr, out)
+    notes = list(found.notes)
+    if val is None:
+        if val_lr is not None:
+            raise DataError(f'--val-lr {val_lr}: has no HR images beside it.\n   -> Name them too: --val DIR')
+        chosen = held_out(found.files)
+        notes.append(f'held out to validate on, as --val is not given: {some([p.name for p in chosen], 8)}')
+        other = Found('--hr', found.root, chosen)
+    else:
+        other = find('--val', val, out)
+        notes += other.notes
+    left_out = same_images(found.files, other.files)
+    if left_out and val is not None:
+        notes.append(f'never trained on, as --val has {"them" if len(left_out) > 1 else "it"} too: '
+                     f'{some([path.name for path in left_out])}')
+    training = replace(found, files=[path for path in found.files if path not in set(left_out)])
+    if not training.files:
+        raise DataError(f'--hr {hr}: all its images are those of --val {other.root} too, and nothing is left to train '
+                        'on.\n   -> Name other images: --hr DIR')
+    beside = val_lr or (_beside(other, scale) if val is not None else lr)
+    if beside is not None and val is not None and val_lr is None:
+        notes.append(f'--val: the LR images beside it are used, {beside}')
+    folder = out / 'data'
+    train = _pairs('train', '--lr', training, lr, scale, folder / 'train', found.files)
+    checked = _pairs('val', '--val-lr' if val is not None else '--lr', other, beside, scale, folder / 'val',
+                     found.files if val is None else other.files)
+    return Data(train, checked, tuple(notes))
+
+
+def _pairs(name: str, flag: str, found: Found, lr: Path | None, scale: int, folder: Path,
+           all_files: Sequence[Path]) -> Pairs:
+    """The pairs of some images; ``all_files`` are those of the whole folder."""
+    if lr is None:
+        sources = read_sources(found.files, scale, lmdb=False)
+        _require_unlike_names(found.files)
+        return Pairs(name, tuple(found.files), folder / 'HR', folder / f'LRbicx{scale}',
+                     {source.path: source.header for source in sources}, made_in=folder)
+    if not found.is_flat:
+        raise DataError(f'{found.flag} {found.root}: has subfolders, and with {flag} all HR images must lie in one '
+                        f'folder.\n   -> Name a folder without subfolders, or leave out {flag}: LR images are made')
+    small = find(flag, lr)
+    template = template_of(found.files, small.files, scale)
+    if template is None or not small.is_flat:
+        first = found.files[0].stem
+        raise DataError(f'{flag} {lr}: lacks LR images of {found.flag}: for {found.files[0].name} it needs {first}.png '
+                        f'or {first}x{scale}.png, and it holds {some([path.name for path in small.files])}.\n   -> '
+                        f'Name the folder of the LR images, or leave out {flag}: they are made')
+    by_stem = {path.stem: path for path in small.files}
+    partners = [by_stem[template.format(path.stem)] for path in found.files]
+    large, tiny = headers(found.files), headers(partners)
+    for path, partner in zip(found.files, partners):
+        _require_scale(flag, path, large[path], partner, tiny[partner], scale, name == 'val')
+    listed = folder.with_suffix('.txt') if len(found.files) < max(len(all_files), len(small.files)) else None
+    if listed is not None and any(' ' in path.name or path.suffix != partner.suffix
+                                  for path, partner in zip(found.files, partners)):
+        raise DataError(f'{found.flag} {found.root}: BasicSR reads a part of a folder only if names have no spaces and '
+                        'HR and LR images have one ending.\n   -> Rename the images, or name others to validate on '
+                        'with --val')
+    return Pairs(name, tuple(found.files), found.root, small.root, large, template=template, listed=listed)
+
+
+def _require_scale(flag: str, path: Path, large: Header, partner: Path, small: Header, scale: int,
+                   cropped: bool) -> None:
+    """Refuse a pair of another scale than the teacher's."""
+    between = scale_between(large, small, cropped)
+    if between == scale:
+        return
+    sizes = f'{partner} is {small.width}x{small.height}, {path} is {large.width}x{large.height}'
+    what = (f'are 1/{between:.3g} of the HR images' if between is not None and between > 1 else
+            f'are not 1/{scale} of the HR images')
+    exact = '' if cropped else ', exactly: no pixel of an HR image may be left over'
+    raise DataError(f'{flag}: the LR images {what}, and the teacher is for x{scale} ({sizes}).\n   -> Name the LR '
+                    f'images for x{scale}{exact}; or leave out {flag}: they are made')
+
+
+def _require_unlike_names(files: Sequence[Path]) -> None:
+    first: dict[str, Path] = {}
+    for path in files:
+        if path.stem in first:
+            raise DataError(f'{first[path.stem]} and {path} have one name, and what is made of them would too.\n   -> '
+                            'Rename one of them, or name a single folder')
+        first[path.stem] = path
+
+
+def _beside(found: Found, scale: int) -> Path | None:
+    """The folder ``LRbicx<scale>`` beside the HR images, if it holds a partner of the right size for each of them."""
+    folder = found.root.parent / f'LRbicx{scale}'
+    if not found.is_flat or not os.path.isdir(folder):
+        return None
+    try:
+        _pairs('val', '--val-lr', found, folder, scale, folder, found.files)
+    except DataError:
+        return None
+    return folder
+
+
+def cut(pairs: Pairs, gt_size: int, is_pool: bool, scale: int) -> Pairs:
+    """Decide on tiles and LMDBs of training images that are prepared.
+
+    Tiles decode faster than whole photographs, of which a crop is a small part; a pool of crops decodes a whole image
+    for each crop when it starts, so its tiles are small. An LMDB is for many files: one file instead of thousands.
+
+    Args:
+        pairs: The training images.
+        gt_size: Side of the HR patch.
+        is_pool: Whether all crops are drawn once, at the start.
+        scale: Scale factor.
+
+    Returns:
+        The same images with tiles and places.
+    """
+    if pairs.made_in is None:
+        return pairs
+    area = sum(header.height * header.width for header in pairs.headers.values())
+    sides = [side for side in TILES if side >= 1.25 * gt_size and (is_pool or side == TILES[-1])]
+    tile = next((side for side in sides if area / side ** 2 <= MOST_TILES), sides[-1] if sides else None)
+    if tile is not None and all(max(h.height, h.width) < 1.5 * tile for h in pairs.headers.values()):
+        tile = None
+    found = replace(pairs, tile=tile)
+    named_well = all('.' not in path.stem and path.stem.isascii() for path in pairs.files)
+    lmdb = found.count() >= LMDB_FROM and named_well
+    ending = '.lmdb' if lmdb else ''
+    return replace(found, lmdb=lmdb, gt=pairs.made_in / f'HR{ending}', lq=pairs.made_in / f'LRbicx{scale}{ending}')
