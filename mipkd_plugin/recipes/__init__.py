@@ -1,1 +1,3 @@
-"""From a teacher's file to a trained student: what ``mipkd distill`` resolves, prepares, writes, trains and shows."""
+"""From a teacher's file to a training run: which student, which data, which settings, as one option file."""
+
+import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)

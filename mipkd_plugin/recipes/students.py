@@ -1,0 +1,139 @@
+"""The student of a teacher: chosen by its size, by a fraction of the teacher's work, or from an option file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mipkd_plugin.recipes.students_choice import Choice, compared, table
+from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
+from mipkd_plugin.recipes.students_notation import Wanted, read
+from mipkd_plugin.recipes.students_search import OutOfReachError, Search
+from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, measured, times
+from mipkd_plugin.utils.errors import UsageError
+
+__all__ = ['Choice', 'choose', 'students', 'table']
+
+PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""A list of students has one for each of these parts of the teacher's work."""
+LIGHT = ('SRVGGNetCompact', 'SPAN', 'EDSR', 'SwinIR')
+"""Architectures to offer where the teacher's own has no rule."""
+
+
+def choose(text: str, teacher: Teacher) -> Choice:
+    """Choose a student.
+
+    Args:
+        text: What ``--student`` says: ``EDSR:64x16``, ``1/4``, ``EDSR:1/4``, ``EDSR`` or an option file.
+        teacher: The teacher.
+
+    Returns:
+        The student, with alternatives around it.
+
+    Raises:
+        UsageError: It is not a student, the architecture does not come in this size, it is larger than its teacher or
+            has another scale or other channels.
+        OptionError: An option file cannot be read, or its ``network_g`` cannot be built.
+    """
+    wanted = read(text)
+    own, channels = _teacher_of(teacher)
+    if wanted.network is not None:
+        student = _from_file(wanted, teacher.scale, channels)
+        _check_smaller(student, own, text)
+        return compared(own, [student], teacher.scale, wanted.imports)[0]
+    family = wanted.family or _own_family(teacher)
+    search = Search(family, teacher.network, teacher.scale, channels)
+    if wanted.fraction is not None:
+        size = _nearest(search, own, wanted.fraction, text)
+    else:
+        size = family.completed(wanted.size or family.size, search.like)
+        problem = family.problem(size, search.base)
+        if problem:
+            raise UsageError(f'--student {text}: {problem}')
+    student = _sized(search, size, text)
+    _check_smaller(student, own, text, family)
+    around = [_sized(search, other, text) for other in search.around(size, student.work, own.work)]
+    found = compared(own, [student, *around], teacher.scale)
+    return replace(found[0], alternatives=tuple(sorted(found[1:], key=lambda choice: -choice.macs)))
+
+
+def students(teacher: Teacher, family: str | None = None) -> list[Choice]:
+    """Students of a teacher from 1/2 to 1/32 of its work.
+
+    Args:
+        teacher: The teacher.
+        family: Architecture of the students; that of the teacher by default.
+
+    Returns:
+        The students; sizes that do not exist are left out.
+
+    Raises:
+        UsageError: The architecture has no rule for its size.
+    """
+    own, channels = _teacher_of(teacher)
+    search = Search(FAMILIES[family] if family else _own_family(teacher), teacher.network, teacher.scale, channels)
+    sizes: dict[Size, None] = {}
+    for part in PARTS:
+        try:
+            sizes[search.nearest(own.work / part)] = None
+        except OutOfReachError:
+            continue
+    return compared(own, [_sized(search, size, '--list') for size in sizes], teacher.scale)
+
+
+def _teacher_of(teacher: Teacher) -> tuple[Measured, int]:
+    channels = channels_of(teacher.network)
+    return measured(teacher.network, teacher.scale, channels, teacher.build()), channels
+
+
+def _own_family(teacher: Teacher) -> Family:
+    name = str(teacher.network.get('type'))
+    if name in FAMILIES:
+        return FAMILIES[name]
+    raise UsageError(
+        f'there is no rule for smaller networks of the type {name}. Choose a student of another architecture, with its '
+        f'share of the work of the teacher: {", ".join(f"--student {light}:1/8" for light in LIGHT)}; or an option file '
+        'with the network_g of your student')
+
+
+def _nearest(search: Search, own: Measured, fraction: float, text: str) -> Size:
+    try:
+        return search.nearest(own.work * fraction)
+    except OutOfReachError as error:
+        least, most = error.least / own.work, error.most / own.work
+        if least > fraction:
+            what = f'the smallest {search.family.name} that can be chosen here has 1/{1 / least:.3g} of the work of the teacher'
+        else:
+            what = f'{search.family.name} comes no larger here than 1/{1 / most:.3g} of the work of the teacher'
+        raise UsageError(f'--student {text}: {what}; write a fraction between 1/{1 / least:.3g} and '
+                         f'1/{max(1, 1 / most):.3g}, or choose another architecture, as --student SRVGGNetCompact:1/32'
+                         ) from error
+
+
+def _sized(search: Search, size: Size, text: str) -> Measured:
+    try:
+        return measured(search.family.network(size, search.base), search.scale, search.channels)
+    except UsageError as error:
+        raise UsageError(f'--student {text}: {error}') from error
+
+
+def _from_file(wanted: Wanted, scale: int, channels: int) -> Measured:
+    network: dict[str, Any] = wanted.network or {}
+    if wanted.scale is not None and wanted.scale != scale:
+        raise UsageError(f'--student {wanted.text}: scale is {wanted.scale}, and the teacher enlarges by {scale}; choose a '
+                         'student of that scale')
+    try:
+        return measured(network, scale, channels)
+    except UsageError as error:
+        raise UsageError(f'--student {wanted.text}: {error}') from error
+
+
+def _check_smaller(student: Measured, own: Measured, text: str, family: Family | None = None) -> None:
+    """Refuse a student that is larger than its teacher. One of the same size may learn: it is no smaller, that is all."""
+    parts = [f'{name}: {mine:,.0f}, and the teacher {its:,.0f}' for name, mine, its in (
+        ('parameters', student.parameters, own.parameters),
+        ('multiply-accumulates for each pixel', student.work, own.work)) if mine > its * 1.0001]
+    if parts:
+        smaller = f'{family.name}:1/4' if family is not None else '1/4'
+        raise UsageError(f'--student {text}: the student is larger than its teacher ({"; ".join(parts)}); choose a smaller '
+                         f'one, as --student {smaller}')
