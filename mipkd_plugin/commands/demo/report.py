@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from basicsr.metrics import calculate_psnr, calculate_ssim
+
+from mipkd_plugin.inference.pictures import Box, Panel, Strip, as_png, draw, measured
+from mipkd_plugin.utils.files import write_bytes
 
 BICUBIC, CONTROL, EQUAL_TIME, DISTILLED, TEACHER = (
     'bicubic', 'student', 'student, equal time', 'student, MiPKD', 'teacher')
@@ -40,8 +42,7 @@ def measure(method: str, images: list[np.ndarray], truth: list[np.ndarray], bord
     Returns:
         A row of the table.
     """
-    psnr, ssim = ([function(image, hr, crop_border=border, test_y_channel=True)
-                   for image, hr in zip(images, truth)] for function in (calculate_psnr, calculate_ssim))
+    psnr, ssim = map(list, zip(*(measured(image, hr, border) for image, hr in zip(images, truth))))
     return Row(method, psnr, ssim, images, **known)
 
 
@@ -84,22 +85,10 @@ def draw_comparison(rows: Sequence[Row], truth: Mapping[str, np.ndarray], corner
         crop: Height and width of the detail.
         path: PNG file to write.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    columns = len(rows) + 2
-    figure = Figure(figsize=(2 * columns, 2.4 * len(truth) + 0.4), dpi=120, layout='constrained')
-    axes = figure.subplots(len(truth), columns, squeeze=False)
+    strips = []
     for line, ((name, hr), (top, left)) in enumerate(zip(truth.items(), corners)):
-        axes[line, 0].imshow(hr[:, :, ::-1])
-        axes[line, 0].set_title(name, fontsize=10)
-        axes[line, 0].add_patch(Rectangle((left, top), crop, crop, fill=False, edgecolor='yellow', lw=2))
-        panels = [(f'{row.method}\n{row.psnr[line]:.2f} dB', row.images[line]) for row in rows]
-        for axis, (title, image) in zip(axes[line, 1:], [*panels, ('original', hr)]):
-            axis.imshow(image[top:top + crop, left:left + crop, ::-1], interpolation='nearest')
-            axis.set_title(title, fontsize=10)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    note = 'PSNR of the whole image; details: where the teacher gains most over bicubic'
-    figure.supxlabel(note, fontsize=10)
-    figure.savefig(path, bbox_inches='tight', pad_inches=0.15)
+        box = Box(top, left, crop, crop)
+        panels = [Panel(row.method, box.of(row.images[line]), f'{row.psnr[line]:.2f} dB') for row in rows]
+        strips.append(Strip(name, hr, box, [*panels, Panel('original', box.of(hr))]))
+    picture = draw(strips, 'PSNR of the whole image; details: where the teacher gains most over bicubic')
+    write_bytes(path, as_png(picture))

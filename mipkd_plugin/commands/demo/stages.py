@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import yaml
 from basicsr.archs import build_network
-from basicsr.utils.matlab_functions import imresize
 
 from mipkd_plugin.commands.demo import report
 from mipkd_plugin.commands.demo.report import Row
+from mipkd_plugin.inference.pictures import as_picture, enlarged
 from mipkd_plugin.preparation.pairs import prepare
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text
@@ -114,7 +114,7 @@ def upscale(net: torch.nn.Module, lr: np.ndarray) -> np.ndarray:
     rgb = torch.from_numpy(lr[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255)
     with torch.no_grad():
         output = net(rgb)[0]
-    return _to_uint8(output.numpy().transpose(1, 2, 0)[:, :, ::-1])
+    return as_picture(output)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -122,10 +122,6 @@ def _read(path: Path) -> np.ndarray:
     if image is None:
         raise DemoError(f'{path} is missing or damaged; delete {DATA} and run the demo again')
     return image
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8))
 
 
 def load_networks(options: dict[str, dict[str, Any]]) -> dict[str, torch.nn.Module]:
@@ -155,8 +151,7 @@ def evaluate(options: dict[str, dict[str, Any]],
     """
     truth, small = ([_read(DATA / 'test' / folder / f'{Path(name).stem}.png') for name in TEST]
                     for folder in ('HR', f'LRbicx{SCALE}'))
-    enlarged = [_to_uint8(imresize(lr.astype(np.float32) / 255, SCALE)) for lr in small]
-    rows = [report.measure(report.BICUBIC, enlarged, truth, SCALE)]
+    rows = [report.measure(report.BICUBIC, [enlarged(lr, SCALE)[1] for lr in small], truth, SCALE)]
     for method, net in load_networks(options).items():
         images = [upscale(net, lr) for lr in small]
         count = sum(parameter.numel() for parameter in net.parameters())
