@@ -67,10 +67,10 @@ def measure(control: Options, options: Options) -> StepTime:
         What an iteration costs.
     """
     size, every, until = block_of(options)
-    with _as_in_a_run(), tempfile.TemporaryDirectory() as folder:
-        base = _Bench(control, folder)
+    with quietly(1), tempfile.TemporaryDirectory() as folder:
+        base = Bench(control, folder)
         base.run(1)  # now its optimizer has its memory, which must not count for the run
-        own = base if options is control else _Bench(options, folder)
+        own = base if options is control else Bench(options, folder)
         ratios, begin = [], time.perf_counter()
         for turn in range(_ROUNDS + 1):
             seconds = base.run(_BLOCK)
@@ -102,8 +102,13 @@ def block_of(options: Options) -> tuple[int, int, float]:
     return min(math.ceil(_BLOCK / period) * period, last // schedule.every), schedule.every, last / total
 
 
-class _Bench:
-    """A model of BasicSR that trains on the same random images again and again."""
+class Bench:
+    """A model of BasicSR that trains on the same random images again and again.
+
+    Args:
+        options: The options of a run.
+        folder: An empty folder for what the model might write.
+    """
 
     def __init__(self, options: Options, folder: str) -> None:
         opt = _parsed(options, folder)
@@ -115,7 +120,15 @@ class _Bench:
         self.new_crops, self.due = new_crops(options), 0.0
 
     def run(self, iterations: int, every: int = 1) -> float:
-        """Train for so many iterations, whose numbers ``every`` divides; return the seconds of one."""
+        """Train for so many iterations, whose numbers ``every`` divides.
+
+        Args:
+            iterations: How many.
+            every: What divides their numbers.
+
+        Returns:
+            The seconds of one.
+        """
         if self.cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -129,7 +142,6 @@ class _Bench:
             torch.cuda.synchronize()
             self.memory = max(self.memory or 0, (torch.cuda.max_memory_allocated() - self.before) // 10**6)
         return (clock() - begin) / iterations
-
 
     def _renew_crops(self, iteration: int) -> None:
         """Change as many crops as are new to the cache in an iteration; the teacher runs on those again."""
@@ -191,12 +203,16 @@ def _parsed(options: Options, folder: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _as_in_a_run() -> Iterator[None]:
-    """One thread and BasicSR's setting of cuDNN, and no log; all as before afterwards, random numbers too."""
+def quietly(num_threads: int) -> Iterator[None]:
+    """Inside the block, so many CPU threads, BasicSR's setting of cuDNN, and no log; random numbers go on as before.
+
+    Args:
+        num_threads: CPU threads; 0 leaves them as they are.
+    """
     threads, logged, tuned = torch.get_num_threads(), logging.root.manager.disable, torch.backends.cudnn.benchmark
     try:
         with torch.random.fork_rng():
-            torch.set_num_threads(1)
+            torch.set_num_threads(num_threads or threads)
             torch.backends.cudnn.benchmark = True
             logging.disable(logging.CRITICAL)
             yield

@@ -16,7 +16,7 @@ from training import comparison_options, write_options
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.compare.equal_time import _fixed_length
-from mipkd_plugin.compare.step_times import StepTime, _Bench, block_of, measure, new_crops, random_batch
+from mipkd_plugin.compare.step_times import StepTime, Bench, block_of, measure, new_crops, random_batch
 from mipkd_plugin.compare.times import MethodTime, TimesError, read_times, time_table, write_times
 from mipkd_plugin.compare.trials import stretch
 
@@ -119,7 +119,7 @@ def test_a_cache_costs_what_its_new_crops_cost(train_options: Make, monkeypatch:
     assert measure(control, opt).distilling > 1
     assert not (tmp_path / 'mine.lmdb').exists()
     opt['datasets']['train']['crops'] = 50
-    bench, runs = _Bench(opt, str(tmp_path)), []
+    bench, runs = Bench(opt, str(tmp_path)), []
     bench.model.teacher.register_forward_hook(lambda *args: runs.append(1))
     bench.run(1)
     runs.clear()

@@ -1,0 +1,208 @@
+"""What ``mipkd distill`` chooses where the user says nothing: :func:`resolve`, one rule after the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+LOSSES: dict[str, list[dict[str, Any]]] = {
+    'mipkd': [{'type': 'MiPKDLoss'}],
+    'krnet': [{'type': 'KRNetLoss'}, {'type': 'LogitsKDLoss'}],
+    'logits': [{'type': 'LogitsKDLoss'}],
+    'fitnets': [{'type': 'FitNetLoss'}, {'type': 'LogitsKDLoss'}],
+    'at': [{'type': 'AttentionTransferLoss'}, {'type': 'LogitsKDLoss'}],
+    'rkd': [{'type': 'RKDLoss'}, {'type': 'LogitsKDLoss'}],
+    'fakd': [{'type': 'FAKDLoss'}, {'type': 'LogitsKDLoss'}],
+    'crosskd': [{'type': 'CrossKDLoss'}, {'type': 'LogitsKDLoss'}],
+    'dukd': [{'type': 'DUKDLoss'}, {'type': 'LogitsKDLoss'}],
+    'none': []}
+"""``--loss``: the losses beside the pixel loss. Those with features go with logits-KD, as in our comparisons."""
+
+_TAPPED = ('MiPKDLoss', 'KRNetLoss', 'FitNetLoss', 'AttentionTransferLoss', 'RKDLoss', 'FAKDLoss', 'CrossKDLoss')
+LONG = 20_000
+"""Iterations from which a training is long: the student comes to its limit, and repeated crops would be missed."""
+SECONDS_ON_CPU = 240
+_LONG_RUN = 60_000
+_FEWEST, _MOST = 1000, 20_000
+_SEEN = 8
+_POOL = (256, 4096)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at.
+
+    Attributes:
+        scale: Scale factor.
+        blocks: Number of blocks in the trunk of student and teacher; 0 if there is none to tap.
+        width: Channels of the student's trunk.
+        attends: Whether the student is a transformer.
+        unit: What LR patches must be a multiple of, for both networks.
+        smallest: Shortest LR side of the training images, in pixels.
+        images: Number of training pairs, tiles counted.
+        gpu: Whether there is a GPU.
+        cores: CPU cores.
+        free: Free memory in bytes.
+    """
+
+    scale: int
+    blocks: tuple[int, int]
+    width: int
+    attends: bool
+    unit: int
+    smallest: int
+    images: int
+    gpu: bool
+    cores: int
+    free: int
+
+
+@dataclass
+class Settings:
+    """The chosen values, and why.
+
+    Attributes:
+        values: Value by name; the name is that of the option of ``mipkd distill``.
+        reasons: Reason by name; ``given`` for what the user gave.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def lines(self) -> list[str]:
+        """One line for each choice: name, value, reason."""
+        texts = {name: _text(value) for name, value in self.values.items()}
+        wide, wider = max(map(len, texts)), min(max(map(len, texts.values())), 24)
+        return [f'  {name:{wide}}  {texts[name]:{wider}}  {self.reasons[name]}' for name in texts]
+
+
+def _text(value: Any) -> str:
+    return f'{value:,d}' if isinstance(value, int) else f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Settings], float]) -> Settings:
+    """Choose every setting that is not given.
+
+    Args:
+        facts: The networks, the images and the machine.
+        given: What the user gave, by name.
+        step_seconds: Measures how long an iteration takes with the settings so far; called if the length is to be
+            chosen or to be told.
+
+    Returns:
+        The settings, with their reasons.
+    """
+    found = Settings()
+
+    def choose(name: str, value: Any, reason: str) -> Any:
+        is_given = given.get(name) is not None
+        found.values[name] = given[name] if is_given else value
+        found.reasons[name] = 'given' if is_given else reason
+        return found.values[name]
+
+    length = given.get('iterations')
+    is_long = (facts.gpu if length is None else length >= LONG)
+    _choose_loss(facts, choose, is_long)
+    _choose_batches(facts, choose, given, is_long)
+    # Adam's best step shrinks with the width: 4e-3 was the best of our trials for 16 channels (the demo), 5e-4 to
+    # 1e-3 for 64; the papers take 1e-4 for 256. Attention diverges at a quarter of what convolutions bear.
+    rate = min(max(0.064 / facts.width, 1e-4), 4e-3) / (4 if facts.attends else 1)
+    choose('learning_rate', float(f'{rate:.1g}'), f'for {facts.width} channels' + ' and attention' * facts.attends +
+           '; falls to 0 along a cosine')
+    choose('threads', 0 if facts.gpu else facts.cores, 'CPU threads of PyTorch' if not facts.gpu else 'as PyTorch likes')
+    seconds = step_seconds(found)
+    _choose_length(facts, choose, seconds)
+    total = found['iterations']
+    # A pool is worth its price if each crop comes up some times: the teacher runs once on each.
+    most = _pool_limit(facts, found)
+    crops = 0 if is_long else int(min(max(total * found['batch'] / _SEEN, _POOL[0]), _POOL[1], most))
+    choose('crops', crops, f'drawn once, so that the teacher runs once on each; seen about '
+           f'{max(total * found["batch"] // max(crops, 1), 1)} times' if crops else
+           'a long training wants new crops in each iteration')
+    # The moving average looks back over a fiftieth of the run: shorter and it is noisy, longer and it lags behind.
+    choose('ema', float(f'{min(max(1 - 50 / total, 0.9), 0.999):.4g}'), 'moving average of the weights, over 1/50 of '
+           'the run')
+    choose('val_freq', max(total // 10, 1), 'ten validations and checkpoints')
+    # Nothing is decoded after the start of a pool, and a worker costs more than it brings then.
+    choose('workers', 0 if found['crops'] else max(min(8, facts.cores - 1), 1), 'the pool is in memory' if
+           found['crops'] else 'processes that read images')
+    choose('seed', 0, 'of weights and crops')
+    return found
+
+
+def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: bool) -> None:
+    """The loss, its taps, and for which part of the run it works."""
+    blocks = min(facts.blocks)
+    # MiPKD gains most at equal iterations in all of docs/results.md; it needs blocks to tap.
+    loss = choose('loss', 'mipkd' if blocks else 'logits', 'the best in docs/results.md' if blocks else
+                  'one of the networks has no row of blocks to tap, so the images alone are matched')
+    if blocks:
+        # One tap for two blocks: 2 on trunks of 5 blocks did as well as 3 (the demo), the paper has 4 on 32.
+        choose('taps', min(max(blocks // 2, min(2, blocks)), 4), f'spread over {facts.blocks[0]} blocks of the student '
+               f'and {facts.blocks[1]} of the teacher')
+    if loss == 'mipkd':
+        # Without its chain MiPKD beats plain training of equal time, with it not (docs/results.md, At equal time).
+        choose('chain', 'yes' if is_long else 'no', 'the whole of MiPKD' if is_long else
+               'the block chain costs more than it brings in a short run')
+    if loss != 'none':
+        # At its limit a student gains from letting go: +0.129 dB after 60,000 iterations, +0.011 to the end.
+        choose('until', 0.5 if is_long else 1.0, 'fades out by half-time: the rest is training of its own' if is_long
+               else 'share of the run that distills; a short one needs all of it')
+
+
+def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any], given: Mapping[str, Any],
+                    is_long: bool) -> None:
+    """Sizes of patch and batch."""
+    # The papers train on patches of 48; on a CPU half of that makes four times as many steps in the same time.
+    wanted = 48 if facts.gpu else 24
+    patch = max(min(wanted, facts.smallest) // facts.unit * facts.unit, min(facts.unit, facts.smallest))
+    choose('patch', patch, ('as in the papers' if facts.gpu else 'small, for a CPU') if patch == wanted // facts.unit *
+           facts.unit else f'the smallest image has {facts.smallest} LR pixels')
+    choose('batch', 16 if facts.gpu else 8, 'as in the papers' if facts.gpu else 'small, for a CPU')
+
+
+def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds: float) -> None:
+    """How long to train: on a CPU by what a step takes there."""
+    if facts.gpu:
+        value, reason = _LONG_RUN, f'as our long comparisons; about {duration(_LONG_RUN * seconds)} here'
+    else:
+        fitting = SECONDS_ON_CPU / seconds
+        unit = 10 ** max(len(str(int(fitting))) - 2, 0)
+        value = int(min(max(fitting // unit * unit, _FEWEST), _MOST))
+        reason = f'about {duration(value * seconds)} on this CPU'
+    if choose('iterations', value, f'{reason}, {1000 * seconds:.0f} ms each, measured') != value:
+        pass
+
+
+def _pool_limit(facts: Facts, found: Settings) -> int:
+    """How many crops a quarter of the free memory holds, with what the teacher answers to each in 16 bits."""
+    pixels = int(found['patch']) ** 2
+    maps = 2 * 256 * int(found.values.get('taps', 0)) if found['loss'] != 'none' else 0
+    return int(facts.free // 4 // (pixels * (maps + 9 * facts.scale ** 2 + 3)))
+
+
+def duration(seconds: float) -> str:
+    """A time for people: ``40 s``, ``5 min``, ``2 h 10 min``."""
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 90 else f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+def width_of(net: nn.Module) -> int:
+    """Channels of the trunk: what most layers of a network give."""
+    counts = Counter(module.weight.shape[0] for module in net.modules()
+                     if isinstance(module, (nn.Conv2d, nn.Linear)))
+    return counts.most_common(1)[0][0] if counts else 64
+
+
+def attends(net: nn.Module) -> bool:
+    """Whether a network is a transformer: it normalizes tokens."""
+    return any(isinstance(module, nn.LayerNorm) for module in net.modules())
