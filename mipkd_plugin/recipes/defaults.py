@@ -116,7 +116,7 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     rate = min(max(0.064 / facts.width, 1e-4), 4e-3) / (4 if facts.attends else 1)
     choose('learning_rate', float(f'{rate:.1g}'), f'for {facts.width} channels' + ' and attention' * facts.attends +
            '; falls to 0 along a cosine')
-    choose('threads', 0 if facts.gpu else facts.cores, 'CPU threads of PyTorch' if not facts.gpu else 'as PyTorch likes')
+    choose('threads', 0 if facts.gpu else facts.cores, 'as PyTorch likes' if facts.gpu else 'CPU threads of PyTorch')
     seconds = step_seconds(found)
     _choose_length(facts, choose, seconds)
     total = found['iterations']
@@ -177,8 +177,7 @@ def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds
         unit = 10 ** max(len(str(int(fitting))) - 2, 0)
         value = int(min(max(fitting // unit * unit, _FEWEST), _MOST))
         reason = f'about {duration(value * seconds)} on this CPU'
-    if choose('iterations', value, f'{reason}, {1000 * seconds:.0f} ms each, measured') != value:
-        pass
+    choose('iterations', value, f'{reason}, {1000 * seconds:.0f} ms each, measured')
 
 
 def _pool_limit(facts: Facts, found: Settings) -> int:

@@ -65,7 +65,8 @@ def find(flag: str, root: Path, out: Path | None = None) -> Found:
         DataError: There is no such folder, it holds no images, or it holds ``out``.
     """
     if not os.path.isdir(root):
-        what = 'is a file, not a folder' if os.path.exists(root) else f'there is no such folder (looked in {Path.cwd()})'
+        what = ('is a file, not a folder' if os.path.exists(root) else
+                f'there is no such folder (looked in {Path.cwd()})')
         raise DataError(f'{flag} {root}: {what}.\n   -> Name a folder of images.')
     notes = []
     if os.path.isdir(root / _HR):
@@ -91,7 +92,8 @@ def _outside(out: Path) -> str:
 
 
 def _walk(root: Path) -> tuple[list[Path], list[str]]:
-    files, others = [], []
+    files: list[Path] = []
+    others: list[Path] = []
     for folder, inner, names in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith('.'))
         for name in sorted(name for name in names if not name.startswith('.')):

@@ -1,0 +1,89 @@
+"""``mipkd distill``: from a teacher's weights file and a folder of photographs to a trained student."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "train a small student from a teacher's weights file and a folder of images"
+LOSSES = ('mipkd', 'krnet', 'logits', 'fitnets', 'at', 'rkd', 'fakd', 'crosskd', 'dukd', 'none')
+PLACES = ('hr', 'lr', 'val', 'val_lr')
+SETTINGS = ('loss', 'taps', 'chain', 'until', 'patch', 'batch', 'learning_rate', 'iterations', 'crops', 'ema',
+            'val_freq', 'workers', 'threads', 'seed')
+"""What is chosen where it is not given."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``mipkd distill``."""
+    add = parser.add_argument
+    add('--teacher', required=True, metavar='FILE', help="the teacher's weights; the network is recognized")
+    add('--hr', type=Path, metavar='DIR', help='HR images to train on, subfolders included')
+    add('--student', default='1/8', metavar='SIZE', help='ARCH:WIDTHxDEPTH such as EDSR:16x5, a share of the work of '
+        "the teacher such as 1/8, or an option file with a network_g (default: 1/8)")
+    add('--list', action='store_true', help='only show students of the teacher from 1/2 to 1/32')
+    add('--out', type=Path, metavar='DIR', help='folder for the option file, prepared images, table and picture; its '
+        'name is the name of the run (default: TEACHER_to_STUDENT)')
+    add('--write-only', action='store_true', help='prepare the images and write the option file, but do not train')
+    images = parser.add_argument_group('images')
+    images.add_argument('--val', type=Path, metavar='DIR', help='HR images to validate on (default: some of --hr, '
+                        'which are not trained on)')
+    images.add_argument('--lr', type=Path, metavar='DIR', help='your own LR images of --hr (default: made by bicubic '
+                        'downsampling, as by mipkd prepare)')
+    images.add_argument('--val-lr', type=Path, metavar='DIR', help='your own LR images of --val (default: '
+                        'LRbicx<scale> beside them if it fits, or made)')
+    _add_settings(parser.add_argument_group('settings', 'What you do not give is chosen for the networks, the images '
+                                            'and the machine, and printed with its reason.'))
+
+
+def _add_settings(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add('--loss', choices=LOSSES, help='how to distill; none trains without a teacher')
+    for name, kind, text in (
+            ('taps', _whole(1), 'number of taps on both trunks'),
+            ('until', _share, 'share of the run that distills, fading out'),
+            ('patch', _whole(1), 'side of the LR patches'), ('batch', _whole(1), 'images in an iteration'),
+            ('learning-rate', _positive, 'of Adam at the start'), ('iterations', _whole(1), 'length of the training'),
+            ('crops', _whole(0), 'size of the pool of fixed crops; 0: new crops in each iteration'),
+            ('ema', _share, 'decay of the moving average'),
+            ('val-freq', _whole(1), 'iterations between validations'),
+            ('workers', _whole(0), 'processes that read images'), ('threads', _whole(1), 'CPU threads of PyTorch'),
+            ('seed', _whole(0), 'of weights and crops')):
+        add(f'--{name}', type=kind, metavar='N', help=text)
+    add('--chain', choices=('yes', 'no'), help="the block chain of MiPKD, its dearest part")
+    add('--set', action='append', metavar='A:B=VALUE', help='another entry of the option file, as in '
+        '--set train:optim_g:type=AdamW; can be given several times')
+    add('--import', dest='imports', action='append', metavar='FILE.py|MODULE', help='first import a file or module '
+        'that registers your own networks or losses; can be given several times')
+
+
+def _whole(least: int) -> type[int]:
+    class Whole(int):
+        def __new__(cls, text: str) -> int:  # type: ignore[misc]  # argparse calls it
+            value = int(text.replace(',', '').replace('_', ''))
+            if value < least:
+                raise argparse.ArgumentTypeError(f'must be {least} or more, got {text}')
+            return value
+
+    Whole.__name__ = 'whole number'
+    return Whole
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f'must be above 0 and below 1, got {text}')
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 1, got {text}')
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``mipkd distill``."""
+    from mipkd_plugin.commands.distill.stages import Distill
+
+    return Distill(args).run()

@@ -1,0 +1,167 @@
+"""The end of ``mipkd distill``: bicubic, student and teacher on the validation images, as a table and a picture."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.data import build_dataset
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mipkd_plugin.compare.step_times import quietly
+from mipkd_plugin.config.trained import load_trained
+from mipkd_plugin.inference.cost import CONVENTION, cost, milliseconds
+from mipkd_plugin.inference.pictures import (
+    BICUBIC,
+    HR,
+    TEACHER,
+    Panel,
+    Picture,
+    Strip,
+    as_picture,
+    as_png,
+    choose_boxes,
+    draw,
+    enlarged,
+    measured,
+)
+from mipkd_plugin.networks.padding import needed_multiple, padded
+from mipkd_plugin.utils.files import write_bytes, write_text
+
+STUDENT = 'student'
+TABLE, PICTURE = 'table.md', 'comparison.png'
+_SHOWN = 3
+_DETAIL = 96
+_SIDE = 128  # of the LR image that is timed
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: What made the images.
+        net: The network; None for interpolation.
+        quality: PSNR (dB) and SSIM of each image.
+    """
+
+    name: str
+    net: nn.Module | None
+    quality: list[tuple[float, float]] = field(default_factory=list)
+
+    def means(self) -> tuple[float, float]:
+        """Mean PSNR and SSIM."""
+        psnr, ssim = zip(*self.quality)
+        return statistics.fmean(psnr), statistics.fmean(ssim)
+
+
+def student_file(opt: Mapping[str, Any]) -> Path:
+    """The trained student of a run that has come to its end."""
+    return Path('experiments', str(opt['name']), 'models', 'net_g_latest.pth')
+
+
+def is_up_to_date(out: Path, weights: Path) -> bool:
+    """Whether table and picture are there, and are of these weights."""
+    newest = os.stat(weights).st_mtime
+    return all(os.path.isfile(out / name) and os.stat(out / name).st_mtime >= newest for name in (TABLE, PICTURE))
+
+
+def show(opt: Mapping[str, Any], teacher: nn.Module, out: Path, threads: int) -> str:
+    """Measure and draw.
+
+    Args:
+        opt: The options of the run.
+        teacher: The teacher with its weights.
+        out: Folder for ``table.md`` and ``comparison.png``.
+        threads: CPU threads; 0 leaves them as they are.
+
+    Returns:
+        The table, in Markdown, and what it says.
+
+    Raises:
+        OptionError: The student's weights cannot be loaded.
+        OSError: A file cannot be written.
+    """
+    scale, student = int(opt['scale']), load_trained(opt, student_file(opt))
+    rows = [Row(BICUBIC, None), Row(STUDENT, student), Row(TEACHER, teacher.eval())]
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    with quietly(threads):
+        strips = _compare(rows, _pairs(opt), scale, device)
+        text = _table(rows, scale, opt['datasets']['val']['name'], len(rows[0].quality))
+    write_text(out / TABLE, f'{text}\n')
+    write_bytes(out / PICTURE, as_png(draw(strips, 'PSNR of the whole image; details: where these differ most')))
+    return text
+
+
+def _pairs(opt: Mapping[str, Any]) -> Any:
+    """The validation set as BasicSR reads it."""
+    entries = deepcopy(dict(opt['datasets']['val']))
+    return build_dataset({**entries, 'phase': 'val', 'scale': opt['scale']})
+
+
+def _compare(rows: list[Row], pairs: Any, scale: int, device: torch.device) -> list[Strip]:
+    """Measure all rows on all images; return the details of some images."""
+    nets = [row.net for row in rows if row.net is not None]
+    multiples = {id(net): needed_multiple(net.to(device), 3, scale) for net in nets}
+    strips, shown = [], {round((number + 0.5) * len(pairs) / _SHOWN - 0.5) for number in range(_SHOWN)}
+    for index in tqdm(range(len(pairs)), 'compare', unit='image', leave=False, disable=None):
+        pair = pairs[index]
+        lr, truth = as_picture(pair['lq']), as_picture(pair['gt'])
+        truth = truth[:lr.shape[0] * scale, :lr.shape[1] * scale]
+        images = [enlarged(lr, scale)[1] if row.net is None else
+                  _upscaled(row.net, pair['lq'][None].to(device), multiples[id(row.net)], scale) for row in rows]
+        for row, image in zip(rows, images):
+            row.quality.append(measured(image, truth, scale))
+        if index in shown or len(pairs) <= _SHOWN:
+            strips.append(_strip(Path(pair['gt_path']).stem, rows, images, truth, scale))
+    for net in nets:
+        net.cpu()
+    return strips
+
+
+def _upscaled(net: nn.Module, lq: Tensor, multiple: int, scale: int) -> Picture:
+    with torch.no_grad():
+        output = net(padded(lq, multiple))
+    return as_picture(output[:, :, :lq.shape[2] * scale, :lq.shape[3] * scale].clamp(0, 1))
+
+
+def _strip(name: str, rows: list[Row], images: list[Picture], truth: Picture, scale: int) -> Strip:
+    box = choose_boxes(images, truth, _DETAIL, border=scale)[0]
+    panels = [Panel(row.name, box.of(image), f'{row.quality[-1][0]:.2f} dB') for row, image in zip(rows, images)]
+    return Strip(name, truth, box, [*panels, Panel(HR, box.of(truth))])
+
+
+def _table(rows: list[Row], scale: int, name: str, count: int) -> str:
+    nets = [row.net for row in rows if row.net is not None]
+    times = dict(zip(map(id, nets), milliseconds(nets, (3, _SIDE, _SIDE), rounds=3)))
+    cells = [['', 'parameters', 'GMACs', 'ms', 'PSNR', 'SSIM'], ['---', *['---:'] * 5]]
+    for row in rows:
+        psnr, ssim = row.means()
+        own = ['', '', '']
+        if row.net is not None:
+            price = cost(row.net, (3, _SIDE, _SIDE))
+            own = [f'{price.parameters:,d}', f'{price.macs / 1e9:.2f}', f'{times[id(row.net)]:.0f}']
+        cells.append([row.name, *own, f'{psnr:.2f}', f'{ssim:.4f}'])
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [f'| {" | ".join(cell.ljust(width) for cell, width in zip(line, widths))} |' for line in cells]
+    where = 'this GPU' if torch.cuda.is_available() else f'this CPU, {torch.get_num_threads()} thread(s)'
+    return '\n'.join([*lines, '', f'x{scale}; PSNR (dB) and SSIM of Y, border of {scale} pixels left out, mean of '
+                      f'{count} image(s) of {name}. GMACs and ms ({where}) of an LR image of {_SIDE}x{_SIDE}. '
+                      f'{CONVENTION}.', '', _conclusion(rows)])
+
+
+def _conclusion(rows: list[Row]) -> str:
+    """What the numbers say, and no more."""
+    bicubic, student, teacher = (round(row.means()[0], 2) for row in rows)
+    gain = f'The student is {abs(student - bicubic):.2f} dB {"above" if student > bicubic else "below"} bicubic'
+    if teacher <= bicubic:
+        return (f'{gain}. The teacher is below bicubic here, which a teacher is that was trained for looks or for '
+                'real photographs: look at the picture before you trust PSNR.')
+    return f'{gain} and {abs(teacher - student):.2f} dB {"below" if student < teacher else "above"} the teacher.'

@@ -1,0 +1,183 @@
+"""From what the user gave to a checked option file: teacher, student, images, settings. Nothing is written here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from mipkd_plugin import config
+from mipkd_plugin.networks.padding import needed_multiple
+from mipkd_plugin.networks.trunk import TapError, trunk_of
+from mipkd_plugin.recipes import defaults
+from mipkd_plugin.recipes.data import Data, cut
+from mipkd_plugin.recipes.defaults import Facts, Settings
+from mipkd_plugin.recipes.images import DataError
+from mipkd_plugin.recipes.option_file import options_of, render, with_changes
+from mipkd_plugin.recipes.speed import step_seconds
+from mipkd_plugin.recipes.students import Choice
+from mipkd_plugin.recognition import Recognized
+from mipkd_plugin.recognition.recognized import build
+from mipkd_plugin.utils.cores import cores
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.words import counted, some
+
+LEAST_PATCH = 16
+_PROVISIONAL = 5000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run before it begins.
+
+    Attributes:
+        options: Its options.
+        text: The option file.
+        settings: What was chosen, with the reasons.
+        data: Its images.
+        notes: What else was decided.
+    """
+
+    options: dict[str, Any]
+    text: str
+    settings: Settings
+    data: Data
+    notes: tuple[str, ...]
+
+
+def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Mapping[str, Any], head: list[str],
+         say: Callable[[str], None]) -> Recipe:
+    """Choose the settings and make the option file. Writes nothing.
+
+    Args:
+        name: Name of the run.
+        teacher: The teacher.
+        student: The student.
+        data: The images.
+        given: What the user gave, by name of the option.
+        head: Lines for the top of the file.
+        say: Takes a line on what is being done.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        DataError: An image is smaller than the patch.
+        OptionError: The options have problems; the message lists all of them.
+        UsageError: An entry of ``--set`` cannot be read.
+    """
+    nets = build(student.network), teacher.build()
+    notes: list[str] = []
+    facts = facts_of(nets, teacher.scale, data, given)
+    entries = teacher_entries(teacher, str(given['teacher']))
+
+    def options_for(settings: Settings, images: Data) -> dict[str, Any]:
+        return with_changes(options_of(name, student.network, student.imports, entries, images, settings,
+                                       teacher.scale), given.get('set') or ())
+
+    def measure(settings: Settings) -> float:
+        options = options_for(_provisional(settings, given), data)
+        report = config.check_options(options, is_train=True, files=False, probe='full')
+        config.require_clean(report.problems, options)
+        say('Measuring how long an iteration takes here …')
+        return step_seconds(options, settings['threads'])
+
+    try:
+        settings = defaults.resolve(facts, given, measure)
+    except config.OptionError as error:
+        if given.get('loss') is not None or given.get('set'):
+            raise
+        notes.append('loss: MiPKD does not fit this pair of networks, so the teacher\'s images alone are matched ('
+                     f'{error.problems[0].where}: {error.problems[0].what})')
+        settings = defaults.resolve(facts, {**given, 'loss': 'logits'}, measure)
+        settings.reasons['loss'] = 'MiPKD does not fit this pair of networks'
+    training = cut(data.train, settings['patch'] * teacher.scale, bool(settings['crops']), teacher.scale)
+    data = replace(data, train=training)
+    options = options_for(settings, data)
+    return Recipe(options, render(options, head, comments(settings)), settings, data, (*data.notes, *notes))
+
+
+def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: Mapping[str, Any]) -> Facts:
+    """What the rules look at.
+
+    Args:
+        nets: Student and teacher.
+        scale: Scale factor.
+        data: The images.
+        given: What the user gave.
+
+    Returns:
+        The facts.
+
+    Raises:
+        DataError: An image is smaller than the patch.
+    """
+    unit = math.lcm(*(needed_multiple(net, 3, scale) for net in nets))
+    smallest, _ = data.train.smallest(scale)
+    least = given.get('patch') or max(LEAST_PATCH, unit)
+    small = [path for path, header in data.train.headers.items() if min(header.height, header.width) // scale < least]
+    if small:
+        what = f'--patch {given["patch"]}' if given.get('patch') else f'the smallest patch, {least}'
+        fitting = f' or write --patch {smallest // unit * unit}' if smallest >= unit and given.get('patch') else ''
+        raise DataError(f'{counted(len(small), "image")} of --hr {"is" if len(small) == 1 else "are"} smaller than '
+                        f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
+                        f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
+    return Facts(scale, _blocks(nets), defaults.width_of(nets[0]), defaults.attends(nets[0]), unit, smallest,
+                 data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available)
+
+
+def _blocks(nets: tuple[nn.Module, nn.Module]) -> tuple[int, int]:
+    """Number of blocks in each trunk."""
+    counts = []
+    for net in nets:
+        side = needed_multiple(net, 3, 1) * 8
+        try:
+            counts.append(len(trunk_of(net, torch.rand(1, 3, side, side)).paths))
+        except (TapError, *FOREIGN_ERRORS):
+            counts.append(0)
+    return counts[0], counts[1]
+
+
+def _provisional(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Settings that are complete enough to build a model."""
+    total = given.get('iterations') or _PROVISIONAL
+    crops = given.get('crops')
+    if crops is None:
+        crops = 0 if total >= defaults.LONG or not given.get('iterations') and torch.cuda.is_available() else max(
+            min(total * settings['batch'] // 8, 4096), 1)
+    known = {'iterations': total, 'crops': crops, 'ema': 0.99, 'val_freq': total, 'workers': 0, 'seed': 0}
+    return Settings({**known, **settings.values}, dict(settings.reasons))
+
+
+def teacher_entries(teacher: Recognized, path: str) -> dict[str, Any]:
+    """The block ``teacher`` of the option file: the network too where the file has its names."""
+    if teacher.source == 'BasicSR':
+        return {'network': teacher.network, 'weights': path, 'param_key': teacher.param_key}
+    return {'weights': path}
+
+
+def comments(settings: Settings) -> dict[str, str]:
+    """The reasons of the settings by YAML path."""
+    places = {'crops': 'datasets.train.crops', 'patch': 'datasets.train.gt_size',
+              'batch': 'datasets.train.batch_size_per_gpu', 'workers': 'datasets.train.num_worker_per_gpu',
+              'iterations': 'train.total_iter', 'ema': 'train.ema_decay', 'learning_rate': 'train.optim_g',
+              'val_freq': 'val.val_freq', 'until': 'train.distill', 'loss': 'train.distill_opt',
+              'seed': 'manual_seed'}
+    found = {places[name]: reason for name, reason in settings.reasons.items() if name in places}
+    found['datasets.train.gt_size'] = f'HR; LR patch {settings["patch"]}, {settings.reasons["patch"]}'
+    return {**found, 'num_gpu': 'all GPUs that there are; the CPU if there is none',
+            'train.exact_resume': 'a stopped run ends as one that was not stopped'}
+
+
+def as_path(path: Path) -> str:
+    """A path for people: relative where it lies in the working directory."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
