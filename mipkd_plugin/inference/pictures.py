@@ -161,10 +161,16 @@ def measured(image: Picture, truth: Picture, border: int) -> tuple[float, float]
     Returns:
         PSNR and SSIM; SSIM is NaN for an image smaller than :data:`SMALLEST`.
     """
-    options = {'crop_border': border, 'test_y_channel': True}
     is_small = min(image.shape[:2]) - 2 * border < SMALLEST
-    return (float(calculate_psnr(image, truth, **options)),
-            math.nan if is_small else float(calculate_ssim(image, truth, **options)))
+    return psnr(image, truth, border), (math.nan if is_small else float(
+        calculate_ssim(image, truth, crop_border=border, test_y_channel=True)))
+
+
+def psnr(image: Picture, truth: Picture, border: int) -> float:
+    """PSNR (dB) alone, as :func:`measured` computes it; NaN for an image that is all border."""
+    if min(image.shape[:2]) <= 2 * border:
+        return math.nan
+    return float(calculate_psnr(image, truth, crop_border=border, test_y_channel=True))
 
 
 def draw(strips: Sequence[Strip], note: str = '') -> Picture:
