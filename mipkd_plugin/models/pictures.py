@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,14 @@ class FrozenTeacher(nn.Module):
 
     def forward(self, lq: Tensor) -> Tensor:
         """Run the teacher on images that it takes."""
-        return cast(Tensor, self._run(self.net, lq))
+        return self._run(self.net, lq)
 
     def upscale(self, lq: Tensor) -> Tensor:
         """Run the teacher on one image (1, C, H, W); returns (1, C, sH, sW) on the CPU."""
         device = next((parameter.device for parameter in self.net.parameters()), lq.device)
         with random_numbers_restored([device] if device.type == 'cuda' else []), evaluating(self):
             image = padded(lq.to(device), needed_multiple(self, lq.shape[1], self.scale))
-            output = self(image)[:, :, :lq.shape[2] * self.scale, :lq.shape[3] * self.scale]
+            output: Tensor = self(image)[:, :, :lq.shape[2] * self.scale, :lq.shape[3] * self.scale]
         return output.float().cpu()
 
 
