@@ -18,7 +18,7 @@ from mipkd_plugin.inference.pictures import (
     TEACHER,
     Box,
     Panel,
-    Picture,
+    Pixels,
     Strip,
     as_picture,
     choose_boxes,
@@ -69,7 +69,7 @@ class _Known:
 
     name: str
     box: Box
-    truth: Picture | None
+    truth: Pixels | None
     before: list[Panel]
     after: list[Panel]
 
@@ -149,7 +149,7 @@ class ValidationPictures:
             after.append(Panel(HR, box.of(truth)))
         return _Known(name, box, truth, before, after)
 
-    def _panel(self, label: str, image: Picture, box: Box, truth: Picture | None, channels: int) -> Panel:
+    def _panel(self, label: str, image: Pixels, box: Box, truth: Pixels | None, channels: int) -> Panel:
         note = ''
         if truth is not None:
             own, other = (image, truth) if channels != 1 else (image[:, :, :1], truth[:, :, :1])
