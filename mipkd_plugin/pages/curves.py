@@ -134,9 +134,10 @@ def _plot(axis: Axes, run: Run, points: Sequence[tuple[int, float]], number: int
     # a label that begins with _ is left out of the legend
     label = f' {run.label}' if run.label.startswith('_') else run.label
     axis.plot(*zip(*finite), marker='o' if metric else None, markersize=3, linewidth=1.4, label=label, **style)
-    here = dict(finite).get(run.iteration if run.iteration is not None else -1)
+    at = -1 if run.iteration is None else run.iteration
+    here = dict(finite).get(at)
     if here is not None and metric:
-        axis.plot([run.iteration], [here], marker='o', markersize=9, fillstyle='none', color=style['color'])
+        axis.plot([at], [here], marker='o', markersize=9, fillstyle='none', color=style['color'])
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

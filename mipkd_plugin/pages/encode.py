@@ -30,7 +30,8 @@ def compressed(image: Pixels) -> str:
 def colored(error: NDArray[np.float32], top: float) -> Pixels:
     """Errors in colors, from dark for 0 to bright for ``top`` and above."""
     levels = np.clip(error / top * 255, 0, 255).astype(np.uint8)
-    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)  # type: ignore[return-value]
+    colors: Pixels = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    return colors
 
 
 def color_bar(width: int = 256, height: int = 12) -> Pixels:

@@ -104,8 +104,8 @@ def _first_two(page: Page) -> tuple[int, int]:
 def _guide(page: Page, has_errors: bool) -> str:
     look, several = page.look, len(page.compared) > 1
     what = 'the weights files differ most from each other' if several else 'the network differs most from bicubic'
-    lines = [f'Details are exact, pixel by pixel, and lie where {what} (difference in brightness times contrast). Click '
-             'one to see it in the slider. Whole images are WebP of quality '
+    lines = [f'Details are exact, pixel by pixel, and lie where {what} (difference in brightness times contrast). '
+             'Click one to see it in the slider. Whole images are WebP of quality '
              f'{encode.QUALITY}, at most {look.largest} pixels wide or high.']
     if len(page.scenes) < page.images:
         lines.append(f'Shown are the {len(page.scenes)} of {page.images} images where {what}; the table is about all '

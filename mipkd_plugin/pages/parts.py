@@ -65,9 +65,10 @@ def _crops(scene: Scene, part: int, top: float) -> str:
         button = f'<button type="button" title="Show in the slider" aria-label="Show {escape(name)} in the slider">' \
                  f'{images}</button>'
         lines = [values_of(values), f'whole: {values_of(shot.values)}' if shot.values else '']
-        figures.append(f'<figure class="crop" style="--side:{box.width}">{button}{_caption(shot.label, lines)}</figure>')
-    return f'<h4>Detail {part + 1} <span class="soft">{box.width} × {box.height} pixels at {box.left}, {box.top}</span>' \
-           f'</h4><div class="row">{"".join(figures)}</div>'
+        figures.append(f'<figure class="crop" style="--side:{box.width}">{button}{_caption(shot.label, lines)}'
+                       '</figure>')
+    place = f'{box.width} × {box.height} pixels at {box.left}, {box.top}'
+    return f'<h4>Detail {part + 1} <span class="soft">{place}</span></h4><div class="row">{"".join(figures)}</div>'
 
 
 def _plain(uri: str, shot: Shot, part: str, panel: int, name: str, values: Values | None, kind: str = '') -> str:
@@ -95,8 +96,8 @@ def _map(scene: Scene, shot: Shot, top: float) -> str:
 
 def color_scale(top: float) -> str:
     """The color bar of all maps of errors."""
-    return f'<div class="scale"><span>0</span><img src="{encode.exact(encode.color_bar())}" alt="Color bar: dark is no ' \
-           f'error, bright is {top:g} of 255 or more"><span>{top:g} and more, of 255</span></div>'
+    return f'<div class="scale"><span>0</span><img src="{encode.exact(encode.color_bar())}" alt="Color bar: dark is ' \
+           f'no error, bright is {top:g} of 255 or more"><span>{top:g} and more, of 255</span></div>'
 
 
 def _viewer(scene: Scene, shown: tuple[int, int]) -> str:
@@ -124,8 +125,8 @@ def curves_html(curves: Sequence[Curves], runs: Sequence[Run]) -> str:
     folders = ''.join(f'<div><dt>{escape(run.label)}</dt><dd>{escape(str(run.folder))}</dd></div>'
                       for run in runs if run.folder is not None)
     figures = ''.join(f'<figure>{figure.svg}</figure>' for figure in curves)
-    note = '<p class="soft">A ring marks the weights shown here. Means of neighboring points where there are many.</p>' \
-        if curves else ''
+    note = '<p class="soft">A ring marks the weights shown here. Where there are many points, means of neighbors are ' \
+           'drawn.</p>' if curves else ''
     return f'''<section aria-labelledby="curves">
 <h2 id="curves">Curves of the trainings</h2>
 <dl>{folders}</dl>

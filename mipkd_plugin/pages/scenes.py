@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -124,10 +125,10 @@ def _shot(label: str, image: Pixels, hr: Pixels | None, boxes: list[Box], look: 
                 [box.of(error).copy() for box in boxes])
 
 
-def reduced(image: NDArray[np.generic], largest: int) -> NDArray[np.generic]:
+def reduced(image: NDArray[Any], largest: int) -> NDArray[Any]:
     """An image whose longest side has at most so many pixels; means of its pixels where it is larger."""
     factor = largest / max(image.shape[:2])
     if factor >= 1:
-        return image.copy()
+        return np.array(image)
     height, width = (max(round(side * factor), 1) for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[call-overload,no-any-return]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
