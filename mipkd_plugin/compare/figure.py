@@ -51,7 +51,7 @@ def curves(rows: Sequence[Row], times: Times) -> Figure:
     longest = max((row.iterations for row in rows if row.method != EQUAL_TIME), default=None)
     if longest and EQUAL_TIME in methods:
         left.set_xlim(0, 1.04 * longest)
-    limits = _without_the_start([[psnr for _, _, psnr in row.points()] for row in rows if row.testset == testset])
+    limits = without_the_start([[psnr for _, _, psnr in row.points()] for row in rows if row.testset == testset])
     if limits is not None:
         left.set_ylim(*limits)
     figure.legend(*left.get_legend_handles_labels(), loc='outside right center', frameon=False)
@@ -83,8 +83,15 @@ def _styles(methods: Sequence[str]) -> list[dict[str, Any]]:
     return [controls.get(name) or others.pop(0) for name in methods]
 
 
-def _without_the_start(series: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Limits of an axis without the first validations, whose low values would hide the differences at the end."""
+def without_the_start(series: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Limits of an axis without the first validations, whose low values would hide the differences at the end.
+
+    Args:
+        series: Values of each curve in their order.
+
+    Returns:
+        Lowest and highest value of the axis; None if there is nothing to choose.
+    """
     values = [value for values in series for value in values[len(values) // 3:] if math.isfinite(value)]
     if not values or min(values) == max(values):
         return None

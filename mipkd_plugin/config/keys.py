@@ -87,6 +87,7 @@ ITERATIONS = _whole(1, 10**12, name='a whole number from 1 to 1e12', example=100
 SEED = _whole(0, 4 * 10**9, exact=True, name='a whole number from 0 to 4e9', example=0)
 SCALE = _whole(1, LARGEST_SCALE, exact=True, name=f'a whole number from 1 to {LARGEST_SCALE}', example=2)
 WORKERS = _whole(0, 512, exact=True, name='a whole number from 0 to 512', example=0)
+PICTURES = _whole(0, 100, exact=True, name='a whole number from 0 to 100', example=1)
 NUMBER = Kind('a number', is_number, 1.0)
 POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0, 1)
 FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1, 0.999)
@@ -143,6 +144,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     'logger': {
         'print_freq': Key(ITERATIONS, 'train'), 'save_checkpoint_freq': Key(ITERATIONS, 'train'),
         'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)), 'keep_last': Key(optional(INTEGER)),
+        'val_pictures': Key(optional(PICTURES)),
     },
     'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},

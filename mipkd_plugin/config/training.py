@@ -18,6 +18,7 @@ from mipkd_plugin.config.keys import is_number, is_whole
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.sections import knows_all_keys
 from mipkd_plugin.config.suggestions import other_value
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
@@ -44,6 +45,7 @@ def check_training(ctx: Context) -> None:
     _check_scheduler(ctx, train.get('scheduler'))
     _check_adversary(ctx)
     _check_loggers(ctx)
+    _check_pictures(ctx)
 
 
 def _check_adversary(ctx: Context) -> None:
@@ -79,6 +81,26 @@ def _check_loggers(ctx: Context) -> None:
     elif logger.get('use_tb_logger') is not True and ctx.clean('logger'):
         ctx.add('logger.use_tb_logger', 'must be true for wandb: BasicSR hands it what TensorBoard gets',
                 fix={'logger.use_tb_logger': True})
+
+
+def _check_pictures(ctx: Context) -> None:
+    """Check that somebody draws the pictures of ``logger.val_pictures``, of something, and that they go somewhere."""
+    where = 'logger.val_pictures'
+    if not ctx.section('logger').get('val_pictures') or not ctx.clean(where):
+        return
+    if not ctx.inherits('StudentMixin'):
+        if knows_all_keys(ctx):
+            ctx.add(where, f'{ctx.opt["model_type"]} draws no pictures, and would ignore it',
+                    'write model_type: AnySRModel, which does, or remove it', {where: REMOVE})
+    elif ctx.section('logger').get('use_tb_logger') is False:
+        ctx.add(where, 'needs use_tb_logger: true, because the pictures go to TensorBoard',
+                fix={'logger.use_tb_logger': True})
+    elif not ctx.section('val') or not any(str(name).startswith('val') for name in ctx.section('datasets')):
+        lack = 'a block val' if not ctx.section('val') else 'a data set val in datasets'
+        ctx.add(where, f'draws images of a validation, and there is none: {lack} is missing',
+                f'add {lack}, or remove this', {where: REMOVE})
+    elif 'debug' in str(ctx.opt.get('name')):
+        ctx.notes.append(f'{where}: no pictures: BasicSR starts no TensorBoard for a run that is named debug')
 
 
 def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:

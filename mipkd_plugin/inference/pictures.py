@@ -22,7 +22,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 LR, BICUBIC, TEACHER, HR = 'LR', 'bicubic', 'teacher', 'HR'
 """Labels of the panels beside those of students."""
 SMALLEST = 11
@@ -55,7 +55,7 @@ class Panel:
     """
 
     label: str
-    image: Picture
+    image: Pixels
     note: str = ''
 
 
@@ -71,12 +71,12 @@ class Strip:
     """
 
     name: str
-    whole: Picture
+    whole: Pixels
     box: Box
     panels: Sequence[Panel]
 
 
-def choose_boxes(images: Sequence[Picture], truth: Picture | None, size: int, count: int = 1,
+def choose_boxes(images: Sequence[Pixels], truth: Pixels | None, size: int, count: int = 1,
                  border: int = 0) -> list[Box]:
     """Choose square details where images differ most and where detail is, without overlap.
 
@@ -121,7 +121,7 @@ def _means(values: NDArray[Any], height: int, width: int) -> NDArray[np.float64]
     return mean
 
 
-def enlarged(lr: Picture, scale: int) -> tuple[Picture, Picture]:
+def enlarged(lr: Pixels, scale: int) -> tuple[Pixels, Pixels]:
     """An LR image in the size of HR: every pixel as a square, and by MATLAB's bicubic interpolation.
 
     Args:
@@ -135,7 +135,7 @@ def enlarged(lr: Picture, scale: int) -> tuple[Picture, Picture]:
     return squares, squares if scale == 1 else as_picture(imresize(lr.astype(np.float32) / 255, scale))
 
 
-def as_picture(image: NDArray[Any] | Tensor) -> Picture:
+def as_picture(image: NDArray[Any] | Tensor) -> Pixels:
     """Round an image in [0, 1] as BasicSR does.
 
     Args:
@@ -150,7 +150,7 @@ def as_picture(image: NDArray[Any] | Tensor) -> Picture:
     return np.ascontiguousarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8))
 
 
-def measured(image: Picture, truth: Picture, border: int) -> tuple[float, float]:
+def measured(image: Pixels, truth: Pixels, border: int) -> tuple[float, float]:
     """PSNR (dB) and SSIM of the Y channel, by BasicSR's own functions.
 
     Args:
@@ -161,13 +161,19 @@ def measured(image: Picture, truth: Picture, border: int) -> tuple[float, float]
     Returns:
         PSNR and SSIM; SSIM is NaN for an image smaller than :data:`SMALLEST`.
     """
-    options = {'crop_border': border, 'test_y_channel': True}
     is_small = min(image.shape[:2]) - 2 * border < SMALLEST
-    return (float(calculate_psnr(image, truth, **options)),
-            math.nan if is_small else float(calculate_ssim(image, truth, **options)))
+    return psnr(image, truth, border), (math.nan if is_small else float(
+        calculate_ssim(image, truth, crop_border=border, test_y_channel=True)))
 
 
-def draw(strips: Sequence[Strip], note: str = '') -> Picture:
+def psnr(image: Pixels, truth: Pixels, border: int) -> float:
+    """PSNR (dB) alone, as :func:`measured` computes it; NaN for an image that is all border."""
+    if min(image.shape[:2]) <= 2 * border:
+        return math.nan
+    return float(calculate_psnr(image, truth, crop_border=border, test_y_channel=True))
+
+
+def draw(strips: Sequence[Strip], note: str = '') -> Pixels:
     """Draw strips below each other.
 
     Args:
@@ -207,7 +213,7 @@ def plain_title(text: str, longest: int = 22) -> str:
     return text.replace('$', r'\$')
 
 
-def _reduced(image: Picture) -> tuple[Picture, float]:
+def _reduced(image: Pixels) -> tuple[Pixels, float]:
     """An image of moderate size, and its factor: in a picture it is small anyway."""
     factor = min(1, _LARGEST_WHOLE / max(image.shape[:2]))
     if factor == 1:
@@ -216,7 +222,7 @@ def _reduced(image: Picture) -> tuple[Picture, float]:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), factor  # type: ignore[return-value]
 
 
-def _rendered(figure: Figure) -> Picture:
+def _rendered(figure: Figure) -> Pixels:
     """Draw a figure. Its edges are cut close."""
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -225,6 +231,6 @@ def _rendered(figure: Figure) -> Picture:
     return cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
 
 
-def as_png(picture: Picture) -> bytes:
+def as_png(picture: Pixels) -> bytes:
     """The content of a PNG file."""
     return cv2.imencode('.png', picture)[1].tobytes()

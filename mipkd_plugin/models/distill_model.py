@@ -21,6 +21,7 @@ from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_st
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
+from mipkd_plugin.models.pictures import FrozenTeacher
 from mipkd_plugin.models.student import StudentMixin
 from mipkd_plugin.models.terms import free_name, total_of
 from mipkd_plugin.networks.execution import PLAIN
@@ -144,6 +145,9 @@ class DistillMixin(StudentMixin):
             for name, value in runner(step).items():
                 terms[free_name(name, terms)] = value if weight == 1 else weight * value
         return terms, prepared
+
+    def _teacher_for_pictures(self) -> Callable[[Tensor], Tensor] | None:
+        return FrozenTeacher(self.teacher, self.nets.teacher.execution, int(self.opt['scale'])).upscale
 
     def _dismiss_teacher(self) -> None:
         """Free what no later iteration needs: hooks, and the device's memory that the teacher takes."""

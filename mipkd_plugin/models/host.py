@@ -49,6 +49,9 @@ if TYPE_CHECKING:
         def test(self) -> None:
             """Run the network on ``lq``, without gradient, into ``output``."""
 
+        def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+            """Validate on one data set, in one process."""
+
         def model_ema(self, decay: float) -> None:
             """Update the moving average of ``net_g``."""
 

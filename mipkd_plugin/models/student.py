@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from mipkd_plugin.models.host import HostModel
+from mipkd_plugin.models.pictures import ValidationPictures
 from mipkd_plugin.networks.outputs import select_output
 from mipkd_plugin.networks.padding import needed_multiple, padded
 from mipkd_plugin.utils.registry import register
@@ -15,9 +19,11 @@ from mipkd_plugin.utils.registry import register
 class StudentMixin(HostModel):
     """Let a BasicSR model class use networks that take only some image sizes, or return more than an image.
 
-    It reads ``output``: the number or key of the image in what ``network_g`` returns. A model class with a ``test()``
-    of its own, such as SwinIRModel or HATModel, keeps it.
+    It reads ``output``: the number or key of the image in what ``network_g`` returns; and ``logger.val_pictures``. A
+    model class with a ``test()`` of its own, such as SwinIRModel or HATModel, keeps it.
     """
+
+    pictures: ValidationPictures | None = None
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Wrap a network as BasicSR does; it returns the output that the option ``output`` chooses."""
@@ -36,6 +42,28 @@ class StudentMixin(HostModel):
         The multiple that it needs is found once a run, on small random images. Networks that take any size run on the
         image itself.
         """
+        self._run_test()
+        if self.pictures is not None:
+            self.pictures.add(self.lq, self.output, getattr(self, 'gt', None))
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """Validate as BasicSR does; hand the first images to TensorBoard, if ``logger.val_pictures`` asks for it."""
+        count = int((self.opt.get('logger') or {}).get('val_pictures') or 0)
+        if not count or tb_logger is None:
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+            return
+        if self.pictures is None:
+            self.pictures = ValidationPictures(count, int(self.opt.get('scale', 1)), self._teacher_for_pictures())
+        with self.pictures.of(dataloader.dataset):
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+            self.pictures.write(tb_logger, current_iter)
+
+    def _teacher_for_pictures(self) -> Callable[[Tensor], Tensor] | None:
+        """What runs the teacher on one image; a model without a teacher has none."""
+        return None
+
+    def _run_test(self) -> None:
+        """``test()`` alone."""
         if getattr(super().test, '__func__', None) is not SRModel.test:  # that class has its own way
             super().test()
             return

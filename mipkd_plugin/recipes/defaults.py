@@ -29,6 +29,7 @@ SECONDS_ON_CPU = 240
 _LONG_RUN = 60_000
 _FEWEST, _MOST = 1000, 20_000
 _SEEN = 8
+_CLEARLY = 1.3
 _POOL = (256, 4096)
 
 
@@ -47,6 +48,7 @@ class Facts:
         gpu: Whether there is a GPU.
         cores: CPU cores.
         free: Free memory in bytes.
+        threads: What OMP_NUM_THREADS says; 0 if nothing.
     """
 
     scale: int
@@ -59,6 +61,7 @@ class Facts:
     gpu: bool
     cores: int
     free: int
+    threads: int = 0
 
 
 @dataclass
@@ -116,8 +119,7 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     rate = min(max(0.064 / facts.width, 1e-4), 4e-3) / (4 if facts.attends else 1)
     choose('learning_rate', float(f'{rate:.1g}'), f'for {facts.width} channels' + ' and attention' * facts.attends +
            '; falls to 0 along a cosine')
-    choose('threads', 0 if facts.gpu else facts.cores, 'as PyTorch likes' if facts.gpu else 'CPU threads of PyTorch')
-    seconds = step_seconds(found)
+    seconds = _choose_threads(facts, choose, found, step_seconds)
     _choose_length(facts, choose, seconds)
     total = found['iterations']
     # A pool is worth its price if each crop comes up some times: the teacher runs once on each.
@@ -166,6 +168,32 @@ def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any], given:
     choose('patch', patch, ('as in the papers' if facts.gpu else 'small, for a CPU') if patch == wanted // facts.unit *
            facts.unit else f'the smallest image has {facts.smallest} LR pixels')
     choose('batch', 16 if facts.gpu else 8, 'as in the papers' if facts.gpu else 'small, for a CPU')
+
+
+def _choose_threads(facts: Facts, choose: Callable[[str, Any, str], Any], found: Settings,
+                    step_seconds: Callable[[Settings], float]) -> float:
+    """CPU threads, and the seconds of an iteration with them.
+
+    A small network gains little from a second thread, and loses tenfold once that has to wait for its core: threads of
+    PyTorch wait in a busy loop. So there is one, unless more are clearly faster.
+
+    Returns:
+        The seconds.
+    """
+    if facts.gpu:
+        choose('threads', 0, 'as PyTorch likes')
+        return step_seconds(found)
+    fixed = facts.threads or (1 if facts.cores == 1 else 0)
+    if choose('threads', fixed or 1, 'as OMP_NUM_THREADS says' if facts.threads else
+              'one core') and (fixed or found.reasons['threads'] == 'given'):
+        return step_seconds(found)
+    one = step_seconds(found)
+    found.values['threads'] = facts.cores
+    many = step_seconds(found)
+    is_faster = many * _CLEARLY < one
+    found.values['threads'] = facts.cores if is_faster else 1
+    found.reasons['threads'] = f'{one / many:.1f} times as fast with {facts.cores} as with one, measured'
+    return many if is_faster else one
 
 
 def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds: float) -> None:

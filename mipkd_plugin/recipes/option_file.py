@@ -17,8 +17,9 @@ from mipkd_plugin.utils.errors import UsageError
 _EPOCH = 2000
 """Iterations of an epoch. A resumed run reads past what its epoch has trained on, and a new epoch starts workers."""
 _FLOW = {'io_backend', 'network_g', 'network', 'optim_g', 'scheduler', 'pixel_opt', 'path', 'psnr', 'ssim', 'distill',
-         'distill_opt'}
+         'distill_opt', 'logger'}
 """Blocks on one line."""
+_WIDE = 120
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.IGNORECASE)
 
 
@@ -149,7 +150,10 @@ def _block(block: Mapping[str, Any], comments: Mapping[str, str], path: str, ind
             lines += [f'{indent}{key}:{"  " * bool(comment)}{comment}', *_block(value, comments, place, f'{indent}  ')]
         else:
             line = f'{indent}{key}: {flow(value)}'
-            lines.append(f'{line:<38} {comment}'.rstrip() if comment else line)
+            if comment and len(line) + len(comment) > _WIDE:
+                lines += [f'{indent}{comment}', line]
+            else:
+                lines.append(f'{line:<38} {comment}' if comment else line)
     return lines
 
 

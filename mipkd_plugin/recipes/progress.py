@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 import basicsr.train as pipeline
@@ -104,7 +105,8 @@ class Progress:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside the block, BasicSR's training tells what it does through this object."""
-        build_model, get_root_logger = pipeline.build_model, pipeline.get_root_logger
+        build_model, get_root_logger, parse_options = (
+            pipeline.build_model, pipeline.get_root_logger, pipeline.parse_options)
         threads = torch.get_num_threads()
 
         def building(opt: dict[str, Any]) -> Any:
@@ -120,20 +122,21 @@ class Progress:
             found.addHandler(_Screen(self))
             return found
 
+        def parsing(*args: Any, **named: Any) -> Any:
+            with redirect_stdout(io.StringIO()):  # "Disable distributed."
+                return parse_options(*args, **named)
+
+        _forget_logger()  # whoever has built a model in this process has begun it without a file
         try:
             torch.set_num_threads(self.threads or threads)
-            with replaced(pipeline, {'build_model': building, 'get_root_logger': logging_to_file}):
+            with replaced(pipeline, {'build_model': building, 'get_root_logger': logging_to_file,
+                                     'parse_options': parsing}):
                 yield
         finally:
             torch.set_num_threads(threads)
             if self.bar is not None:
                 self.bar.close()
-            log = logging.getLogger('basicsr')
-            for handler in list(log.handlers):
-                if isinstance(handler, (_Screen, logging.FileHandler)):
-                    log.removeHandler(handler)
-                    handler.close()
-            logs.initialized_logger.pop('basicsr', None)
+            _forget_logger()
 
 
 class _Screen(logging.Handler):
@@ -145,6 +148,15 @@ class _Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.progress.say(f'{record.levelname.lower()}: {record.getMessage()}')
+
+
+def _forget_logger() -> None:
+    """Close BasicSR's log, so that the next training begins its own."""
+    log = logging.getLogger('basicsr')
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    logs.initialized_logger.pop('basicsr', None)
 
 
 def _memory() -> str:

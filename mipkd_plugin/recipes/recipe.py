@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,7 +130,8 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
                         f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
                         f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
     return Facts(scale, _blocks(nets), defaults.width_of(nets[0]), defaults.attends(nets[0]), unit, smallest,
-                 data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available)
+                 data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available,
+                 int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0)
 
 
 def _blocks(nets: tuple[nn.Module, nn.Module]) -> tuple[int, int]:

@@ -175,10 +175,12 @@ class Distill:
             print(f'{self.option_file.stem} is trained.')
             return
         with listening() as stop:
-            opt, _, report = read_checked(args, True, launcher='none', auto_resume=True, probe='full')
-            self._run_pipeline(opt, report, stop)
+            folder = Path('experiments', self.option_file.stem, 'training_states')
+            args.auto_resume = any(folder.glob('*.state'))
+            opt, _, report = read_checked(args, True, launcher='none', auto_resume=args.auto_resume, probe='full')
+            self._run_pipeline(opt, report, stop, args.auto_resume)
 
-    def _run_pipeline(self, opt: Any, report: Any, stop: Stop) -> None:
+    def _run_pipeline(self, opt: Any, report: Any, stop: Stop, resumes: bool) -> None:
         from mipkd_plugin.models import running
         from mipkd_plugin.recipes.progress import Progress
 
@@ -186,7 +188,7 @@ class Distill:
         progress = Progress(int(opt['train']['total_iter']), batch, self._threads())
         print(f'\nTraining {opt["name"]}; Ctrl-C saves, and the same line goes on. Log: experiments/{opt["name"]}/',
               flush=True)
-        arguments = ['-opt', str(self.option_file), '--auto_resume']
+        arguments = ['-opt', str(self.option_file), *(['--auto_resume'] if resumes else [])]
         with running.as_basicsr(opt, 'train', arguments):
             running.train(opt, report.built.distillation, report.checkpoint, stop, self.command, progress.watching())
 

@@ -1,0 +1,198 @@
+"""``mipkd show``: one HTML page with what several weights files make of the same images."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mipkd_plugin.commands.shared import add_option_file, read, read_nothing
+from mipkd_plugin.utils.errors import MipkdError
+
+if TYPE_CHECKING:
+    from mipkd_plugin.config import Options
+    from mipkd_plugin.pages.gallery import Images
+    from mipkd_plugin.pages.methods import Method
+    from mipkd_plugin.pages.page import Entry
+    from mipkd_plugin.pages.scenes import Scene, Values
+
+HELP = 'an HTML page with what several weights files make of the same images'
+_MOST_ROWS = 12
+
+
+class ShowError(MipkdError):
+    """The page cannot be made as it was asked for."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``mipkd show``."""
+    add_option_file(parser, required=False, opt='option file with the network of the weights, and the teacher; without '
+                    'it, each network is recognized from its file')
+    add = parser.add_argument
+    add('--weights', type=Path, nargs='+', required=True, metavar='FILE',
+        help='weights files, such as net_g_latest.pth')
+    add('--images', type=Path, metavar='DIR', help='high-resolution images (originals)')
+    add('--lr', type=Path, metavar='DIR', help='low-resolution images of the same names (default: made from --images '
+        'by bicubic interpolation); without --images the page has no PSNR and no errors')
+    add('--out', type=Path, metavar='FILE.html', help='the page (default: results/show_<name>.html)')
+    add('--png', type=Path, metavar='FILE.png', help='also draw the details side by side')
+    add('--names', nargs='+', metavar='NAME', help='names of the weights files in the page (default: their runs)')
+    add('--crops', type=int, default=2, metavar='N', help='details of an image (default: 2)')
+    add('--crop-size', type=int, metavar='N', help='side of a detail in high-resolution pixels (default: 96, or less '
+        'where an image is smaller)')
+    add('--most', type=int, default=12, metavar='N', help='images to show, those where the weights differ most; the '
+        'table is about all (default: 12)')
+    add('--tile', type=int, metavar='N', help='run the networks in tiles of N low-resolution pixels: takes less memory')
+    add('--no-teacher', action='store_true', help='leave out the teacher of the option file')
+    add('--force', action='store_true', help='replace --out and --png if they exist')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``mipkd show``."""
+    _check_numbers(args)
+    opt = _options(args)
+    from mipkd_plugin.pages.methods import label_files
+
+    labels = label_files(args.weights, args.names)
+    out = args.out or Path('results') / f'show_{_file_name(opt, labels)}.html'
+    for flag, path, endings in (('--out', out, ('.html', '.htm')), ('--png', args.png, ('.png', ))):
+        if path is not None:
+            _check_target(flag, path, endings, args.force)
+    return _show(args, opt, labels, out)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    if args.images is None and args.lr is None:
+        raise ShowError('--images DIR is missing: a folder of high-resolution images; or, where there are none, --lr DIR '
+                        'with low-resolution ones')
+    for flag, value, lowest, highest in (('--crops', args.crops, 1, 16), ('--crop-size', args.crop_size, 8, 1024),
+                                         ('--most', args.most, 1, 200), ('--tile', args.tile, 8, 10**5)):
+        if value is not None and not lowest <= value <= highest:
+            raise ShowError(f'{flag} {value}: must be from {lowest} to {highest}')
+
+
+def _options(args: argparse.Namespace) -> Options | None:
+    if args.opt is None:
+        if args.force_yml:
+            raise ShowError('--force_yml changes entries of an option file; give one with -opt, or leave it out')
+        read_nothing(args)
+        return None
+    opt = read(args)
+    from mipkd_plugin import config
+
+    config.require_clean(opt.problems, opt)
+    return opt
+
+
+def _file_name(opt: Options | None, labels: Sequence[str]) -> str:
+    """A name for the page, of letters that every file system takes."""
+    name = str(opt.get('name')) if opt is not None else '_'.join(labels)
+    return ''.join(letter if letter.isalnum() or letter in '-_.' else '_' for letter in name)[:80] or 'page'
+
+
+def _check_target(flag: str, path: Path, endings: tuple[str, ...], force: bool) -> None:
+    """Check before the work that a file can be written."""
+    if os.path.isdir(path):
+        raise ShowError(f'{flag} {path}: is a folder; name a file in it, such as {path / f"show{endings[0]}"}')
+    if path.suffix.lower() not in endings:
+        raise ShowError(f'{flag} {path}: must end in {" or ".join(endings)}, as in {path.with_suffix(endings[0])}')
+    if os.path.lexists(path) and not force:
+        raise ShowError(f'{flag} {path}: exists; choose another name, or replace it with --force')
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        why = 'cannot be written to' if os.path.isdir(folder) else 'is a file, and no folder'
+        raise ShowError(f'{flag} {path}: {folder} {why}; choose another place')
+
+
+def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out: Path) -> int:
+    from tqdm import tqdm
+
+    from mipkd_plugin.pages.gallery import Images, look_at_all
+    from mipkd_plugin.pages.methods import load_methods
+    from mipkd_plugin.pages.page import render
+    from mipkd_plugin.pages.scenes import Look
+
+    methods, scale = load_methods(opt, args.weights, labels, args.tile, not args.no_teacher)
+    images = Images(args.images, args.lr, scale)
+    look = Look(scale, args.crops, args.crop_size or 96)
+    with tqdm(total=len(images), unit='image', desc='images') as bar:
+        scenes, values = look_at_all(methods, images, look, args.most, args.crop_size is not None,
+                                     bar.update)
+    page = _page(args, opt, methods, scenes, values, images, look)
+    _write('--out', out, render(page).encode())
+    if args.png is not None:
+        _write('--png', args.png, _png(scenes))
+    _print(page.entries, out, args.png)
+    return 0
+
+
+def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Method], scenes: Sequence[Scene],
+          values: dict[str, Values], images: Images, look: Any) -> Any:
+    from datetime import datetime
+
+    from mipkd_plugin.inference.pictures import TEACHER
+    from mipkd_plugin.pages.curves import draw_curves
+    from mipkd_plugin.pages.methods import runs_of
+    from mipkd_plugin.pages.page import Page
+    from mipkd_plugin.version import __version__
+
+    runs, count = runs_of(methods), len(images)
+    compared = [method.label for method in methods if method.label != TEACHER]
+    facts = [('option file', str(args.opt)), ('made on', f'{datetime.now():%Y-%m-%d %H:%M}'),
+             ('scale', f'x{images.scale}'), ('images', f'{count} of {args.images or args.lr}')]
+    notes = []
+    if args.images is None:
+        notes.append('There are no originals, and so no PSNR, no SSIM and no errors.')
+    elif args.lr is None:
+        notes.append("LR images were made from the originals as MATLAB's imresize (bicubic) does.")
+    return Page(' against '.join(compared) if len(compared) < 4 else f'{len(compared)} networks',
+                facts if args.opt else facts[1:], _entries(methods, values, runs), compared, scenes, count, look,
+                runs, draw_curves(runs), notes, f'Made with mipkd show, mipkd-plugin {__version__}.')
+
+
+def _entries(methods: Sequence[Method], values: dict[str, Values], runs: Sequence[Any]) -> list[Entry]:
+    """The rows of the table: bicubic, and all networks."""
+    from mipkd_plugin.inference.pictures import BICUBIC
+    from mipkd_plugin.pages.page import Entry
+
+    none = (math.nan, math.nan)
+    psnr, ssim = values.get(BICUBIC, none)
+    found = [Entry(BICUBIC, psnr=psnr, ssim=ssim)]
+    for method in methods:
+        at = next((run.iteration for run in runs if run.label == method.label), None)
+        iteration = f'{at:,d}' if at is not None else 'latest' if method.weights.stem.endswith('_latest') else ''
+        found.append(Entry(method.label, str(method.weights), method.kind, iteration, method.parameters,
+                           *values.get(method.label, none)))
+    return found
+
+
+def _png(scenes: Sequence[Scene]) -> bytes:
+    from mipkd_plugin.inference.pictures import as_png, draw
+
+    strips = [strip for scene in scenes for strip in scene.strips()[:1]][:_MOST_ROWS]
+    note = 'PSNR of the whole image, Y channel' if scenes[0].shots[0].values or scenes[0].shots[1].values else ''
+    return as_png(draw(strips, note))
+
+
+def _write(flag: str, path: Path, content: bytes) -> None:
+    from mipkd_plugin.utils.files import write_bytes
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        raise ShowError(f'{flag} {path}: cannot be written: {error.strerror or error}; choose another place') from error
+
+
+def _print(entries: Sequence[Entry], out: Path, png: Path | None) -> None:
+    width = max(len(entry.label) for entry in entries)
+    for entry in entries:
+        values = '' if math.isnan(entry.psnr) else f'  {entry.psnr:7.3f} dB  SSIM {entry.ssim:.4f}'
+        count = '' if entry.parameters is None else f'  {entry.parameters:,d} parameters'
+        print(f'{entry.label:{width}}{values}{count}')
+    for path in (out, *([png] if png is not None else [])):
+        print(f'{path} ({path.stat().st_size / 1e6:.1f} MB)')
+    print(f'Open it in a browser: {out.resolve().as_uri()}')

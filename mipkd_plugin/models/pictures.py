@@ -1,0 +1,166 @@
+"""Pictures of a validation for TensorBoard: a detail as LR, bicubic, student, teacher and HR show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mipkd_plugin.inference.pictures import (
+    BICUBIC,
+    HR,
+    LR,
+    TEACHER,
+    Box,
+    Panel,
+    Pixels,
+    Strip,
+    as_picture,
+    choose_boxes,
+    draw,
+    enlarged,
+    psnr,
+)
+from mipkd_plugin.networks.execution import PLAIN, Execution
+from mipkd_plugin.networks.modes import evaluating
+from mipkd_plugin.networks.padding import needed_multiple, padded
+from mipkd_plugin.utils.random_numbers import random_numbers_restored
+
+DETAIL = 96
+"""Side of a detail, in HR pixels."""
+
+
+class FrozenTeacher(nn.Module):
+    """Runs a teacher on whole images of any size, in eval mode, and leaves it and all random numbers as they are.
+
+    Args:
+        net: The teacher.
+        execution: How it runs.
+        scale: Scale factor.
+    """
+
+    def __init__(self, net: nn.Module, execution: Execution = PLAIN, scale: int = 1) -> None:
+        super().__init__()
+        self._run = execution.run
+        self.net = net
+        self.scale = scale
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Run the teacher on images that it takes."""
+        return self._run(self.net, lq)
+
+    def upscale(self, lq: Tensor) -> Tensor:
+        """Run the teacher on one image (1, C, H, W); returns (1, C, sH, sW) on the CPU."""
+        device = next((parameter.device for parameter in self.net.parameters()), lq.device)
+        with random_numbers_restored([device] if device.type == 'cuda' else []), evaluating(self):
+            image = padded(lq.to(device), needed_multiple(self, lq.shape[1], self.scale))
+            output: Tensor = self(image)[:, :, :lq.shape[2] * self.scale, :lq.shape[3] * self.scale]
+        return output.float().cpu()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What stays the same about one image from validation to validation."""
+
+    name: str
+    box: Box
+    truth: Pixels | None
+    before: list[Panel]
+    after: list[Panel]
+
+
+class ValidationPictures:
+    """Draws the first images of each validation, by name.
+
+    What does not change is computed at the first validation and kept: the detail, its LR and bicubic form, and what
+    the teacher makes of it. The teacher runs once per image and run of the program.
+
+    Args:
+        count: Number of images of each data set.
+        scale: Scale factor.
+        teacher: Runs the teacher on one image (1, C, H, W); None: there is no teacher.
+    """
+
+    def __init__(self, count: int, scale: int, teacher: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._count, self._scale, self._teacher = count, scale, teacher
+        self._known: dict[tuple[str, int], _Known] = {}
+        self._strips: list[Strip] = []
+        self._dataset: str | None = None
+        self._names: dict[int, str] = {}
+        self._seen = 0
+
+    @contextmanager
+    def of(self, dataset: Any) -> Iterator[None]:
+        """Inside the block, a data set is validated."""
+        self._strips, self._seen, self._names = [], 0, _first_names(dataset, self._count)
+        self._dataset = str(getattr(dataset, 'opt', {}).get('name', 'validation'))
+        try:
+            yield
+        finally:
+            self._dataset = None
+
+    def add(self, lq: Tensor, output: Tensor, gt: Tensor | None) -> None:
+        """Look at the next image of a validation; outside of one, do nothing.
+
+        Args:
+            lq: The image (1, C, H, W).
+            output: What the student makes of it (1, C, sH, sW).
+            gt: The original, if there is one.
+        """
+        number, self._seen = self._seen, self._seen + 1
+        if self._dataset is None or number not in self._names or not torch.isfinite(output).all():
+            return
+        if gt is not None and gt.shape != output.shape:  # left over from training: the data set has no originals
+            gt = None
+        key = self._dataset, number
+        if key not in self._known:
+            self._known[key] = self._look(self._names[number], lq, gt)
+        known, image = self._known[key], as_picture(output)
+        panel = self._panel('student', image, known.box, known.truth, lq.shape[1])
+        whole = image if known.truth is None else known.truth
+        self._strips.append(Strip(known.name, whole, known.box, [*known.before, panel, *known.after]))
+
+    def write(self, tb_logger: Any, iteration: int) -> None:
+        """Hand the pictures of the present validation to TensorBoard.
+
+        Args:
+            tb_logger: TensorBoard's writer.
+            iteration: The iteration after which it took place.
+        """
+        for strip in sorted(self._strips, key=lambda strip: strip.name):
+            picture = draw([strip], 'PSNR of Y, whole image')[:, :, ::-1]
+            tb_logger.add_image(f'pictures/{self._dataset}/{strip.name}', picture.copy(), iteration, dataformats='HWC')
+
+    def _look(self, name: str, lq: Tensor, gt: Tensor | None) -> _Known:
+        squares, bicubic = enlarged(as_picture(lq), self._scale)
+        truth = None if gt is None else as_picture(gt)
+        box = choose_boxes([bicubic], truth, DETAIL, border=self._scale)[0]
+        channels = lq.shape[1]
+        before = [Panel(LR, box.of(squares).copy()), self._panel(BICUBIC, bicubic, box, truth, channels)]
+        after = []
+        if self._teacher is not None:
+            after.append(self._panel(TEACHER, as_picture(self._teacher(lq)), box, truth, channels))
+        if truth is not None:
+            after.append(Panel(HR, box.of(truth)))
+        return _Known(name, box, truth, before, after)
+
+    def _panel(self, label: str, image: Pixels, box: Box, truth: Pixels | None, channels: int) -> Panel:
+        note = ''
+        if truth is not None:
+            own, other = (image, truth) if channels != 1 else (image[:, :, :1], truth[:, :, :1])
+            note = f'{psnr(own, other, self._scale):.2f} dB'
+        return Panel(label, box.of(image).copy(), note)
+
+
+def _first_names(dataset: Any, count: int) -> dict[int, str]:
+    """Number and name of the first images of a data set by name: BasicSR reads a folder in any order."""
+    try:
+        names = [Path(str(path['lq_path'] if isinstance(path, Mapping) else path)).stem for path in dataset.paths]
+    except (AttributeError, KeyError, TypeError):
+        return {number: str(number + 1) for number in range(count)}
+    return {number: names[number] for number in sorted(range(len(names)), key=names.__getitem__)[:count]}

@@ -1,0 +1,58 @@
+"""Images as ``data:`` URIs, and errors in colors on a common scale."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mipkd_plugin.inference.pictures import Pixels
+from mipkd_plugin.pages.scenes import Scene
+
+QUALITY = 92
+"""Of whole images, which are WebP; details are exact."""
+_SHARE = 99.5
+
+
+def exact(image: Pixels) -> str:
+    """An image to the last bit, as a ``data:`` URI (PNG)."""
+    return _uri('png', image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+
+
+def compressed(image: Pixels) -> str:
+    """An image with small losses, as a ``data:`` URI (WebP of :data:`QUALITY`)."""
+    return _uri('webp', image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+
+
+def colored(error: NDArray[np.float32], top: float) -> Pixels:
+    """Errors in colors, from dark for 0 to bright for ``top`` and above."""
+    levels = np.clip(error / top * 255, 0, 255).astype(np.uint8)
+    colors: Pixels = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    return colors
+
+
+def color_bar(width: int = 256, height: int = 12) -> Pixels:
+    """The colors of :func:`colored`, from 0 at the left to its top at the right."""
+    return colored(np.linspace(0, 1, width, dtype=np.float32)[None].repeat(height, 0), 1)
+
+
+def common_top(scenes: Iterable[Scene]) -> float:
+    """The error that gets the brightest color: 99.5 % of all pixels of all maps of whole images are below it.
+
+    Args:
+        scenes: The images.
+
+    Returns:
+        A whole number of levels of 0 to 255, at least 1.
+    """
+    errors: Sequence[NDArray[np.float32]] = [shot.error.ravel() for scene in scenes for shot in scene.shots
+                                             if shot.error is not None]
+    return float(max(np.ceil(np.percentile(np.concatenate(errors), _SHARE)), 1)) if errors else 1.
+
+
+def _uri(kind: str, image: Pixels, options: list[int]) -> str:
+    content = cv2.imencode(f'.{kind}', image, options)[1].tobytes()
+    return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'

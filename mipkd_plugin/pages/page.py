@@ -1,0 +1,135 @@
+"""The whole page: one HTML file that needs no network and no other file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from mipkd_plugin.inference.pictures import BICUBIC
+from mipkd_plugin.pages import encode, parts
+from mipkd_plugin.pages.curves import Curves, Run
+from mipkd_plugin.pages.scenes import Look, Scene
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Attributes:
+        label: The method.
+        file: Its weights file; '' without one.
+        network: Its architecture.
+        iteration: Iteration of the file, if its name says so.
+        parameters: Number of parameters.
+        psnr: Mean PSNR over the images in dB; NaN without originals.
+        ssim: Mean SSIM over the images.
+    """
+
+    label: str
+    file: str = ''
+    network: str = ''
+    iteration: str = ''
+    parameters: int | None = None
+    psnr: float = math.nan
+    ssim: float = math.nan
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows.
+
+    Attributes:
+        title: Its title.
+        facts: Name and value of each line at its head.
+        entries: Rows of the table.
+        compared: Labels of the weights files.
+        scenes: The images to show.
+        images: Number of images that the table is about.
+        look: How they are shown.
+        runs: The trainings of the weights files.
+        curves: Their curves.
+        notes: What the reader should know of the images.
+        made_by: Program and version.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    entries: Sequence[Entry]
+    compared: Sequence[str]
+    scenes: Sequence[Scene]
+    images: int
+    look: Look
+    runs: Sequence[Run] = ()
+    curves: Sequence[Curves] = ()
+    notes: Sequence[str] = field(default_factory=list)
+    made_by: str = ''
+
+
+def render(page: Page) -> str:
+    """Make the HTML.
+
+    Args:
+        page: What it shows.
+
+    Returns:
+        The text of the file.
+    """
+    folder = files('mipkd_plugin.pages')
+    template, style, script = ((folder / f'page.{kind}').read_text('utf-8') for kind in ('html', 'css', 'js'))
+    top = encode.common_top(page.scenes)
+    shown = _first_two(page)
+    has_errors = any(shot.error is not None for scene in page.scenes for shot in scene.shots)
+    switch = '<label><input type="checkbox" id="errors"> Errors |SR − HR| of the details</label>' \
+             f'{parts.color_scale(top)}'
+    facts = ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in page.facts)
+    return Template(template).substitute(
+        title=escape(page.title), style=style, script=script, facts=facts, table=_table(page.entries),
+        notes=''.join(f'<p class="soft">{escape(note)}</p>' for note in page.notes), guide=_guide(page, has_errors),
+        errors=switch if has_errors else '',
+        scenes=''.join(parts.scene_html(scene, place, shown, top) for place, scene in enumerate(page.scenes, 1)),
+        curves=parts.curves_html(page.curves, page.runs), footer=escape(page.made_by))
+
+
+def _first_two(page: Page) -> tuple[int, int]:
+    """What the slider starts with: the first two weights files, or bicubic and the only one."""
+    labels = [shot.label for shot in page.scenes[0].shots]
+    left, right = (page.compared if len(page.compared) > 1 else [BICUBIC, *page.compared])[:2]
+    return labels.index(left), labels.index(right)
+
+
+def _guide(page: Page, has_errors: bool) -> str:
+    look, several = page.look, len(page.compared) > 1
+    what = 'the weights files differ most from each other' if several else 'the network differs most from bicubic'
+    lines = [f'Details are exact, pixel by pixel, and lie where {what} (difference in brightness times contrast). '
+             'Click one to see it in the slider. Whole images are WebP of quality '
+             f'{encode.QUALITY}, at most {look.largest} pixels wide or high.']
+    if len(page.scenes) < page.images:
+        lines.append(f'Shown are the {len(page.scenes)} of {page.images} images where {what}; the table is about all '
+                     'of them.')
+    if has_errors:
+        lines.append('PSNR and SSIM are of the Y channel; those of whole images leave out '
+                     f'{look.scale} pixels at each edge. Errors are |SR − HR|, mean of red, green and blue, all on one '
+                     'scale.')
+    return ''.join(f'<p class="soft">{escape(line)}</p>' for line in lines)
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    measured = any(not math.isnan(entry.psnr) for entry in entries)
+    head = ['<th scope="col" class="text">name</th>', '<th scope="col" class="text">file</th>',
+            '<th scope="col" class="text">network</th>', '<th scope="col">iteration</th>',
+            '<th scope="col">parameters</th>']
+    head += ['<th scope="col">PSNR (dB)</th>', '<th scope="col">SSIM</th>'] if measured else []
+    rows = []
+    for entry in entries:
+        count = '–' if entry.parameters is None else f'{entry.parameters:,d}'
+        cells = [f'<th scope="row">{escape(entry.label)}</th>', f'<td class="text">{escape(entry.file) or "–"}</td>',
+                 f'<td class="text">{escape(entry.network) or "–"}</td>', f'<td>{escape(entry.iteration) or "–"}</td>',
+                 f'<td>{count}</td>']
+        cells += [f'<td>{parts.number(entry.psnr, 3)}</td>', f'<td>{parts.number(entry.ssim, 4)}</td>'] if measured \
+            else []
+        rows.append(f'<tr>{"".join(cells)}</tr>')
+    return f'<table><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
