@@ -96,8 +96,10 @@ def _train(args: argparse.Namespace, opt: Options, distillation: Distillation | 
     from mipkd_plugin.checkpoints.safe_saves import saving
     from mipkd_plugin.config import prepared, save_plan
     from mipkd_plugin.config.handover import handed_over
+    from mipkd_plugin.models.gradients import writer_known
     from mipkd_plugin.models.guard import guarded
     with ExitStack() as stack:
+        stack.enter_context(writer_known(pipeline))
         stack.enter_context(saving(save_plan(opt, checkpoint)))
         stack.enter_context(exact_resume() if opt['train'].get('exact_resume') else nullcontext())
         stack.enter_context(prepared(opt, distillation))

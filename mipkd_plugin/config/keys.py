@@ -143,6 +143,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     'logger': {
         'print_freq': Key(ITERATIONS, 'train'), 'save_checkpoint_freq': Key(ITERATIONS, 'train'),
         'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)), 'keep_last': Key(optional(INTEGER)),
+        'gradient_freq': Key(optional(INTEGER)),
     },
     'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},
