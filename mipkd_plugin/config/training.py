@@ -67,7 +67,8 @@ def _check_loggers(ctx: Context) -> None:
     """Check that the loggers which BasicSR starts are installed; it starts none for a run that is named debug."""
     logger = ctx.section('logger')
     if logger.get('gradient_freq') is not None and not ctx.distills:
-        ctx.notes.append(f'logger.gradient_freq is for models that distill; {ctx.opt.get("model_type")} does not read it')
+        ctx.notes.append('logger.gradient_freq is for models that distill; '
+                         f'{ctx.opt.get("model_type")} does not read it')
     if 'debug' in str(ctx.opt.get('name')):
         return
     if logger.get('use_tb_logger') and find_spec('tensorboard') is None:

@@ -45,7 +45,8 @@ def writer_known(pipeline: ModuleType) -> Iterator[None]:
 def common_period(schedule: DistillSchedule, losses: Iterable[DistillationLoss]) -> int:
     """All terms of a training act in the iterations that this number divides.
 
-    It is the number of ``train.distill.every`` alone where the training is too short for an iteration of all terms.
+    Returns:
+        The number; ``train.distill.every`` alone where the training is too short for an iteration of all terms.
     """
     every = math.lcm(schedule.every, *(loss.due_every for loss in losses))
     return every if every <= schedule.last else schedule.every
@@ -82,6 +83,9 @@ class GradientLog:
             iteration: Its number.
             terms: The weighted terms, by name.
             student: The student, unwrapped.
+
+        Raises:
+            RuntimeError: Under torchrun, where all ranks must measure or none.
         """
         try:
             found = pulls(terms, student)

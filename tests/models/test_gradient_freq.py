@@ -219,7 +219,8 @@ def test_a_student_whose_gradients_cannot_be_had_trains_on(train_options: Make, 
 
 # ------------------------------------------------------------------------------------------------------- the check
 @pytest.mark.parametrize(('value', 'says'), [
-    (0, 'must be a whole number, 1 or more, or ~, not 0'), ('often', "not 'often'"), (2.5, 'not 2.5'), (True, 'not True')])
+    (0, 'must be a whole number, 1 or more, or ~, not 0'), ('often', "not 'often'"), (2.5, 'not 2.5'),
+    (True, 'not True')])
 def test_values_that_are_refused_have_a_remedy(train_options: Make, value: Any, says: str) -> None:
     opt = train_options()
     opt['logger']['gradient_freq'] = value
