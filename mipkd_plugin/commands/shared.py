@@ -56,6 +56,24 @@ def read(args: argparse.Namespace) -> Options:
     return opt
 
 
+def import_plugins(args: argparse.Namespace) -> list[str]:
+    """Import plug-ins without checking an option file; there may be none.
+
+    Args:
+        args: With ``imports``, and ``opt`` and ``force_yml`` or None.
+
+    Returns:
+        The entries that were imported, as an option file would name them.
+    """
+    if args.opt is not None:
+        return [entry for entry in [*(read(args).get('imports') or []), *args.imports] if isinstance(entry, str)]
+    _import_basicsr()
+    from mipkd_plugin import config
+
+    config.load_plugins(None, args.imports)
+    return list(args.imports)
+
+
 def _import_basicsr() -> None:
     """Import BasicSR; the copy of a repository in PYTHONPATH may need packages that are not installed."""
     from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason

@@ -146,15 +146,21 @@ def _steps_of_adam(arguments: Mapping[str, Any], device: str) -> tuple[str, bool
     return '', bool(torch.isfinite(weight).all())
 
 
-def _check_scheduler(ctx: Context, options: Any) -> None:
+def scheduler_classes() -> dict[str, Any]:
+    """BasicSR's schedulers by the names that its models take."""
     from basicsr.models import lr_scheduler
+
+    steps, cosine = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
+    return {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
+
+
+def _check_scheduler(ctx: Context, options: Any) -> None:
     from basicsr.models.base_model import BaseModel
 
     if (getattr(ctx.model_class, 'setup_schedulers', None) is not BaseModel.setup_schedulers
             or not isinstance(options, Mapping)):
         return
-    steps, cosine = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
-    classes = {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
+    classes = scheduler_classes()
     name = options.get('type')
     if not isinstance(name, str) or name not in classes:
         ctx.add('train.scheduler.type', f'there is no scheduler {name!r}',
@@ -177,7 +183,7 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
     try:
         classes[name](optimizer, **arguments)
     except FOREIGN_ERRORS as error:
-        restarts = options.get('restarts', [0]) if classes[name] is steps else options['periods']
+        restarts = options.get('restarts', [0]) if name != 'CosineAnnealingRestartLR' else options['periods']
         fix = {'train.scheduler.restart_weights': [1] * len(restarts)}
         helps = 'weights' in str(error)
         ctx.add('train.scheduler', f'{name} refuses it: {error}',

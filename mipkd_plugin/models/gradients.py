@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from mipkd_plugin.config import DistillSchedule
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.losses.gradients import Pull, pulls, shares
 from mipkd_plugin.models.ranks import ranks
 from mipkd_plugin.utils.replacing import replaced
+
+if TYPE_CHECKING:
+    from mipkd_plugin.config import DistillSchedule
 
 _writers: list[Any] = []
 

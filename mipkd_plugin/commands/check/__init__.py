@@ -6,7 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mipkd_plugin.commands.check.gradients import show_gradients
-from mipkd_plugin.commands.shared import add_option_file, read
+from mipkd_plugin.commands.check.schema import schema_text
+from mipkd_plugin.commands.shared import add_option_file, import_plugins, read
+from mipkd_plugin.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +21,7 @@ HELP = 'check an option file and show its networks, losses and data'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd check``."""
-    add_option_file(parser)
+    add_option_file(parser, required=False)
     mode = parser.add_mutually_exclusive_group()
     for name in ('train', 'test'):
         mode.add_argument(f'--{name}', dest='mode', action='store_const', const=name,
@@ -28,10 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='also decode all pixels of all images, in parallel: finds files that are damaged')
     parser.add_argument('--no-gradients', dest='gradients', action='store_false',
                         help='do not measure how strongly each loss term pulls at the student (takes some seconds)')
+    parser.add_argument('--schema', action='store_true',
+                        help='check nothing; print a JSON schema of the option file, for editors, with all classes that '
+                        'are registered here, those of --import and of the imports of -opt too')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``mipkd check``."""
+    if args.schema:
+        print(schema_text(import_plugins(args)), end='')
+        return 0
+    if args.opt is None:
+        raise UsageError('-opt FILE.yml is missing')
     if args.mode is None:
         opt = read(args)
         if 'compare' in opt:
