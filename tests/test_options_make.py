@@ -79,8 +79,9 @@ def test_each_file_begins_with_what_people_look_for() -> None:
         lines = (OPTIONS / name).read_text(encoding='utf-8').splitlines()
         length = next(number for number, line in enumerate(lines) if not line.startswith('#'))
         head = '\n'.join(lines[:length])
-        assert length <= 15, name
-        assert lines[0] == '# Made by options/make.py: change it there.'
+        assert length <= 16, name
+        assert lines[0] == '# yaml-language-server: $schema=../docs/option_file.schema.json'
+        assert lines[1] == '# Made by options/make.py: change it there.'
         assert f'# Command:  basicsr {name.split("_")[0]} -opt options/{name}\n' in head
         assert re.findall(r'^# (\w+): ', head, flags=re.M)[-2:] == ['Cost', 'Expected'], name
         assert all(len(line) <= 120 for line in lines), name

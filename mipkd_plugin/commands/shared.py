@@ -57,20 +57,22 @@ def read(args: argparse.Namespace) -> Options:
     return opt
 
 
-def read_nothing(args: argparse.Namespace) -> None:
-    """Import the plug-ins that the command line names, for a command without an option file.
+def import_plugins(args: argparse.Namespace) -> list[str]:
+    """Import plug-ins without checking an option file; there may be none.
 
     Args:
-        args: With ``imports``.
+        args: With ``imports``, and ``opt`` and ``force_yml`` or None.
 
-    Raises:
-        OptionError: An import fails.
-        UsageError: The repository's own copy of BasicSR cannot be imported.
+    Returns:
+        The entries that were imported, as an option file would name them.
     """
+    if args.opt is not None:
+        return [entry for entry in [*(read(args).get('imports') or []), *args.imports] if isinstance(entry, str)]
     _import_basicsr()
     from mipkd_plugin import config
 
-    config.load_plugins(config.Options({}), args.imports)
+    config.load_plugins(None, args.imports)
+    return list(args.imports)
 
 
 def _import_basicsr() -> None:

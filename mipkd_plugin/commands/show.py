@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import add_option_file, read, read_nothing
+from mipkd_plugin.commands.shared import add_option_file, import_plugins, read
 from mipkd_plugin.utils.errors import MipkdError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _options(args: argparse.Namespace) -> Options | None:
     if args.opt is None:
         if args.force_yml:
             raise ShowError('--force_yml changes entries of an option file; give one with -opt, or leave it out')
-        read_nothing(args)
+        import_plugins(args)
         return None
     opt = read(args)
     from mipkd_plugin import config

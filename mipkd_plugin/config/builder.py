@@ -44,6 +44,7 @@ class Built:
         losses: YAML path → loss of ``train.distill_opt``.
         pairs: YAML path → tap pairs, as the probe run saw them.
         distillation: Teacher and losses, if there were no problems up to here.
+        bound: Teacher and losses as soon as the losses are bound, whatever a trial step says of them.
         cache: What the cache of the teacher's passes will take, in words, if there is one.
         execution: How the teacher will run.
         difference: How far it is then from float32, on the images of the probe run; None if it runs in float32.
@@ -54,6 +55,7 @@ class Built:
     losses: dict[str, DistillationLoss] = field(default_factory=dict)
     pairs: dict[str, list[TapPair]] = field(default_factory=dict)
     distillation: Distillation | None = None
+    bound: Distillation | None = None
     cache: str | None = None
     execution: Execution = PLAIN
     difference: Difference | None = None
@@ -174,8 +176,9 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     fingerprint = teacher_fingerprint(teacher)
     built.cache = check_cache(ctx, nets, probe, fingerprint)
     nets.close()
-    if losses and not ctx.problems:
-        built.distillation = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes)
+    built.bound = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes) if losses else None
+    if not ctx.problems:
+        built.distillation = built.bound
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:

@@ -150,9 +150,8 @@ def check_arguments(ctx: Context, where: str, name: str, function: Callable[...,
     named = [p for p in parameters
              if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
     names = [p.name for p in named]
-    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    unknown = [key for key in arguments if key not in names and key not in also and (names or not takes_more)]
-    if takes_more and _is_network_of_others(function):
+    unknown = [key for key in arguments if key not in names and key not in also]
+    if takes_unknown(function, given):
         unknown = [key for key in unknown if nearest(str(key), names, cutoff=0.8) is not None]
     for key in unknown:
         ctx.add(f'{where}.{key}', f'{name} has no argument {key!r}', *other_key(where, key, arguments, names))
@@ -163,10 +162,14 @@ def check_arguments(ctx: Context, where: str, name: str, function: Callable[...,
     return not unknown and not missing
 
 
-def _is_network_of_others(function: Callable[..., Any]) -> bool:
-    """Published option files give keys to ``**kwargs``, which nothing reads."""
+def takes_unknown(function: Callable[..., Any], given: Iterable[str] = ()) -> bool:
+    """Whether a constructor takes arguments that it does not name: published files give networks keys nobody reads."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
     ours = ('mipkd_plugin.', 'basicsr.archs.swinir_arch')
-    return isinstance(function, type) and issubclass(function, nn.Module) and not function.__module__.startswith(ours)
+    is_network = isinstance(function, type) and issubclass(function, nn.Module)
+    return any(p.kind is p.VAR_KEYWORD for p in parameters) and (
+        not named or is_network and not function.__module__.startswith(ours))
 
 
 def check_values(ctx: Context, where: str, arguments: Any) -> None:

@@ -51,35 +51,40 @@ class Kind(NamedTuple):
         name: The values in words.
         fits: Whether a value is one of them.
         example: One of them, for a remedy; ``REMOVE`` if none is better than another.
+        schema: The values as a JSON schema, for editors; it refuses no value that fits.
     """
 
     name: str
     fits: Callable[[Any], bool]
     example: Any = REMOVE
+    schema: Mapping[str, Any] = {}
 
 
 def optional(kind: Kind) -> Kind:
     """The same kind, or ``~``."""
-    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value), None)
+    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value), None,
+                {'anyOf': [kind.schema, {'type': 'null'}]} if kind.schema else {})
 
 
 def one_of(*values: Any) -> Kind:
     """A kind of these values alone; 1 is not ``true``."""
     words = [{None: '~', True: 'true', False: 'false'}.get(value, str(value)) for value in values]
     return Kind(f'{", ".join(words[:-1])} or {words[-1]}' if len(words) > 1 else words[0],
-                lambda v: any(v == value and type(v) is type(value) for value in values), values[0])
+                lambda v: any(v == value and type(v) is type(value) for value in values), values[0],
+                {'enum': list(values)})
 
 
 def _whole(lowest: float, highest: float = math.inf, *, exact: bool = False, name: str = '', example: int = 1) -> Kind:
     """Whole numbers in a range; ``exact`` leaves out floats such as ``5e3``."""
-    said = name or f'a whole number, {lowest} or more'
-    return Kind(said, lambda v: is_whole(v) and (isinstance(v, int) or not exact) and lowest <= v <= highest, example)
+    said, limits = name or f'a whole number, {lowest} or more', {'minimum': lowest, 'maximum': highest}
+    return Kind(said, lambda v: is_whole(v) and (isinstance(v, int) or not exact) and lowest <= v <= highest, example,
+                {'type': 'integer', **{word: limit for word, limit in limits.items() if math.isfinite(limit)}})
 
 
-TEXT = Kind('a string', lambda v: isinstance(v, str) and v != '')
-FLAG = Kind('true or false', lambda v: isinstance(v, bool), False)
-MAPPING = Kind('a block of keys', lambda v: isinstance(v, Mapping))
-LIST = Kind('a list', lambda v: isinstance(v, list))
+TEXT = Kind('a string', lambda v: isinstance(v, str) and v != '', schema={'type': 'string', 'minLength': 1})
+FLAG = Kind('true or false', lambda v: isinstance(v, bool), False, {'type': 'boolean'})
+MAPPING = Kind('a block of keys', lambda v: isinstance(v, Mapping), schema={'type': 'object'})
+LIST = Kind('a list', lambda v: isinstance(v, list), schema={'type': 'array'})
 WHOLE = _whole(-math.inf, name='a whole number', example=-1)
 COUNT = _whole(0, example=0)
 INTEGER = _whole(1, exact=True)
@@ -88,21 +93,25 @@ SEED = _whole(0, 4 * 10**9, exact=True, name='a whole number from 0 to 4e9', exa
 SCALE = _whole(1, LARGEST_SCALE, exact=True, name=f'a whole number from 1 to {LARGEST_SCALE}', example=2)
 WORKERS = _whole(0, 512, exact=True, name='a whole number from 0 to 512', example=0)
 PICTURES = _whole(0, 100, exact=True, name='a whole number from 0 to 100', example=1)
-NUMBER = Kind('a number', is_number, 1.0)
-POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0, 1)
-FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1, 0.999)
-GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0, 'auto')
+NUMBER = Kind('a number', is_number, 1.0, {'type': 'number'})
+POSITIVE = Kind('a number above 0', lambda v: is_number(v) and v > 0, 1, {'type': 'number', 'exclusiveMinimum': 0})
+FRACTION = Kind('a number from 0 up to, not including, 1', lambda v: is_number(v) and 0 <= v < 1, 0.999,
+                {'type': 'number', 'minimum': 0, 'exclusiveMaximum': 1})
+GPUS = Kind('a whole number or auto', lambda v: v == 'auto' or is_whole(v) and isinstance(v, int) and v >= 0, 'auto',
+            {'anyOf': [{'const': 'auto'}, {'type': 'integer', 'minimum': 0}]})
 ANYTHING = Kind('anything', lambda v: True)
 PREFETCH = one_of(None, 'cpu', 'cuda')
-NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v))
-COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str))
+NUMBERS = Kind('a list of numbers', lambda v: isinstance(v, list) and all(is_number(x) for x in v),
+               schema={'type': 'array', 'items': {'type': 'number'}})
+COLOR = Kind("'y' or another string", lambda v: v is None or isinstance(v, str), schema={'type': ['string', 'null']})
 DTYPE = one_of('float32', 'bfloat16', 'float16')
 CACHE_TYPE = one_of('float32', 'float16', 'bfloat16')
 OUTPUT = Kind('a whole number or a key', lambda v: isinstance(v, (int, str)) and not isinstance(v, bool) and v != '',
-              0)
+              0, {'type': ['integer', 'string'], 'minLength': 1})
 KEEP_OR_NEW = one_of('keep', 'new')
 LOSSES = Kind('one loss (a block with type) or a list of them',
-              lambda v: isinstance(v, (Mapping, list)) and len(v) > 0)
+              lambda v: isinstance(v, (Mapping, list)) and len(v) > 0,
+              schema={'type': ['object', 'array'], 'minItems': 1, 'minProperties': 1})
 
 
 class Key(NamedTuple):
@@ -145,6 +154,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'print_freq': Key(ITERATIONS, 'train'), 'save_checkpoint_freq': Key(ITERATIONS, 'train'),
         'use_tb_logger': Key(FLAG, 'train'), 'wandb': Key(optional(MAPPING)), 'keep_last': Key(optional(INTEGER)),
         'val_pictures': Key(optional(PICTURES)),
+        'gradient_freq': Key(optional(INTEGER)),
     },
     'logger.wandb': {'project': Key(optional(TEXT)), 'resume_id': Key(optional(TEXT))},
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},
@@ -179,14 +189,16 @@ PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 
 """Model classes that read only the keys above."""
 
 def _numbers(example: Any) -> Kind:
-    return Kind(NUMBERS.name, NUMBERS.fits, example)
+    return NUMBERS._replace(example=example)
 
 
-_DECAY = Kind('a number from 0 to 1e30', lambda v: is_number(v) and 0 <= v <= 1e30, 0)
+_DECAY = Kind('a number from 0 to 1e30', lambda v: is_number(v) and 0 <= v <= 1e30, 0,
+              {'type': 'number', 'minimum': 0, 'maximum': 1e30})
 
 
 def _up_to(most: float, example: float) -> Kind:
-    return Kind(f'a number above 0, up to {most:g}', lambda v: POSITIVE.fits(v) and v <= most, example)
+    return Kind(f'a number above 0, up to {most:g}', lambda v: POSITIVE.fits(v) and v <= most, example,
+                {**POSITIVE.schema, 'maximum': most})
 
 
 ARGUMENTS = {

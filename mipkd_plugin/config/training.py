@@ -68,6 +68,9 @@ def _check_adversary(ctx: Context) -> None:
 def _check_loggers(ctx: Context) -> None:
     """Check that the loggers which BasicSR starts are installed; it starts none for a run that is named debug."""
     logger = ctx.section('logger')
+    if logger.get('gradient_freq') is not None and not ctx.distills:
+        ctx.notes.append('logger.gradient_freq is for models that distill; '
+                         f'{ctx.opt.get("model_type")} does not read it')
     if 'debug' in str(ctx.opt.get('name')):
         return
     if logger.get('use_tb_logger') and find_spec('tensorboard') is None:
@@ -165,15 +168,21 @@ def _steps_of_adam(arguments: Mapping[str, Any], device: str) -> tuple[str, bool
     return '', bool(torch.isfinite(weight).all())
 
 
-def _check_scheduler(ctx: Context, options: Any) -> None:
+def scheduler_classes() -> dict[str, Any]:
+    """BasicSR's schedulers by the names that its models take."""
     from basicsr.models import lr_scheduler
+
+    steps, cosine = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
+    return {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
+
+
+def _check_scheduler(ctx: Context, options: Any) -> None:
     from basicsr.models.base_model import BaseModel
 
     if (getattr(ctx.model_class, 'setup_schedulers', None) is not BaseModel.setup_schedulers
             or not isinstance(options, Mapping)):
         return
-    steps, cosine = lr_scheduler.MultiStepRestartLR, lr_scheduler.CosineAnnealingRestartLR
-    classes = {'MultiStepLR': steps, 'MultiStepRestartLR': steps, 'CosineAnnealingRestartLR': cosine}
+    classes = scheduler_classes()
     name = options.get('type')
     if not isinstance(name, str) or name not in classes:
         ctx.add('train.scheduler.type', f'there is no scheduler {name!r}',
@@ -196,7 +205,7 @@ def _check_scheduler(ctx: Context, options: Any) -> None:
     try:
         classes[name](optimizer, **arguments)
     except FOREIGN_ERRORS as error:
-        restarts = options.get('restarts', [0]) if classes[name] is steps else options['periods']
+        restarts = options.get('restarts', [0]) if name != 'CosineAnnealingRestartLR' else options['periods']
         fix = {'train.scheduler.restart_weights': [1] * len(restarts)}
         helps = 'weights' in str(error)
         ctx.add('train.scheduler', f'{name} refuses it: {error}',

@@ -21,6 +21,7 @@ from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_st
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
+from mipkd_plugin.models.gradients import gradient_log
 from mipkd_plugin.models.pictures import FrozenTeacher
 from mipkd_plugin.models.student import StudentMixin
 from mipkd_plugin.models.terms import free_name, total_of
@@ -75,6 +76,7 @@ class DistillMixin(StudentMixin):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
         self._loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in self._losses()]
         self._teacher_dismissed = False
+        self.log_gradients = gradient_log(self.opt, self.schedule, self._losses())
         self.crops: Tensor | None = None
         self._log_setup(distillation.notes)
         super().init_training_settings()
@@ -106,14 +108,7 @@ class DistillMixin(StudentMixin):
             FloatingPointError: The loss is not finite, in a training loop of one's own.
         """
         self.optimizer_g.zero_grad()
-        prepared: dict[str, Tensor] = {}
-        if self.schedule.distills(current_iter):
-            terms, prepared = self._distill(current_iter)
-        else:
-            if self.schedule.is_over(current_iter) and not self._teacher_dismissed:
-                self._dismiss_teacher()
-            self.output = self.net_g(self.lq)
-            terms = self.reconstruction_terms(self.output, self.gt)
+        terms, prepared = self.training_terms(current_iter)
         total = total_of(terms)
         if self.see_losses is not None:
             self.see_losses([*terms.values(), *prepared.values()])
@@ -123,11 +118,29 @@ class DistillMixin(StudentMixin):
                 + ', '.join(f'{name} = {value.item():.4g}' for name, value in terms.items())
                 + '); go back to weights from before it went wrong, with a lower learning rate or lower weights of the '
                 'losses')
+        if self.log_gradients is not None and self.log_gradients.is_due(current_iter):
+            self.log_gradients(current_iter, terms, self.get_bare_model(self.net_g))
         torch.autograd.backward(total)
         self.optimizer_g.step()
         self.log_dict = self.reduce_loss_dict(OrderedDict({**terms, **prepared}))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def training_terms(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
+        """Forward pass of an iteration.
+
+        Args:
+            current_iter: Number of the iteration, from 1.
+
+        Returns:
+            The weighted terms, whose sum the step minimizes, and what losses log of their own training.
+        """
+        if self.schedule.distills(current_iter):
+            return self._distill(current_iter)
+        if self.schedule.is_over(current_iter) and not self._teacher_dismissed:
+            self._dismiss_teacher()
+        self.output = self.net_g(self.lq)
+        return self.reconstruction_terms(self.output, self.gt), {}
 
     def _distill(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
         """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""

@@ -15,6 +15,7 @@ from mipkd_plugin.checkpoints.safe_saves import saving
 from mipkd_plugin.compat.workers import repaired_when_spawned
 from mipkd_plugin.config import Checkpoint, Distillation, Options, absolute_imports, prepared, save_plan
 from mipkd_plugin.config.handover import handed_over
+from mipkd_plugin.models.gradients import writer_known
 from mipkd_plugin.models.guard import guarded
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.launcher import is_first_rank
@@ -41,6 +42,7 @@ def train(opt: Options, distillation: Distillation | None, checkpoint: Checkpoin
         MipkdError: The run cannot go on, or a file cannot be written.
     """
     with ExitStack() as stack:
+        stack.enter_context(writer_known(pipeline))
         stack.enter_context(saving(save_plan(opt, checkpoint)))
         stack.enter_context(exact_resume() if opt['train'].get('exact_resume') else nullcontext())
         stack.enter_context(prepared(opt, distillation))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, validate_call
 
 from mipkd_plugin.utils.errors import MipkdError
 
@@ -49,7 +49,7 @@ def _odd(size: int) -> int:
     return size
 
 
-OddSize = Annotated[WholeNumber, Field(ge=1), AfterValidator(_odd)]
+OddSize = Annotated[WholeNumber, Field(ge=1, json_schema_extra={'not': {'multipleOf': 2}}), AfterValidator(_odd)]
 """Side of a kernel: odd, so that it has a center."""
 
 _TAPS_FORM = 'must be a whole number of at least 1, or a list of [student module path, teacher module path]'
@@ -77,7 +77,9 @@ def check_taps(value: Any) -> Any:
     return value
 
 
-Taps = Annotated[int | Sequence[Sequence[str]], BeforeValidator(check_taps)]
+_TAPS_SCHEMA = {'anyOf': [{'type': 'integer', 'minimum': 1}, {'type': 'array', 'minItems': 1, 'items': {
+    'type': 'array', 'items': {'type': 'string'}, 'minItems': 2, 'maxItems': 2}}]}
+Taps = Annotated[int | Sequence[Sequence[str]], BeforeValidator(check_taps), WithJsonSchema(_TAPS_SCHEMA)]
 """Number of evenly spaced taps, or a list of [student module path, teacher module path]."""
 
 P = ParamSpec('P')

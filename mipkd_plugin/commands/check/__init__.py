@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mipkd_plugin.commands.shared import add_option_file, read, read_checked
+from mipkd_plugin.commands.check.gradients import show_gradients
+from mipkd_plugin.commands.check.schema import schema_text
+from mipkd_plugin.commands.shared import add_option_file, import_plugins, read
+from mipkd_plugin.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,28 +21,54 @@ HELP = 'check an option file and show its networks, losses and data'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd check``."""
-    add_option_file(parser)
+    add_option_file(parser, required=False)
     mode = parser.add_mutually_exclusive_group()
     for name in ('train', 'test'):
         mode.add_argument(f'--{name}', dest='mode', action='store_const', const=name,
                           help=f'check for basicsr {name} (default: guess from the file)')
     parser.add_argument('--decode', action='store_true',
                         help='also decode all pixels of all images, in parallel: finds files that are damaged')
+    parser.add_argument('--no-gradients', dest='gradients', action='store_false',
+                        help='do not measure how strongly each loss term pulls at the student (takes some seconds)')
+    parser.add_argument('--schema', action='store_true',
+                        help='check nothing; print a JSON schema of the option file, for editors, with all classes that '
+                        'are registered here, those of --import and of the imports of -opt too')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``mipkd check``."""
+    if args.schema:
+        print(schema_text(import_plugins(args)), end='')
+        return 0
+    if args.opt is None:
+        raise UsageError('-opt FILE.yml is missing')
     if args.mode is None:
         opt = read(args)
         if 'compare' in opt:
-            return _check_comparison(opt, args.decode)
-    opt, is_train, report = read_checked(args, None if args.mode is None else args.mode == 'train', probe='full')
+            return _check_comparison(opt, args)
+    from mipkd_plugin import config
+
+    opt = read(args)
+    is_train = config.is_training(opt) if args.mode is None else args.mode == 'train'
+    report = config.check_options(opt, is_train=is_train, probe='full')
+    if args.gradients and _is_cut_off(report):
+        show_gradients(opt, report.built.bound, 0)
+    config.require_clean(report.problems, opt)
     if args.decode:
         _decode(opt, report)
-    return _show_report(opt, 'train' if is_train else 'test', report)
+    _show_report(opt, 'train' if is_train else 'test', report)
+    if args.gradients and report.built.distillation is not None:
+        show_gradients(opt, report.built.distillation, report.images.get('datasets.train', 0))
+    return 0
 
 
-def _show_report(opt: Options, command: str, report: Report) -> int:
+def _is_cut_off(report: Report) -> bool:
+    """Whether the only problems are those that a trial step of the losses has found: the table shows more of them."""
+    return report.built.bound is not None and bool(report.problems) and all(
+        problem.where.startswith('train.distill_opt') for problem in report.problems)
+
+
+def _show_report(opt: Options, command: str, report: Report) -> None:
     """Show networks, losses and data of a checked option file; ``command`` is ``train`` or ``test``."""
     print(f'ok: {opt.source} can be used by basicsr {command}')
     _show_networks(report)
@@ -58,10 +87,9 @@ def _show_report(opt: Options, command: str, report: Report) -> int:
     if report.built.cache is not None:
         print(f'  cache    {report.built.cache}')
     _show_images(opt, report)
-    return 0
 
 
-def _check_comparison(opt: Options, decode: bool) -> int:
+def _check_comparison(opt: Options, args: argparse.Namespace) -> int:
     """Check an option file with a block ``compare`` for all of its methods, and show its content."""
     from mipkd_plugin import config
     from mipkd_plugin.compare import ablated_method, read_comparison
@@ -73,7 +101,7 @@ def _check_comparison(opt: Options, decode: bool) -> int:
             variants = read_comparison(opt, ablate=(None, {}), probe='full').methods[2:]
         last = comparison.trials[len(comparison.methods) - 1]
         report = config.check_options(last.options, is_train=True, probe='full')
-    if decode:
+    if args.decode:
         _decode(opt, report)
     print(f'ok: {opt.source} can be used by mipkd {"compare and mipkd ablate" if variants else "compare"}')
     _show_networks(report)
@@ -83,6 +111,9 @@ def _check_comparison(opt: Options, decode: bool) -> int:
         print(f'  ablation {", ".join(variants)}')
     print(f'  runs     {len(comparison.trials)} of {comparison.iterations:,d} iterations{_equal_time(comparison)}')
     _show_images(opt, report)
+    for trial in comparison.trials[:len(comparison.methods)] if args.gradients else ():
+        if trial.options['train'].get('distill_opt'):
+            show_gradients(trial.options, None, report.images.get('datasets.train', 0), f' ({trial.method})')
     return 0
 
 

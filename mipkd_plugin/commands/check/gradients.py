@@ -1,0 +1,109 @@
+"""The table of ``mipkd check``: how strongly each term pulls at the student before the training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
+
+if TYPE_CHECKING:
+    from mipkd_plugin.config import Distillation, Options
+    from mipkd_plugin.losses.gradients import Pull
+    from mipkd_plugin.models.gradient_check import GradientCheck
+
+LITTLE = 0.001
+"""A term with a smaller share hardly acts."""
+ABOVE = 1.5
+"""A term whose norm is so many times that of the pixel loss leads."""
+AGAINST = -0.2
+"""A cosine below this one is no noise of a few batches."""
+
+
+def show_gradients(opt: Options, distillation: Distillation | None, pairs: int, title: str = '') -> None:
+    """Measure and print the table; where that cannot be done, say why.
+
+    Args:
+        opt: Options of a training that distills.
+        distillation: Teacher and losses of the check; they are changed.
+        pairs: Number of training images.
+        title: Name of the method, in a comparison.
+    """
+    from mipkd_plugin.models.gradient_check import check_gradients
+
+    try:
+        found = check_gradients(opt, distillation, pairs)
+    except FOREIGN_ERRORS as error:
+        print(f'  gradients{title}: not measured: {reason(error)}')
+        return
+    if found is not None:
+        print('\n'.join(table(found, opt, title)))
+
+
+def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '') -> list[str]:
+    """The lines of the table, what to look at, and what the numbers mean."""
+    from mipkd_plugin.losses.gradients import shares
+
+    count, (size, height, width) = len(found.images.batches), found.patch
+    start = f'starts from {found.pretrained}' if found.pretrained else 'has random weights'
+    lines = [f'  gradients{title} of each term on the student before the training: it {start}; iteration '
+             f'{found.iteration:,d}',
+             f'           {count} batch{"es" if count > 1 else ""} of {size} LR images of {height}×{width}, '
+             f'{found.images.source}; {found.seconds:.1f} s',
+             f'           {"term":12} {"norm":>9} {"share":>8} {"cosine":>7} {"as l_pix":>9}']
+    pixel = found.pulls.get('l_pix')
+    for name, share in shares(found.pulls).items():
+        lines.append(f'           {name:12} {_row(name, found.pulls[name], share, pixel)}'.rstrip())
+    lines += [f'           {name:12} {"–":>9} {"–":>8} {"–":>7} {"–":>9}  trains the loss itself, not the student'
+              for name in found.itself]
+    lines += [f'           {line}' for line in (*advice(found, opt), *_MEANING)]
+    return lines
+
+
+_MEANING = (
+    'share: norm / sum of all norms. cosine: angle to the gradient of l_pix; below 0 it pulls against it.',
+    'as l_pix: factor on the weight of a term with which its norm would be that of l_pix.',
+    'This is the start: while the student trains, shares move; logger.gradient_freq: 1000 logs them.')
+
+
+def _row(name: str, pull: Pull, share: float, pixel: Pull | None) -> str:
+    cosine = '–' if pull.cosine is None or name == 'l_pix' else f'{pull.cosine:+.2f}'
+    factor = '–' if name == 'l_pix' or pixel is None or not pull.norm or not pixel.norm else (
+        f'×{pixel.norm / pull.norm:.3g}')
+    return (f'{pull.norm:9.3g} {100 * share:6.1f} % {cosine:>7} {factor:>9}'
+            + ('' if pull.norm else '  trains the loss itself, not the student' if pull.trains_itself else
+               '  cut off: no gradient of it reaches anything that trains'))
+
+
+def advice(found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
+    """What to look at, where there is something."""
+    from mipkd_plugin.losses.gradients import shares
+
+    pixel, share = found.pulls.get('l_pix'), shares(found.pulls)
+    acting = {name: pull for name, pull in found.pulls.items() if name in found.owners and pull.norm > 0}
+    lines = []
+    for name, pull in acting.items():
+        what = []
+        if pixel is not None and pixel.norm and pull.norm > ABOVE * pixel.norm:
+            times = pull.norm / pixel.norm
+            what.append(f'its gradient is {times:,.{int(times < 10)}f} times that of l_pix: the student follows the '
+                        'teacher before the images')
+        if pull.cosine is not None and pull.cosine < AGAINST:
+            what.append('its cosine is far below 0: a step for it undoes a part of the step for l_pix')
+        if share[name] < LITTLE:
+            what.append(f'its share is under {100 * LITTLE:g} %: it hardly acts')
+        if what:
+            lines += [f'look at {name}: {"; and ".join(what)}', *_other_weight(name, found, opt)]
+    return lines
+
+
+def _other_weight(name: str, found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
+    """The weight with which a term would be as strong as the pixel loss, where one option alone sets it."""
+    from mipkd_plugin.config import weight_option
+
+    where, pixel, own = found.owners[name], found.pulls.get('l_pix'), found.pulls[name]
+    acting = [other for other, owner in found.owners.items() if owner == where and found.pulls[other].norm]
+    option = weight_option(opt, where, name, len(acting))
+    if option is None or pixel is None or not pixel.norm:
+        return []
+    return [f'   as strong as l_pix with {option[0]}: {option[1] * pixel.norm / own.norm:.2g} (now {option[1]:g})']
