@@ -1,0 +1,203 @@
+"""The formats of ``mipkd export``: write one, check it, and say how it is loaded elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mipkd_plugin.exporting import ncnn_ready
+from mipkd_plugin.exporting.errors import ExportError
+from mipkd_plugin.exporting.merging import Merged, merge
+from mipkd_plugin.exporting.onnx_export import Check, export_onnx
+from mipkd_plugin.exporting.onnx_file import OPSET, Graph
+from mipkd_plugin.exporting.student import Student
+from mipkd_plugin.exporting.torch_files import (
+    LOADER,
+    export_basicsr,
+    export_safetensors,
+    export_spandrel,
+    loader_text,
+)
+from mipkd_plugin.utils.files import write_atomically, write_bytes
+
+FORMATS = {
+    'onnx': ('.onnx', ),
+    'safetensors': ('.safetensors', ),
+    'spandrel': ('.safetensors', '.pth'),
+    'basicsr': ('.pth', ),
+    'ncnn-ready-onnx': ('.onnx', ),
+}
+"""Endings of the files of each format; the first is the usual one."""
+GRAPHS = ('onnx', 'ncnn-ready-onnx')
+_OPSETS = {'onnx': (11, 20), 'ncnn-ready-onnx': (11, 18)}
+_SIZE = re.compile(r'(\d+)[x×](\d+)')
+_LARGEST = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written.
+
+    Attributes:
+        to: One of :data:`FORMATS`.
+        out: The file.
+        half: Whether to write half precision.
+        size: (Height, width) of an ONNX file for one size, or None.
+        opset: Version of ONNX's operators, or None for the usual one.
+        merges: Whether re-parameterised layers are merged.
+        force: Whether an existing file may be replaced.
+    """
+
+    to: str
+    out: Path
+    half: bool = False
+    size: tuple[int, int] | None = None
+    opset: int | None = None
+    merges: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file.
+
+    Attributes:
+        path: The file.
+        student: What is in it.
+        check: What it was checked against.
+        merged: What was merged, if anything was.
+        notes: What else there is to say.
+        beside: Further files that were written.
+        graph: How an ONNX file was written.
+    """
+
+    path: Path
+    student: Student
+    check: Check
+    merged: Merged | None = None
+    notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
+    graph: Graph | None = None
+    operators: Sequence[str] = field(default_factory=list)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Read ``HEIGHTxWIDTH``.
+
+    Raises:
+        ExportError: It is something else.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not all(0 < int(side) <= _LARGEST for side in found.groups()):
+        raise ExportError(f'--static must be HEIGHTxWIDTH of the low-resolution image in pixels, up to {_LARGEST}, '
+                          f'as in --static 180x320, got {text!r}')
+    return int(found[1]), int(found[2])
+
+
+def check_plan(plan: Plan, weights: Path) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Args:
+        plan: What is to be written.
+        weights: The file of weights that is read.
+
+    Raises:
+        ExportError: An argument does not fit the format, or the file cannot be written there.
+    """
+    endings = FORMATS[plan.to]
+    for given, name in ((plan.size, '--static'), (plan.opset, '--opset')):
+        if given is not None and plan.to not in GRAPHS:
+            raise ExportError(f'{name} is for ONNX files, and --to {plan.to} is none; leave it out')
+    if plan.half and plan.to == 'ncnn-ready-onnx':
+        raise ExportError('--to ncnn-ready-onnx takes no --fp16: ncnn stores half precision by itself when it converts '
+                          '(fp16=1 of pnnx, which is its default); leave out --fp16')
+    if plan.opset is not None:
+        least, most = _OPSETS[plan.to]
+        if not least <= plan.opset <= most:
+            raise ExportError(f'--opset must be from {least} to {most} for --to {plan.to}, got {plan.opset}')
+    out = plan.out
+    if out.suffix.lower() not in endings:
+        raise ExportError(f'--out {out}: a file of --to {plan.to} ends in {" or ".join(endings)}; write '
+                          f'--out {out.with_suffix(endings[0])}')
+    if not out.parent.is_dir():
+        raise ExportError(f'--out {out}: there is no folder {out.parent}; make it: mkdir -p {out.parent}')
+    if out.is_dir():
+        raise ExportError(f'--out {out} is a folder; name a file in it')
+    if out.exists() and weights.exists() and out.samefile(weights):
+        raise ExportError(f'--out {out} is the file of --weights, which is never overwritten; give another name')
+    if out.exists() and not plan.force:
+        raise ExportError(f'{out} exists and was left as it is; give another name with --out, or replace it with '
+                          '--force')
+
+
+def export(student: Student, plan: Plan) -> Exported:
+    """Write a student in a format; the file gets its name only after its images were found equal.
+
+    Args:
+        student: The student.
+        plan: What is to be written.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: The network cannot be written so.
+        OSError: The file cannot be written.
+    """
+    merged = merge(student) if plan.merges else None
+    written = student
+    if merged is not None and (plan.to in GRAPHS or merged.is_described):
+        written = merged.student
+    elif merged is not None:
+        merged = None  # these files hold the weights of the class as it is
+    results: list[Exported] = []
+    write_atomically(plan.out, lambda part: results.append(_write(written, student, plan, part, merged)))
+    return results[0]
+
+
+def _write(written: Student, original: Student, plan: Plan, part: Path, merged: Merged | None) -> Exported:
+    if plan.to == 'onnx':
+        graph = Graph(plan.opset or OPSET, plan.size, half=plan.half)
+        return Exported(plan.out, written, export_onnx(written, original, graph, part), merged, graph=graph)
+    if plan.to == 'ncnn-ready-onnx':
+        return _write_for_ncnn(written, original, plan, part, merged)
+    if plan.to == 'spandrel':
+        beside = _loader_beside(plan, written)
+        check, notes = export_spandrel(written, original, part, plan.half, plan.out.suffix.lower())
+        if beside and not beside[0].exists():
+            write_bytes(beside[0], loader_text())
+        return Exported(plan.out, written, check, merged, notes, beside)
+    write = export_basicsr if plan.to == 'basicsr' else export_safetensors
+    check, notes = write(written, original, part, plan.half)
+    return Exported(plan.out, written, check, merged, notes)
+
+
+def _loader_beside(plan: Plan, student: Student) -> tuple[Path, ...]:
+    """``spandrel_sr.py`` beside the export, if its network needs it."""
+    from mipkd_plugin.exporting.layouts import OWN
+
+    path = plan.out.with_name(LOADER)
+    if student.kind not in OWN:
+        return ()
+    if path.exists() and path.read_bytes() != loader_text():
+        raise ExportError(f'{path} exists and is another file than the one that belongs to this export; move it away, '
+                          'or give --out in another folder')
+    return (path, )
+
+
+def _write_for_ncnn(written: Student, original: Student, plan: Plan, part: Path, merged: Merged | None) -> Exported:
+    multiple = written.multiple
+    size = plan.size or tuple(-(-side // multiple) * multiple for side in ncnn_ready.SIZE)
+    if any(side % multiple for side in size):
+        good = 'x'.join(str(-(-side // multiple) * multiple) for side in size)
+        raise ExportError(f'--static must be multiples of {multiple} for {written.kind} in ncnn, which does not pad; '
+                          f'write --static {good}')
+    graph = Graph(plan.opset or ncnn_ready.OPSET, (size[0], size[1]), padding=False, simple=True)
+    check = export_onnx(written, original, graph, part)
+    fit = ncnn_ready.examine(written, graph, part)
+    notes = [f'in ncnn {written.kind} takes ' + (
+        f'images of any size{f" whose sides are multiples of {multiple}" if multiple > 1 else ""}: nothing in the graph '
+        'depends on it' if fit.any_size else f'images of {size[0]}×{size[1]} only, the size is part of the graph')]
+    return Exported(plan.out, written, check, merged, tuple(notes), graph=graph, operators=fit.operators)

@@ -1,0 +1,121 @@
+"""Export to ONNX, checked with onnxruntime against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from mipkd_plugin.exporting.errors import ExportError
+from mipkd_plugin.exporting.onnx_file import EXPORTERS, Graph, Session, write_graph
+from mipkd_plugin.exporting.student import Difference, Student, difference, noise
+
+LIMIT = 1e-4
+SIZES = ((32, 32), (45, 37), (23, 51))
+BATCHES = (1, 2)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a file was checked against, and what came out.
+
+    Attributes:
+        against: In words.
+        sizes: Sizes (height, width) of the images.
+        batches: Numbers of images.
+        difference: From the student in PyTorch, in float32.
+    """
+
+    against: str
+    sizes: Sequence[tuple[int, int]]
+    batches: Sequence[int]
+    difference: Difference
+
+
+def images_for(student: Student, sizes: Sequence[tuple[int, int]], batches: Sequence[int]) -> list[Tensor]:
+    """Random images of all sizes and batches."""
+    return [noise(student.channels, *size, batch=batch, seed=number) for number, size in enumerate(sizes)
+            for batch in batches]
+
+
+def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -> Check:
+    """Write an ONNX file in the first way that gives the images of PyTorch at all sizes.
+
+    Args:
+        student: What is written.
+        original: What the file must equal: the student before its layers were merged.
+        graph: What the file is for.
+        path: The file.
+
+    Returns:
+        The check.
+
+    Raises:
+        ExportError: No way leads to equal images.
+    """
+    failures: list[str] = []
+    for exporter in EXPORTERS:
+        try:
+            write_graph(student, graph, path, exporter)
+            return check_onnx(path, original, graph)
+        except ExportError as error:
+            failures.append(str(error))
+    kept = next((text for text in failures if 'has no counterpart' in text), failures[0])
+    if 'pip install' in kept:
+        raise ExportError(kept)
+    remedy = ('' if graph.size else '; give --static HEIGHTxWIDTH for a file of one size, or take --to safetensors')
+    raise ExportError(f'{student.kind} cannot be exported to ONNX: it {kept}{remedy}' if kept.startswith(
+        ('uses', 'cannot')) else f'{student.kind} cannot be exported to ONNX: {kept}{remedy}')
+
+
+def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
+    """Run an ONNX file and PyTorch on the same images.
+
+    Args:
+        path: The file.
+        student: The student in PyTorch.
+        graph: What the file is for.
+
+    Returns:
+        The check.
+
+    Raises:
+        ExportError: The file cannot be run, or gives other images.
+    """
+    session = Session(path)
+    sizes, batches = (SIZES, BATCHES) if graph.size is None else ([graph.size], (1, ))
+    if not graph.padding:
+        sizes = [tuple(side // student.multiple * student.multiple for side in size) for size in sizes]
+    against = f'PyTorch, with onnxruntime {session.version}'
+    found = Check(against, sizes, batches, Difference(0, 0, 0))
+    pairs = []
+    for images in images_for(student, sizes, batches):
+        output, right = session(images), student(images)
+        if output.shape != right.shape:
+            raise ExportError(f'at {images.shape[2]}×{images.shape[3]} the file gives {tuple(output.shape)}, and '
+                              f'PyTorch {tuple(right.shape)}')
+        pairs.append((output, right))
+    found = replace(found, difference=difference(pairs))
+    require_equal(found.difference, graph.half, 'the file')
+    return found
+
+
+def require_equal(apart: Difference, half: bool, what: str) -> None:
+    """Refuse a file whose images are not those of PyTorch.
+
+    Args:
+        apart: How far they are apart.
+        half: Whether the file is in half precision, which rounds.
+        what: What gives the images.
+
+    Raises:
+        ExportError: They are too far apart.
+    """
+    if half and not apart.within(float('inf')):
+        raise ExportError(f'{what} gives NaN or infinity: numbers inside of the network are too large for half '
+                          'precision; leave out --fp16')
+    if not half and not apart.within(LIMIT):
+        raise ExportError(f'{what} gives other images than PyTorch: the largest difference is {apart.largest:.1e}, '
+                          f'and {LIMIT:.0e} is allowed')

@@ -1,0 +1,149 @@
+"""Files of weights for PyTorch: safetensors, plain BasicSR, and spandrel. Each is read again, and its images compared."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mipkd_plugin.compat.repositories import installed_basicsr
+from mipkd_plugin.exporting.errors import ExportError, needed
+from mipkd_plugin.exporting.layouts import OWN, spandrel_state
+from mipkd_plugin.exporting.onnx_export import BATCHES, SIZES, Check, images_for, require_equal
+from mipkd_plugin.exporting.student import Student, difference
+from mipkd_plugin.recognition.recognized import build
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
+from mipkd_plugin.utils.weight_files import read_tensors
+from mipkd_plugin.version import __version__
+
+LOADER = 'spandrel_sr.py'
+"""The file that tells spandrel of networks that it lacks; it is written beside the export."""
+
+
+def export_basicsr(student: Student, original: Student, path: Path, half: bool) -> tuple[Check, tuple[str, ...]]:
+    """Write ``{params: …}``, as BasicSR's ``pretrain_network_g`` wants it.
+
+    Args:
+        student: What is written.
+        original: What the file must equal.
+        path: The file.
+        half: Whether to write half precision.
+
+    Returns:
+        The check, and what else there is to say.
+    """
+    torch.save({'params': _stored(student.net.state_dict(), half)}, path)
+    notes = () if _is_basicsrs(student) else (
+        f'plain BasicSR has no {student.kind}: this file is for a BasicSR that knows it', )
+    return _reloaded(student, original, lambda: read_tensors(path)['params'], half, 'BasicSR, strictly'), notes
+
+
+def export_safetensors(student: Student, original: Student, path: Path, half: bool) -> tuple[Check, tuple[str, ...]]:
+    """Write safetensors with the network in the file's metadata.
+
+    Args:
+        student: What is written.
+        original: What the file must equal.
+        path: The file.
+        half: Whether to write half precision.
+
+    Returns:
+        The check, and what else there is to say.
+    """
+    files = needed('safetensors.torch', 'a file of safetensors')
+    _save_safetensors(_stored(student.net.state_dict(), half), path, student, half)
+    return _reloaded(student, original, lambda: files.load(path.read_bytes()), half, 'safetensors, strictly'), ()
+
+
+def export_spandrel(student: Student, original: Student, path: Path, half: bool,
+                    suffix: str) -> tuple[Check, tuple[str, ...]]:
+    """Write the weights in the layout that spandrel knows.
+
+    Args:
+        student: What is written.
+        original: What the file must equal.
+        path: The file; any ending.
+        half: Whether to write half precision.
+        suffix: Ending that the file will have: ``.safetensors`` or ``.pth``.
+
+    Returns:
+        The check, and what else there is to say.
+
+    Raises:
+        ExportError: spandrel cannot load it with equal output.
+    """
+    spandrel = needed('spandrel', '--to spandrel')
+    state, notes = spandrel_state(student)
+    if suffix == '.safetensors':
+        files = needed('safetensors.torch', 'a file of safetensors')
+        _save_safetensors(_stored(state, half), path, student, half)
+        content = files.load(path.read_bytes())
+    else:
+        torch.save({'params': _stored(state, half)}, path)
+        content = read_tensors(path)['params']
+    registry = spandrel.MAIN_REGISTRY.copy()
+    if student.kind in OWN:
+        importlib.import_module('mipkd_plugin.exporting.spandrel_sr').register(registry)
+    try:
+        loaded = spandrel.ModelLoader(registry=registry).load_from_state_dict(content)
+        outputs = [(loaded(images.clone()), original(images)) for images in images_for(original, SIZES, BATCHES)]
+    except spandrel.UnsupportedModelError as error:
+        raise ExportError(f'spandrel does not know {student.kind}; take --to onnx or --to safetensors') from error
+    except FOREIGN_ERRORS as error:
+        raise ExportError(f"spandrel's class of {student.kind} does not take these weights: {reason(error)}; take "
+                          '--to onnx or --to safetensors') from error
+    if any(output.shape != right.shape for output, right in outputs):
+        raise ExportError(f'spandrel takes these weights for {loaded.architecture.name} x{loaded.scale}; take '
+                          '--to onnx or --to safetensors')
+    check = Check(f'PyTorch, with spandrel ({loaded.architecture.name} x{loaded.scale})', SIZES, BATCHES,
+                  difference(outputs))
+    if not half and not check.difference.within(1e-4):
+        raise ExportError(f"spandrel's class of {student.kind} gives other images: the largest difference is "
+                          f'{check.difference.largest:.1e}; an option of the network is fixed there. Take --to onnx or '
+                          '--to safetensors')
+    require_equal(check.difference, half, 'spandrel')
+    return check, notes
+
+
+def loader_text() -> bytes:
+    """The content of ``spandrel_sr.py``."""
+    return Path(__file__).with_name(LOADER).read_bytes()
+
+
+def _reloaded(student: Student, original: Student, load: Callable[[], Mapping[str, Tensor]], half: bool,
+              by: str) -> Check:
+    net = build(student.network)
+    net.load_state_dict(load())
+    again = Student(net.eval(), student.network, student.name, student.scale, student.channels, student.multiple)
+    check = Check(f'PyTorch, loaded by {by}', SIZES, BATCHES, difference(
+        (again(images), original(images)) for images in images_for(original, SIZES, BATCHES)))
+    require_equal(check.difference, half, 'the file')
+    return check
+
+
+def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
+    """Tensors of their own, float32 or float16."""
+    kind = torch.float16 if half else torch.float32
+    return {name: (tensor.to(kind) if tensor.is_floating_point() else tensor).detach().contiguous().clone()
+            for name, tensor in state.items()}
+
+
+def _save_safetensors(state: Mapping[str, Tensor], path: Path, student: Student, half: bool) -> None:
+    entries: dict[str, Any] = {
+        'format': 'pt', 'name': student.name, 'architecture': student.kind,
+        'network_g': json.dumps(student.network), 'scale': student.scale, 'padding_multiple': student.multiple,
+        'precision': 'float16' if half else 'float32', 'input': 'NCHW, RGB, 0 to 1', 'mipkd_plugin': __version__}
+    needed('safetensors.torch', 'a file of safetensors').save_file(
+        dict(state), path, {key: str(value) for key, value in entries.items()})
+
+
+def _is_basicsrs(student: Student) -> bool:
+    """Whether the network is one of BasicSR itself."""
+    file = getattr(importlib.import_module(type(student.net).__module__), '__file__', None)
+    root = installed_basicsr()
+    return file is not None and root is not None and Path(file).is_relative_to(root)
