@@ -17,7 +17,7 @@ from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 _NEAR = 0.05
 _CLEARLY = 2.0
 _ALIKE = 1.5
-_SIDE = 16
+_SIDE = 12
 
 
 def choose(found: Found, net: nn.Module) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -72,9 +72,12 @@ def _note(found: Found, chosen: Mapping[str, Any], errors: list[float]) -> str:
     own = errors[list(found.choices).index(dict(chosen))]
     if not own < _NEAR:
         return f'{named} {was} assumed: {hidden}'
-    others = [error for values, error in zip(found.choices, errors) if values != chosen]
+    other = min(error for values, error in zip(found.choices, errors) if values != chosen)
+    if _ALIKE * own > other:
+        return (f'{named} {was} assumed: {hidden}, and on a smooth image other usual values do as well (distance from '
+                f'bicubic interpolation {own:.2g}, with others {other:.2g})')
     return (f'{named} {was} measured: {hidden}, and so the output on a smooth image is nearest to bicubic '
-            f'interpolation (error {own:.2g}; with other usual values {min(others):.2g} or more)')
+            f'interpolation (distance {own:.2g}, with other usual values {other:.2g} or more)')
 
 
 def _distance(found: Found, net: nn.Module) -> float:
