@@ -62,6 +62,11 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None) -> None:
     _filled[teacher['weights']] = replace(found, path=Path(teacher['weights']), state={})
 
 
+def forget_weights() -> None:
+    """Free the weights of the last file that was recognized."""
+    _read.clear()
+
+
 def with_teacher(opt: Mapping[str, Any], root: Path | None = None) -> Mapping[str, Any]:
     """The options with a recognized teacher written out.
 

@@ -103,6 +103,16 @@ def test_what_it_seems_to_be(name: str, write: Callable[[Path], object], says: s
     assert len(str(found.value)) < 700
 
 
+@pytest.mark.parametrize(('name', 'shape'), [
+    ('body.999999999.conv1.weight', (8, 8, 3, 3)), ('body.99999999999999999999.conv1.weight', (8, 8, 3, 3)),
+    ('body.\u00b2.conv1.weight', (8, 8, 3, 3)), ('conv_first.weight', (10**6, 3, 1, 1)),
+    ('upsample.0.weight', (10**6, 1, 1, 1))])
+def test_numbers_that_would_make_it_huge(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save(state(**{name: torch.zeros(shape)}), tmp_path / 'net.pth')
+    with pytest.raises(RecognitionError, match='looks like EDSR, but '):
+        recognize(tmp_path / 'net.pth')
+
+
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(RecognitionError, match='nope.pth does not exist'):
         recognize(tmp_path / 'nope.pth')

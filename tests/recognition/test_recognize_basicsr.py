@@ -46,6 +46,9 @@ def drawn(arch: str, seed: int) -> dict[str, Any]:
                 'act_type': 'prelu'}
     if arch == 'MSRResNet':
         return {'type': arch, **both, 'num_block': depth, 'upscale': draw.choice([2, 3, 4])}
+    if arch == 'MambaLite':
+        return {'type': arch, **both, 'num_block': depth, 'expand': draw.choice([1, 2]), 'num_state': draw.choice(
+            [2, 8]), 'upscale': draw.choice([2, 3])}
     if arch == 'ECBSR':
         return {'type': arch, 'num_in_ch': 1, 'num_out_ch': 1, 'num_block': depth, 'num_channel': width,
                 'scale': draw.choice([2, 3, 4]), 'with_idt': False, 'act_type': 'prelu'}
@@ -68,7 +71,8 @@ def swinir(draw: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('seed', range(8))
-@pytest.mark.parametrize('arch', ['EDSR', 'RCAN', 'RRDBNet', 'SRVGGNetCompact', 'SwinIR', 'MSRResNet', 'ECBSR'])
+@pytest.mark.parametrize('arch', ['EDSR', 'RCAN', 'RRDBNet', 'SRVGGNetCompact', 'SwinIR', 'MSRResNet', 'ECBSR',
+                                  'MambaLite'])
 def test_random_arguments(arch: str, seed: int, tmp_path: Path) -> None:
     network = drawn(arch, seed)
     torch.manual_seed(seed)
