@@ -1,0 +1,80 @@
+"""Load the trained weights of a network that an option file describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from mipkd_plugin.config.components import check_component, construct
+from mipkd_plugin.config.finite import check_weights
+from mipkd_plugin.config.problems import Context, OptionError, block
+from mipkd_plugin.config.teacher_file import with_teacher
+from mipkd_plugin.config.weights import misfit, read_file, select_state
+
+WHERE = '--weights'
+NEWEST = '?'
+"""Take the moving average of a file where it has one."""
+
+
+def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'network_g',
+                 param_key: str | None = NEWEST) -> nn.Module:
+    """Build a network of an option file, and load the weights of a run strictly.
+
+    Args:
+        opt: The options.
+        weights: A file such as ``net_g_latest.pth``.
+        section: Which network: ``network_g``, or ``teacher`` for the teacher's.
+        param_key: Key of the file; None if the file itself is the state dict. By default ``params_ema`` where the file
+            has it, then ``params``, then the file itself.
+
+    Returns:
+        The network on the CPU, in eval mode.
+
+    Raises:
+        OptionError: The network cannot be built, or the file does not fit it.
+    """
+    opt = with_teacher(opt)
+    ctx = Context(opt, is_train=True)
+    where = 'teacher.network' if section == 'teacher' else section
+    network = block(opt, *where.split('.'))
+    net: nn.Module | None = None
+    if check_component(ctx, where, network, ARCH_REGISTRY):
+        net = construct(ctx, where, network, ARCH_REGISTRY)
+    path = Path(weights).expanduser()
+    state = None if net is None else _state(ctx, path, param_key)
+    if net is None or state is None:
+        raise OptionError(ctx.problems, opt)
+    problem = misfit(net, state, where)
+    if problem is not None and where == 'network_g' and _is_teachers(opt, state):
+        ctx.add(WHERE, f'{path} holds the weights of the teacher, not of the student {type(net).__name__}',
+                f'give a net_g_*.pth of the run, in experiments/{opt.get("name")}/models')
+    elif problem is not None:
+        ctx.add(WHERE, f'{path} {problem[0]}', problem[1])
+    elif check_weights(ctx, WHERE, path, state, net):
+        net.load_state_dict(state)
+    if ctx.problems:
+        raise OptionError(ctx.problems, opt)
+    return net.eval()
+
+
+def _state(ctx: Context, path: Path, param_key: str | None) -> dict[str, Tensor] | None:
+    content = read_file(ctx, WHERE, path, 'fix the path')
+    if content is None:
+        return None
+    if param_key == NEWEST:
+        keys = content if isinstance(content, Mapping) else ()
+        param_key = next((key for key in ('params_ema', 'params') if key in keys), None)
+    return select_state(ctx, WHERE, WHERE, path, content, param_key)
+
+
+def _is_teachers(opt: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Whether weights fit the teacher to the last shape."""
+    network, aside = block(opt, 'teacher', 'network'), Context(opt, is_train=True)
+    if not network or not check_component(aside, 'teacher.network', network, ARCH_REGISTRY):
+        return False
+    net = construct(aside, 'teacher.network', network, ARCH_REGISTRY)
+    return net is not None and misfit(net, state, 'teacher.network') is None
