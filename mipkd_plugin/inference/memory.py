@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mipkd_plugin.networks.modes import evaluating
 CONVENTION = ("Peak memory: weights, the image, and what PyTorch's allocator has given out at the peak of the forward "
               'pass for one image, on a GPU as max_memory_allocated counts it, on a CPU as the memory events of '
               "PyTorch's profiler say; without the program itself and what the allocator keeps for later")
+
+_SMALL = 96
 
 
 def peak_memory(net: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -47,6 +50,7 @@ def _on_gpu(net: nn.Module, lq: torch.Tensor) -> int:
 
 
 def _on_cpu(net: nn.Module, lq: torch.Tensor) -> int:
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it would tell stderr that it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         net(lq)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,3 +64,34 @@ def _on_cpu(net: nn.Module, lq: torch.Tensor) -> int:
         now += change
         peak = max(peak, now)
     return peak
+
+
+def memory_for(net: nn.Module, shape: tuple[int, int, int], multiple: int = 1) -> int:
+    """Expect the peak memory of a forward pass on a large image, from a small one: it grows with the pixels.
+
+    Args:
+        net: The network; it is left as it is.
+        shape: (C, H, W) of the large image.
+        multiple: What both sides must be multiples of.
+
+    Returns:
+        Bytes.
+    """
+    side = -(-_SMALL // multiple) * multiple
+    return int(peak_memory(net, (shape[0], side, side)) * shape[1] * shape[2] / side ** 2)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a program can still get; None where the system does not say."""
+    if device.type == 'cuda':
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+    except (OSError, StopIteration, ValueError):
+        return None
+    try:  # of a container
+        limit, used = (int(Path('/sys/fs/cgroup', name).read_text()) for name in ('memory.max', 'memory.current'))
+    except (OSError, ValueError):
+        return available
+    return min(available, limit - used)
