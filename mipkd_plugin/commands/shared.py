@@ -222,14 +222,15 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
         return Loaded(found.build(), found.scale, weights)
     opt = read(args)
     from mipkd_plugin.config.outputs import output_key
-    from mipkd_plugin.config.problems import Context
-    from mipkd_plugin.config.trained import load_trained
+    from mipkd_plugin.config.problems import Context, block
+    from mipkd_plugin.config.trained import NEWEST, load_trained
     from mipkd_plugin.networks.outputs import select_output
 
     scale = Context(opt, is_train=True).scale
     if scale is None:
         raise UsageError(f'{args.opt}: scale must be a whole number, not {opt.get("scale")!r}; write scale: 2')
-    net = load_trained(opt, weights, section)
+    key = block(opt, 'teacher').get('param_key', NEWEST) if section == 'teacher' else NEWEST
+    net = load_trained(opt, weights, section, key)
     select_output(net, output_key(opt, 'teacher.network' if section == 'teacher' else section))
     return Loaded(net, scale, weights)
 
