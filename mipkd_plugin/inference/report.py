@@ -87,9 +87,9 @@ def circumstances(device: torch.device, commit: str) -> dict[str, Any]:
     """Versions, machine, threads and time, for the data of a report; ``commit`` is that of this package."""
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
     return {'date': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'mipkd-plugin': __version__,
-            'commit': commit, 'basicsr': version('basicsr'), 'torch': torch.__version__, 'python': platform.python_version(),
-            'system': platform.platform(), 'device': name, 'threads': torch.get_num_threads(),
-            'precision': 'float32'}
+            'commit': commit, 'basicsr': version('basicsr'), 'torch': torch.__version__,
+            'python': platform.python_version(), 'system': platform.platform(), 'device': name,
+            'threads': torch.get_num_threads(), 'precision': 'float32'}
 
 
 def as_markdown(data: Mapping[str, Any]) -> str:
@@ -109,10 +109,10 @@ def as_markdown(data: Mapping[str, Any]) -> str:
         *([f'- images: {data["images"]["hr"]}; low-resolution images: {data["images"]["lr"]}',
            f'- PSNR and SSIM: {quality.CONVENTION}'] if 'images' in data else []),
         f'- {cost.CONVENTION}', f'- {memory.CONVENTION}',
-        f'- Milliseconds: median of up to 5 runs in turn, on {made["device"]}, {counted(made["threads"], "thread")}, float32; '
-        'speed-up: time of the teacher divided by time of the student',
-        f'- {made["date"]}, mipkd-plugin {made["mipkd-plugin"]} ({made["commit"]}), basicsr {made["basicsr"]}, torch {made["torch"]}, '
-        f'Python {made["python"]}, {made["system"]}', ''])
+        f'- Milliseconds: median of up to 5 runs in turn, on {made["device"]}, '
+        f'{counted(made["threads"], "thread")}, float32; speed-up: time of the teacher divided by time of the student',
+        f'- {made["date"]}, mipkd-plugin {made["mipkd-plugin"]} ({made["commit"]}), basicsr {made["basicsr"]}, '
+        f'torch {made["torch"]}, Python {made["python"]}, {made["system"]}', ''])
 
 
 def _overview(data: Mapping[str, Any]) -> list[str]:
