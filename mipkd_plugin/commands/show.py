@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mipkd_plugin.pages.scenes import Scene, Values
 
 HELP = 'an HTML page with what several weights files make of the same images'
-_MOST_ROWS = 12
 
 
 class ShowError(MipkdError):
@@ -43,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--crops', type=int, default=2, metavar='N', help='details of an image (default: 2)')
     add('--crop-size', type=int, metavar='N', help='side of a detail in high-resolution pixels (default: 96, or less '
         'where an image is smaller)')
-    add('--most', type=int, default=12, metavar='N', help='images to show, those where the weights differ most; the '
-        'table is about all (default: 12)')
+    add('--most', type=int, default=8, metavar='N', help='images to show, those where the weights differ most; the '
+        'table is about all (default: 8)')
     add('--tile', type=int, metavar='N', help='run the networks in tiles of N low-resolution pixels: takes less memory')
     add('--no-teacher', action='store_true', help='leave out the teacher of the option file')
     add('--force', action='store_true', help='replace --out and --png if they exist')
@@ -66,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_numbers(args: argparse.Namespace) -> None:
     if args.images is None and args.lr is None:
-        raise ShowError('--images DIR is missing: a folder of high-resolution images; or, where there are none, --lr DIR '
-                        'with low-resolution ones')
+        raise ShowError('--images DIR is missing: a folder of high-resolution images; or, where there are none, '
+                        '--lr DIR with low-resolution ones')
     for flag, value, lowest, highest in (('--crops', args.crops, 1, 16), ('--crop-size', args.crop_size, 8, 1024),
                                          ('--most', args.most, 1, 200), ('--tile', args.tile, 8, 10**5)):
         if value is not None and not lowest <= value <= highest:
@@ -172,7 +171,7 @@ def _entries(methods: Sequence[Method], values: dict[str, Values], runs: Sequenc
 def _png(scenes: Sequence[Scene]) -> bytes:
     from mipkd_plugin.inference.pictures import as_png, draw
 
-    strips = [strip for scene in scenes for strip in scene.strips()[:1]][:_MOST_ROWS]
+    strips = [strip for scene in scenes for strip in scene.strips()[:1]]
     note = 'PSNR of the whole image, Y channel' if scenes[0].shots[0].values or scenes[0].shots[1].values else ''
     return as_png(draw(strips, note))
 

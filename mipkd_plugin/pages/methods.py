@@ -25,6 +25,7 @@ from mipkd_plugin.utils.words import some
 
 TAKEN = (LR, BICUBIC, TEACHER, HR)
 """Labels that no weights file may have."""
+_LONG = 24
 
 
 class PageError(MipkdError):
@@ -174,8 +175,20 @@ def label_files(weights: Sequence[Path], names: Sequence[str] | None) -> list[st
                    [path.stem for path in paths],
                    [f'{run or path.parent.name} {path.stem.removeprefix("net_g_")}' for run, path in zip(runs, paths)]):
         if len(set(labels)) == len(labels) and not set(labels) & set(TAKEN):
-            return labels
+            return _shortened(labels)
     return [f'{number} {path.stem}' for number, path in enumerate(paths, 1)]
+
+
+def _shortened(labels: list[str]) -> list[str]:
+    """Long labels without the words that all of them begin and end with, where something is left of each."""
+    if max(map(len, labels)) <= _LONG:
+        return labels
+    split = [label.split('_') for label in labels]
+    first = len(os.path.commonprefix(split))  # it takes lists too
+    last = len(os.path.commonprefix([words[::-1] for words in split]))
+    short = ['_'.join(words[first:len(words) - last]) for words in split]
+    good = all(any(map(str.isalpha, label)) for label in short)
+    return short if good and len(set(short)) == len(short) and not set(short) & set(TAKEN) else labels
 
 
 def runs_of(methods: Sequence[Method]) -> list[Run]:

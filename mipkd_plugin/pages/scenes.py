@@ -30,8 +30,8 @@ class Look:
     scale: int
     crops: int = 2
     crop_size: int = 96
-    largest: int = 768
-    largest_error: int = 384
+    largest: int = 640
+    largest_error: int = 320
 
 
 @dataclass(frozen=True)
