@@ -109,10 +109,11 @@ def _check_target(flag: str, path: Path, endings: tuple[str, ...], force: bool) 
 def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out: Path) -> int:
     from tqdm import tqdm
 
+    from mipkd_plugin.inference.pictures import as_png
     from mipkd_plugin.pages.gallery import Images, look_at_all
     from mipkd_plugin.pages.methods import load_methods
     from mipkd_plugin.pages.page import render
-    from mipkd_plugin.pages.scenes import Look
+    from mipkd_plugin.pages.scenes import Look, draw_scenes
 
     methods, scale = load_methods(opt, args.weights, labels, args.tile, not args.no_teacher)
     images = Images(args.images, args.lr, scale)
@@ -123,7 +124,7 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
     page = _page(args, opt, methods, scenes, values, images, look)
     _write('--out', out, render(page).encode())
     if args.png is not None:
-        _write('--png', args.png, _png(scenes))
+        _write('--png', args.png, as_png(draw_scenes(scenes)))
     _print(page.entries, out, args.png)
     return 0
 
@@ -166,14 +167,6 @@ def _entries(methods: Sequence[Method], values: dict[str, Values], runs: Sequenc
         found.append(Entry(method.label, str(method.weights), method.kind, iteration, method.parameters,
                            *values.get(method.label, none)))
     return found
-
-
-def _png(scenes: Sequence[Scene]) -> bytes:
-    from mipkd_plugin.inference.pictures import as_png, draw
-
-    strips = [strip for scene in scenes for strip in scene.strips()[:1]]
-    note = 'PSNR of the whole image, Y channel' if scenes[0].shots[0].values or scenes[0].shots[1].values else ''
-    return as_png(draw(strips, note))
 
 
 def _write(flag: str, path: Path, content: bytes) -> None:

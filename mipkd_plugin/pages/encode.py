@@ -49,8 +49,8 @@ def color_bar() -> str:
 @cache
 def _palette() -> bytes:
     steps = np.linspace(0, 255, _COLORS).round().astype(np.uint8)
-    colors: Pixels = cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)
-    return colors[:, 0, ::-1].tobytes()
+    colors: Pixels = cv2.applyColorMap(steps[None], cv2.COLORMAP_INFERNO)
+    return colors[0, :, ::-1].tobytes()
 
 
 def common_top(scenes: Iterable[Scene]) -> float:

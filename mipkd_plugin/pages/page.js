@@ -37,11 +37,12 @@ for (const scene of document.querySelectorAll('.scene')) {
       const from = picture(panel), to = stage.querySelector('.' + image);
       to.src = from.src;
       to.alt = from.alt;
-      to.classList.toggle('pixels', part.value !== 'whole');
+      to.classList.toggle('pixels', part.value !== 'whole' || from.getAttribute('width') < 384);
       stage.querySelector('.tag.' + tag).textContent = [nameOf(panel), from.dataset.psnr].filter(Boolean).join(' · ');
     }
     // a small picture is enlarged, but not beyond what fits
-    stage.style.maxWidth = part.value === 'whole' ? picture(left).getAttribute('width') + 'px' : '40rem';
+    const width = Math.max(picture(left).getAttribute('width'), 384);
+    stage.style.maxWidth = part.value === 'whole' ? width + 'px' : '40rem';
     place();
   }
 
