@@ -52,6 +52,7 @@ def read(args: argparse.Namespace) -> Options:
     if getattr(args, 'options', None) is None:  # a command reads the file once: it may be a pipe
         args.options = config.read_options(args.opt, args.force_yml)
         config.load_plugins(args.options, args.imports)
+        config.fill_teacher(args.options)
     opt: Options = args.options
     return opt
 

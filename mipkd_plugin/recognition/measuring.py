@@ -52,14 +52,14 @@ def choose(found: Found, net: nn.Module) -> tuple[dict[str, Any], tuple[str, ...
 def _note(found: Found, chosen: Mapping[str, Any], errors: list[float]) -> str:
     """What was assumed or measured, in words."""
     varied = [key for key in chosen if any(values[key] != chosen[key] for values in found.choices)]
-    hidden = f'a weights file does not show {" and ".join(filter(None, (", ".join(varied[:-1]), varied[-1])))}: '
-    named = ', '.join(f'{key} {chosen[key]}' for key in varied)
+    named, was = ', '.join(f'{key} {chosen[key]}' for key in varied), 'was' if len(varied) == 1 else 'were'
+    hidden = f'a weights file does not show {"it" if len(varied) == 1 else "them"}'
     own = errors[list(found.choices).index(dict(chosen))]
     if not own < _NEAR:
-        return f'{hidden}{named} {"is" if len(varied) == 1 else "are"} the usual choice, and was not confirmed'
+        return f'{named} {was} assumed: {hidden}'
     others = [error for values, error in zip(found.choices, errors) if values != chosen]
-    return (f'{hidden}{named} chosen, as the output is then nearest to bicubic interpolation of a smooth image: '
-            f'{own:.2g} away, with other usual values {min(others):.2g} or more')
+    return (f'{named} {was} measured: {hidden}, and so the output on a smooth image is nearest to bicubic '
+            f'interpolation (error {own:.2g}; with other usual values {min(others):.2g} or more)')
 
 
 def _distance(found: Found, net: nn.Module) -> float:
