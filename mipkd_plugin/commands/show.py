@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import add_option_file, read, read_nothing
+from mipkd_plugin.commands.shared import add_option_file, load_network, on_device, read
 from mipkd_plugin.utils.errors import MipkdError
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ def _options(args: argparse.Namespace) -> Options | None:
     if args.opt is None:
         if args.force_yml:
             raise ShowError('--force_yml changes entries of an option file; give one with -opt, or leave it out')
-        read_nothing(args)
         return None
     opt = read(args)
     from mipkd_plugin import config
@@ -111,11 +111,12 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
 
     from mipkd_plugin.inference.pictures import as_png
     from mipkd_plugin.pages.gallery import Images, look_at_all
-    from mipkd_plugin.pages.methods import load_methods
+    from mipkd_plugin.pages.methods import scale_of
     from mipkd_plugin.pages.page import render
     from mipkd_plugin.pages.scenes import Look, draw_scenes
 
-    methods, scale = load_methods(opt, args.weights, labels, args.tile, not args.no_teacher)
+    methods = _methods(args, opt, labels)
+    scale = scale_of(methods)
     images = Images(args.images, args.lr, scale)
     look = Look(scale, args.crops, args.crop_size or 96)
     with tqdm(total=len(images), unit='image', desc='images') as bar:
@@ -127,6 +128,31 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
         _write('--png', args.png, as_png(draw_scenes(scenes)))
     _print(page.entries, out, args.png)
     return 0
+
+
+def _methods(args: argparse.Namespace, opt: Options | None, labels: Sequence[str]) -> list[Method]:
+    """All networks on their device, the teacher of the option file last."""
+    from mipkd_plugin import config
+    from mipkd_plugin.inference.pictures import TEACHER
+    from mipkd_plugin.inference.tiles import Enlarger
+    from mipkd_plugin.pages.methods import Method, require_files
+
+    require_files(args.weights)
+    try:
+        loaded = [load_network(args, path) for path in args.weights]
+    except config.OptionError as error:
+        raise config.OptionError([replace(problem, remedy=f'{problem.remedy}; or leave out -opt: then the network is '
+                                          'recognized from its file') if problem.where == '--weights' else problem
+                                  for problem in error.problems], opt) from error
+    block = {} if opt is None or args.no_teacher else opt.get('teacher')
+    if isinstance(block, Mapping) and block.get('weights'):
+        path = Path(str(block['weights'])).expanduser()
+        if not os.path.isfile(path):
+            raise ShowError(f'{args.opt}, teacher.weights: there is no {path}; put it there, or leave the teacher out '
+                            'with --no-teacher')
+        loaded.append(load_network(args, path, 'teacher'))
+    return [Method(label, one.path, Enlarger(on_device(one.net, None), one.scale, args.tile))
+            for label, one in zip([*labels, TEACHER], loaded)]
 
 
 def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Method], scenes: Sequence[Scene],
