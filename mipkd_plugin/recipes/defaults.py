@@ -41,6 +41,7 @@ class Facts:
         scale: Scale factor.
         blocks: Number of blocks in the trunk of student and teacher; 0 if there is none to tap.
         width: Channels of the student's trunk.
+        teacher_width: Channels of the teacher's trunk.
         attends: Whether the student is a transformer.
         unit: What LR patches must be a multiple of, for both networks.
         smallest: Shortest LR side of the training images, in pixels.
@@ -54,6 +55,7 @@ class Facts:
     scale: int
     blocks: tuple[int, int]
     width: int
+    teacher_width: int
     attends: bool
     unit: int
     smallest: int
@@ -211,7 +213,7 @@ def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds
 def _pool_limit(facts: Facts, found: Settings) -> int:
     """How many crops a quarter of the free memory holds, with what the teacher answers to each in 16 bits."""
     pixels = int(found['patch']) ** 2
-    maps = 2 * 256 * int(found.values.get('taps', 0)) if found['loss'] != 'none' else 0
+    maps = 2 * facts.teacher_width * int(found.values.get('taps', 0)) if found['loss'] != 'none' else 0
     return int(facts.free // 4 // (pixels * (maps + 9 * facts.scale ** 2 + 3)))
 
 

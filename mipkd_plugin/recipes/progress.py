@@ -41,6 +41,7 @@ class Progress:
         self._begin = self._told = 0.0
         self._done = self._first = 0
         self._idle = 0.0
+        self._said: tuple[str, int, str] | None = None
 
     def attach(self, model: Any) -> None:
         """Follow a model that BasicSR's pipeline has built."""
@@ -93,7 +94,8 @@ class Progress:
         found = getattr(model, 'metric_results', None) or {}
         values = ', '.join(f'{metric.upper()} {value:.2f} dB' if metric == 'psnr' else f'{metric.upper()} {value:.4f}'
                            for metric, value in found.items())
-        if values:
+        if values and self._said != (name, iteration, values):  # BasicSR validates twice at the end
+            self._said = name, iteration, values
             self.say(f'after {iteration:,d}: {name} {values}')
 
     def say(self, text: str) -> None:

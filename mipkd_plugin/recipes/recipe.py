@@ -23,6 +23,7 @@ from mipkd_plugin.recipes.images import DataError
 from mipkd_plugin.recipes.option_file import options_of, render, with_changes
 from mipkd_plugin.recipes.speed import step_seconds
 from mipkd_plugin.recipes.students import Choice
+from mipkd_plugin.recipes.students_work import channels_of
 from mipkd_plugin.recognition import Recognized
 from mipkd_plugin.recognition.recognized import build
 from mipkd_plugin.utils.cores import cores
@@ -69,10 +70,13 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
         The recipe.
 
     Raises:
-        DataError: An image is smaller than the patch.
+        DataError: An image is smaller than the patch, or the teacher is for gray images.
         OptionError: The options have problems; the message lists all of them.
         UsageError: An entry of ``--set`` cannot be read.
     """
+    if channels_of(teacher.network) != 3:
+        raise DataError(f'--teacher {teacher.path}: takes images of one channel, and the images here have three.\n'
+                        '   -> Give a teacher for RGB images, or write an option file with color: y by hand')
     nets = build(student.network), teacher.build()
     notes: list[str] = []
     facts = facts_of(nets, teacher.scale, data, given)
@@ -129,7 +133,7 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
         raise DataError(f'{counted(len(small), "image")} of --hr {"is" if len(small) == 1 else "are"} smaller than '
                         f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
                         f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
-    return Facts(scale, _blocks(nets), defaults.width_of(nets[0]), defaults.attends(nets[0]), unit, smallest,
+    return Facts(scale, _blocks(nets), *map(defaults.width_of, nets), defaults.attends(nets[0]), unit, smallest,
                  data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available,
                  int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0)
 
@@ -173,7 +177,7 @@ def comments(settings: Settings) -> dict[str, str]:
               'seed': 'manual_seed'}
     found = {places[name]: reason for name, reason in settings.reasons.items() if name in places}
     found['datasets.train.gt_size'] = f'HR; LR patch {settings["patch"]}, {settings.reasons["patch"]}'
-    return {**found, 'num_gpu': 'all GPUs that there are; the CPU if there is none',
+    return {**found, 'num_gpu': 'one GPU; the CPU if there is none',
             'train.exact_resume': 'a stopped run ends as one that was not stopped'}
 
 
