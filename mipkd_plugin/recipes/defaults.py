@@ -147,10 +147,10 @@ def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: 
     # MiPKD gains most at equal iterations in all of docs/results.md; it needs blocks to tap.
     loss = choose('loss', 'mipkd' if blocks else 'logits', 'the best in docs/results.md' if blocks else
                   'one of the networks has no row of blocks to tap, so the images alone are matched')
-    if blocks:
+    if any(entry['type'] in _TAPPED for entry in LOSSES[loss]):
         # One tap for two blocks: 2 on trunks of 5 blocks did as well as 3 (the demo), the paper has 4 on 32.
-        choose('taps', min(max(blocks // 2, min(2, blocks)), 4), f'spread over {facts.blocks[0]} blocks of the student '
-               f'and {facts.blocks[1]} of the teacher')
+        choose('taps', min(max(blocks // 2, min(2, blocks)), 4) or 1, f'spread over {facts.blocks[0]} blocks of the '
+               f'student and {facts.blocks[1]} of the teacher')
     if loss == 'mipkd':
         # Without its chain MiPKD beats plain training of equal time, with it not (docs/results.md, At equal time).
         choose('chain', 'yes' if is_long else 'no', 'the whole of MiPKD' if is_long else

@@ -96,7 +96,7 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     try:
         settings = defaults.resolve(facts, given, measure)
     except config.OptionError as error:
-        if given.get('loss') is not None or given.get('set'):
+        if any(given.get(name) is not None for name in ('loss', 'taps', 'chain', 'set')):
             raise
         notes.append('loss: MiPKD does not fit this pair of networks, so the teacher\'s images alone are matched ('
                      f'{error.problems[0].where}: {error.problems[0].what})')

@@ -13,8 +13,8 @@ from mipkd_plugin.commands.distill import LOSSES, SETTINGS
 from mipkd_plugin.recipes import defaults
 from mipkd_plugin.recipes.defaults import Facts, Settings, attends, duration, resolve, width_of
 
-CPU = Facts(scale=2, blocks=(5, 5), width=16, teacher_width=64, attends=False, unit=1, smallest=160, images=400, gpu=False, cores=2,
-            free=10**10, threads=1)
+CPU = Facts(scale=2, blocks=(5, 5), width=16, teacher_width=64, attends=False, unit=1, smallest=160, images=400,
+            gpu=False, cores=2, free=10**11, threads=1)
 GPU = replace(CPU, gpu=True, cores=16, threads=0)
 
 
@@ -57,14 +57,15 @@ def test_a_gpu_trains_long_with_new_crops_and_lets_go() -> None:
 def test_a_pool_fits_in_memory() -> None:
     assert chosen()['crops'] == 4096
     assert chosen(iterations=1000)['crops'] == 1000
-    assert chosen(replace(CPU, free=10**9))['crops'] < 1000
+    assert chosen(replace(CPU, free=10**9))['crops'] == 1471
 
 
 def test_taps_need_blocks() -> None:
     assert chosen(replace(CPU, blocks=(16, 23)))['taps'] == 4
     assert chosen(replace(CPU, blocks=(2, 5)))['taps'] == 2
     assert chosen(replace(CPU, blocks=(1, 5)))['taps'] == 1
-    assert chosen(replace(CPU, blocks=(0, 5)))['loss'] == 'logits'
+    found = chosen(replace(CPU, blocks=(0, 5)))
+    assert (found['loss'], 'taps' in found.values, 'chain' in found.values) == ('logits', False, False)
 
 
 def test_patches_fit_windows_and_images() -> None:

@@ -41,8 +41,7 @@ class Distill:
         given |= {'set': args.set, 'import': args.imports}
         self.given = {name: str(value) if name in PLACES else value for name, value in given.items()
                       if value is not None}
-        if not args.list:
-            _require_folders(args)
+        _require_fitting(args)
         self.command = record.command_line(sys.argv[2:])
         self.request = record.request(self.given, self.command)
         self.out: Path = args.out if args.out is not None else record.default_out(args.teacher, args.student)
@@ -222,8 +221,13 @@ class Distill:
         return 0
 
 
-def _require_folders(args: argparse.Namespace) -> None:
-    if args.hr is None:
+def _require_fitting(args: argparse.Namespace) -> None:
+    """Refuse what does not go together."""
+    if args.loss in ('logits', 'dukd', 'none') and args.taps is not None:
+        raise UsageError(f'--taps {args.taps}: --loss {args.loss} has no taps.\n   -> Leave one of them out')
+    if args.chain is not None and args.loss not in (None, 'mipkd'):
+        raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
+    if args.hr is None and not args.list:
         raise UsageError('--hr DIR is missing: the folder of images to train on (only --list needs none)')
     if args.lr is not None and not os.path.exists(args.lr) and _is_number(str(args.lr)):
         raise UsageError(f'--lr {args.lr}: is the folder of LR images.\n   -> For the learning rate write '
