@@ -9,7 +9,7 @@ from mipkd_plugin.recipes.students_choice import Choice, compared, table
 from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
 from mipkd_plugin.recipes.students_notation import Wanted, read
 from mipkd_plugin.recipes.students_search import OutOfReachError, Search
-from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, measured, times
+from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, measured
 from mipkd_plugin.utils.errors import UsageError
 
 __all__ = ['Choice', 'choose', 'students', 'table']
@@ -90,10 +90,10 @@ def _own_family(teacher: Teacher) -> Family:
     name = str(teacher.network.get('type'))
     if name in FAMILIES:
         return FAMILIES[name]
-    raise UsageError(
-        f'there is no rule for smaller networks of the type {name}. Choose a student of another architecture, with its '
-        f'share of the work of the teacher: {", ".join(f"--student {light}:1/8" for light in LIGHT)}; or an option file '
-        'with the network_g of your student')
+    lighter = ', '.join(f'--student {light}:1/8' for light in LIGHT)
+    raise UsageError(f'there is no rule for smaller networks of the type {name}. Choose a student of another architecture '
+                     f'with its share of the work of the teacher, as {lighter}; or an option file with the network_g of '
+                     'your student')
 
 
 def _nearest(search: Search, own: Measured, fraction: float, text: str) -> Size:
@@ -102,7 +102,7 @@ def _nearest(search: Search, own: Measured, fraction: float, text: str) -> Size:
     except OutOfReachError as error:
         least, most = error.least / own.work, error.most / own.work
         if least > fraction:
-            what = f'the smallest {search.family.name} that can be chosen here has 1/{1 / least:.3g} of the work of the teacher'
+            what = f'the smallest {search.family.name} to choose here has 1/{1 / least:.3g} of the work of the teacher'
         else:
             what = f'{search.family.name} comes no larger here than 1/{1 / most:.3g} of the work of the teacher'
         raise UsageError(f'--student {text}: {what}; write a fraction between 1/{1 / least:.3g} and '
@@ -120,8 +120,8 @@ def _sized(search: Search, size: Size, text: str) -> Measured:
 def _from_file(wanted: Wanted, scale: int, channels: int) -> Measured:
     network: dict[str, Any] = wanted.network or {}
     if wanted.scale is not None and wanted.scale != scale:
-        raise UsageError(f'--student {wanted.text}: scale is {wanted.scale}, and the teacher enlarges by {scale}; choose a '
-                         'student of that scale')
+        raise UsageError(f'--student {wanted.text}: scale is {wanted.scale}, and the teacher enlarges by {scale}; '
+                         'choose a student of that scale')
     try:
         return measured(network, scale, channels)
     except UsageError as error:
@@ -129,11 +129,11 @@ def _from_file(wanted: Wanted, scale: int, channels: int) -> Measured:
 
 
 def _check_smaller(student: Measured, own: Measured, text: str, family: Family | None = None) -> None:
-    """Refuse a student that is larger than its teacher. One of the same size may learn: it is no smaller, that is all."""
+    """Refuse a student that is larger than its teacher; one of the same size may learn from it."""
     parts = [f'{name}: {mine:,.0f}, and the teacher {its:,.0f}' for name, mine, its in (
         ('parameters', student.parameters, own.parameters),
         ('multiply-accumulates for each pixel', student.work, own.work)) if mine > its * 1.0001]
     if parts:
         smaller = f'{family.name}:1/4' if family is not None else '1/4'
-        raise UsageError(f'--student {text}: the student is larger than its teacher ({"; ".join(parts)}); choose a smaller '
-                         f'one, as --student {smaller}')
+        raise UsageError(f'--student {text}: the student is larger than its teacher ({"; ".join(parts)}); choose a '
+                         f'smaller one, as --student {smaller}')

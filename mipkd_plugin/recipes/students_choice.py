@@ -93,7 +93,8 @@ def _table(rows: Sequence[tuple[str, Choice]]) -> list[str]:
     width = [max(len(row[column]) for row in (head, *body)) for column in range(len(head))]
     lines = ['  '.join(cell.ljust(size) if column < 2 else cell.rjust(size)
                        for column, (cell, size) in enumerate(zip(row, width))).rstrip() for row in (head, *body)]
-    return [*lines, f'GMACs: for an output of 1280×720. {CONVENTION}.', f'ms: for {rows[0][1].measured_on}, median of 3.']
+    return [*lines, f'GMACs: for an output of 1280×720. {CONVENTION}.',
+            f'ms: for {rows[0][1].measured_on}, median of 3.']
 
 
 def _share(fraction: float) -> str:

@@ -24,6 +24,7 @@ CHANNELS = ('num_in_ch', 'in_chans', 'in_ch', 'in_nc', 'in_channels', 'n_colors'
 """Arguments that hold the number of channels of an image, in the networks of BasicSR and spandrel."""
 _COLOR = ('img_range', 'rgb_mean')
 Size = tuple[int, ...]
+_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,13 @@ class Family:
             self.text((width, *size[1:])) for width in near)
 
     def widths(self, base: Mapping[str, Any], most: int) -> list[int]:
-        """Widths to choose from, up to the widest: multiples of 4, 8 or 16, which kernels of convolutions like."""
-        steps = [width for width in range(8, most + 1, 4) if width % (4 if width < 32 else 8 if width < 64 else 16) == 0]
-        return [width for width in {*steps, most} if not self.problem((width, *self.size[1:]), base)]
+        """Widths to choose from, up to the widest."""
+        steps = {*range(8, min(most, 64) + 1, 8), *range(80, most + 1, 16), most}
+        return sorted(width for width in steps if not self.problem((width, *self.size[1:]), base))
+
+    def waste(self, size: Size) -> float:
+        """How much longer kernels run than the width asks for: those of convolutions work on 16 channels at once."""
+        return math.ceil(size[0] / _LANES) * _LANES / size[0]
 
     def depths(self, most: Size) -> list[tuple[int, ...]]:
         """What may stand behind the width: not fewer than two blocks, so that a feature can be tapped between them."""
@@ -135,22 +140,18 @@ class Family:
     def _why(self, base: Mapping[str, Any]) -> str:
         return ''
 
-    @property
-    def _defaults(self) -> dict[str, Any]:
-        return {name: parameter.default for name, parameter in inspect.signature(self.cls()).parameters.items()}
-
     def cls(self) -> type:
-        """The class of the architecture.
-
-        Raises:
-            UsageError: The package that has it is not installed.
-        """
+        """The class of the architecture; a :class:`UsageError` if the package that has it is not installed."""
         found = lookup(ARCH_REGISTRY, self.name)
         if found is None:
             what, remedy = missing_package(ARCH_REGISTRY, self.name) or (f'there is no network {self.name}', '')
             raise UsageError(f'--student {self.name}: {what}; {remedy}'.rstrip('; '))
         cls: type = found
         return cls
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        return {name: parameter.default for name, parameter in inspect.signature(self.cls()).parameters.items()}
 
     def _value(self, network: Mapping[str, Any], key: str) -> Any:
         return network[key] if key in network else self._defaults[key]
@@ -182,16 +183,22 @@ class _Windowed(Family):
 
     def network(self, size: Size, base: Mapping[str, Any]) -> dict[str, Any]:
         width, layers, inner = size
-        heads = self._heads(base)
-        squeeze = {'squeeze_factor': max(1, min(base['squeeze_factor'], width // 6))} if 'squeeze_factor' in base else {}
-        return {**base, self.keys[0]: width, self.keys[1]: [inner] * layers, 'num_heads': [heads] * layers, **squeeze}
+        heads = [self._heads(base)] * layers
+        network = {**base, self.keys[0]: width, self.keys[1]: [inner] * layers, 'num_heads': heads}
+        if 'squeeze_factor' in base:
+            network['squeeze_factor'] = max(1, min(base['squeeze_factor'], width // 6))
+        return network
 
     def widths(self, base: Mapping[str, Any], most: int) -> list[int]:
         heads = self._heads(base)
         return [width for width in range(2 * heads, most + 1, 2 * heads) if width >= 6 * heads or width == most]
 
+    def waste(self, size: Size) -> float:
+        return 1.
+
     def _heads(self, base: Mapping[str, Any]) -> int:
-        return max(base.get('num_heads') or [self.heads])
+        heads: int = max(base.get('num_heads') or [self.heads])
+        return heads
 
     def _step(self, base: Mapping[str, Any]) -> int:
         return self._heads(base)

@@ -63,14 +63,15 @@ def read(text: str) -> Wanted:
         return Wanted(text, fraction=_fraction(text))
     name, colon, size = (part.strip() for part in text.partition(':'))
     if not re.fullmatch(r'[A-Za-z]\w*', name):
-        raise UsageError(f'--student {text}: is no size, no fraction between 0 and 1 and no file that is there; {EXAMPLES}')
+        raise UsageError(f'--student {text}: is no size, no fraction and no file that is there; {EXAMPLES}')
     family = _family(name)
     if not colon:
         return Wanted(text, family, family.size)
     if _FRACTION.fullmatch(size) and ('/' in size or '.' in size):
         return Wanted(text, family, fraction=_fraction(text, size))
     if not _SIZE.fullmatch(size):
-        raise UsageError(f'--student {text}: {size!r} is not a size; write {family.notation}, as {family.text(family.size)}')
+        raise UsageError(f'--student {text}: {size!r} is not a size; write {family.notation}, as '
+                         f'{family.text(family.size)}, or a fraction of the teacher, as {family.name}:1/4')
     numbers = tuple(int(number) for number in re.split('[xX×]', size))
     if len(numbers) > len(family.keys):
         raise UsageError(f'--student {text}: {family.name} has {len(family.keys)} numbers, not {len(numbers)}; write '
@@ -96,8 +97,8 @@ def _fraction(text: str, size: str | None = None) -> float:
     except ZeroDivisionError:
         fraction = 0.
     if not 0 < fraction < 1:
-        raise UsageError(f'--student {text}: a fraction of the teacher lies between 0 and 1; write 1/4 for a quarter of '
-                         'its multiply-accumulates')
+        raise UsageError(f'--student {text}: a fraction of the teacher lies between 0 and 1; write 1/4 for a quarter '
+                         'of its multiply-accumulates')
     return fraction
 
 

@@ -14,6 +14,7 @@ from mipkd_plugin.utils.errors import UsageError
 NEAR = 1.3
 """A student has the work asked for up to this factor; what is farther off is not offered."""
 _WORK_COUNTS, _SHAPE_COUNTS = math.log(1.08), math.log(1.5)
+_WASTE_COUNTS = math.log(1.2)
 _GROUPS_COUNT = 0.3  # whether groups or blocks in them become fewer counts less
 _MOST = {1: (256, ), 2: (256, 32), 3: (256, 10, 20)}
 
@@ -41,7 +42,6 @@ class Search:
         if family.grows:
             self.most = (*self.most[:2], self.like[2] * self.most[0] // self.like[0])
         self.scale, self.channels = scale, channels
-        self.counter = Counter(family, self.base, scale, channels)
         self._known: dict[Size, float] = {}
 
     def sizes(self) -> list[Size]:
@@ -89,7 +89,9 @@ class Search:
 
     def _works(self) -> dict[Size, float]:
         if not self._known:
-            self._known = {size: self.counter.work(size) for size in self.sizes()}
+            sizes = self.sizes()
+            counter = Counter(self.family, self.base, self.scale, self.channels, [size[0] for size in sizes])
+            self._known = {size: counter.work(size) for size in sizes}
         return self._known
 
     def _shape(self, size: Size) -> float:
@@ -100,7 +102,7 @@ class Search:
         groups = 0. if len(size) < 3 or self.family.grows else _GROUPS_COUNT * math.log(
             size[1] / self.like[1] * self.like[2] / size[2])
         return ((math.log(work) / _WORK_COUNTS)**2 + ((self._shape(size) - shape) / _SHAPE_COUNTS)**2
-                + (groups / _SHAPE_COUNTS)**2)
+                + (groups / _SHAPE_COUNTS)**2 + (math.log(self.family.waste(size)) / _WASTE_COUNTS)**2)
 
 
 class OutOfReachError(UsageError):
