@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -102,13 +103,18 @@ class Enlarger:
     def tiles_of(self, height: int, width: int) -> int:
         """Number of runs that an image of this size takes."""
         sides = (self._rounded(max(side, self._least)) for side in (height, width))
-        return 1 if self.tile is None else int(torch.tensor([-(-side // self.tile) for side in sides]).prod())
+        return 1 if self.tile is None else math.prod(-(-side // self.tile) for side in sides)
 
     @cached_property
     def reach(self) -> Reach:
         """How far the network looks, measured once, in float32."""
         with self._running(half=False):
             return reach(self._run, self.channels, self.scale, self.multiple)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the context is measured, not given."""
+        return self._context is None
 
     @property
     def context(self) -> int:
