@@ -133,16 +133,16 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
         raise DataError(f'{counted(len(small), "image")} of --hr {"is" if len(small) == 1 else "are"} smaller than '
                         f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
                         f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
-    return Facts(scale, _blocks(nets), *map(defaults.width_of, nets), defaults.attends(nets[0]), unit, smallest,
+    width, teacher_width = (defaults.width_of(net) for net in nets)
+    return Facts(scale, _blocks(nets, unit), width, teacher_width, defaults.attends(nets[0]), unit, smallest,
                  data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available,
                  int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0)
 
 
-def _blocks(nets: tuple[nn.Module, nn.Module]) -> tuple[int, int]:
-    """Number of blocks in each trunk."""
-    counts = []
+def _blocks(nets: tuple[nn.Module, nn.Module], unit: int) -> tuple[int, int]:
+    """Number of blocks in each trunk, on images whose sides are multiples of ``unit``."""
+    counts, side = [], math.ceil(8 / unit) * unit
     for net in nets:
-        side = needed_multiple(net, 3, 1) * 8
         try:
             counts.append(len(trunk_of(net, torch.rand(1, 3, side, side)).paths))
         except (TapError, *FOREIGN_ERRORS):
