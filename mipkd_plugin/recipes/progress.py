@@ -107,8 +107,8 @@ class Progress:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside the block, BasicSR's training tells what it does through this object."""
-        build_model, get_root_logger, parse_options = (
-            pipeline.build_model, pipeline.get_root_logger, pipeline.parse_options)
+        build_model, get_root_logger = pipeline.build_model, pipeline.get_root_logger
+        parse_options, make_exp_dirs = pipeline.parse_options, pipeline.make_exp_dirs
         threads = torch.get_num_threads()
 
         def building(opt: dict[str, Any]) -> Any:
@@ -128,11 +128,17 @@ class Progress:
             with redirect_stdout(io.StringIO()):  # "Disable distributed."
                 return parse_options(*args, **named)
 
+        def making_folders(opt: dict[str, Any]) -> None:
+            with redirect_stdout(io.StringIO()) as said:
+                make_exp_dirs(opt)
+            if said.getvalue():  # a start that came to no checkpoint is moved away, not overwritten
+                self.say(f'an earlier start without a checkpoint: {said.getvalue().strip()}')
+
         _forget_logger()  # whoever has built a model in this process has begun it without a file
         try:
             torch.set_num_threads(self.threads or threads)
             with replaced(pipeline, {'build_model': building, 'get_root_logger': logging_to_file,
-                                     'parse_options': parsing}):
+                                     'parse_options': parsing, 'make_exp_dirs': making_folders}):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -125,14 +125,15 @@ def test_students_are_listed_without_images(work: Path, capsys: pytest.CaptureFi
 
 
 # ---------------------------------------------------------------------------------------------------- stop and go on
+@pytest.mark.timeout(900)
 def test_ctrl_c_loses_nothing(work: Path) -> None:
     """Stopped in the middle and typed again, a run ends with the bits of one that was not stopped."""
-    long = ['--iterations', '60', '--batch', '2', '--patch', '16', '--crops', '8', '--threads', '1', '--val-freq', '60']
+    long = ['--iterations', '40', '--batch', '2', '--patch', '16', '--crops', '8', '--threads', '1', '--val-freq', '40']
     command = [
         sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())']
     line = [*LINE, *long, '--set', 'logger:print_freq=1']
     with subprocess.Popen([*command, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        _wait_for_iteration(work / 'experiments/run1', 5)
+        _wait_for_iteration(process, work / 'experiments/run1', 5)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
     assert process.returncode == 130, said
@@ -145,13 +146,12 @@ def test_ctrl_c_loses_nothing(work: Path) -> None:
     assert all(torch.equal(value, resumed[name]) for name, value in weights('run2').items())
 
 
-def _wait_for_iteration(folder: Path, iteration: int) -> None:
-    end = time.monotonic() + 400
-    while time.monotonic() < end:
+def _wait_for_iteration(process: subprocess.Popen[str], folder: Path, iteration: int) -> None:
+    while process.poll() is None:
         if any(f'iter: {iteration:7,d},' in log.read_text() for log in folder.glob('train_*.log')):
             return
         time.sleep(0.02)
-    raise TimeoutError
+    pytest.fail(process.communicate()[1])
 
 
 # ------------------------------------------------------------------------------------------------ what it refuses

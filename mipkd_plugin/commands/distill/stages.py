@@ -176,6 +176,7 @@ class Distill:
         with listening() as stop:
             folder = Path('experiments', self.option_file.stem, 'training_states')
             args.auto_resume = any(folder.glob('*.state'))
+            print(f'\nChecking {self.option_file} …', flush=True)
             opt, _, report = read_checked(args, True, launcher='none', auto_resume=args.auto_resume, probe='full')
             self._run_pipeline(opt, report, stop, args.auto_resume)
 
@@ -185,8 +186,11 @@ class Distill:
 
         batch = opt['datasets']['train']['batch_size_per_gpu']
         progress = Progress(int(opt['train']['total_iter']), batch, self._threads())
-        print(f'\nTraining {opt["name"]}; Ctrl-C saves, and the same line goes on. Log: experiments/{opt["name"]}/',
+        print(f'Training {opt["name"]}; Ctrl-C saves, and the same line goes on. Log: experiments/{opt["name"]}/',
               flush=True)
+        crops = opt['datasets']['train'].get('crops')
+        if crops:
+            print(f'Drawing {crops:,d} crops …', flush=True)
         arguments = ['-opt', str(self.option_file), *(['--auto_resume'] if resumes else [])]
         with running.as_basicsr(opt, 'train', arguments):
             running.train(opt, report.built.distillation, report.checkpoint, stop, self.command, progress.watching())
