@@ -97,7 +97,8 @@ def show(opt: Mapping[str, Any], teacher: nn.Module, out: Path, threads: int) ->
         strips = _compare(rows, _pairs(opt), scale, device)
         text = _table(rows, scale, opt['datasets']['val']['name'], len(rows[0].quality))
     write_text(out / TABLE, f'{text}\n')
-    write_bytes(out / PICTURE, as_png(draw(strips, 'PSNR of the whole image; details: where these differ most')))
+    note = 'PSNR of the whole image; details: where teacher and bicubic differ most'
+    write_bytes(out / PICTURE, as_png(draw(strips, note)))
     return text
 
 
@@ -126,7 +127,7 @@ def _compare(rows: list[Row], pairs: Any, scale: int, device: torch.device) -> l
 
 
 def _strip(name: str, rows: list[Row], images: list[Pixels], truth: Pixels, scale: int) -> Strip:
-    box = choose_boxes(images, truth, _DETAIL, border=scale)[0]
+    box = choose_boxes([images[0], images[-1]], truth, _DETAIL, border=scale)[0]
     panels = [Panel(row.name, box.of(image), f'{row.quality[-1][0]:.2f} dB') for row, image in zip(rows, images)]
     return Strip(name, truth, box, [*panels, Panel(HR, box.of(truth))])
 
@@ -157,4 +158,6 @@ def _conclusion(rows: list[Row]) -> str:
     if teacher <= bicubic:
         return (f'{gain}. The teacher is below bicubic here, which a teacher is that was trained for looks or for '
                 'real photographs: look at the picture before you trust PSNR.')
+    if student < bicubic:
+        return f'{gain}: it has not trained long enough. Give more --iterations, and another --out.'
     return f'{gain} and {abs(teacher - student):.2f} dB {"below" if student < teacher else "above"} the teacher.'
