@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from mipkd_plugin.data.headers import Header
 from mipkd_plugin.preparation.pairs import prepare
+from mipkd_plugin.preparation.settings import SCALES
 from mipkd_plugin.preparation.sources import read_sources
 from mipkd_plugin.recipes.images import (
     DataError,
@@ -95,7 +97,7 @@ class Pairs:
         if self.made_in is not None:
             folders = list(dict.fromkeys(path.parent for path in self.files))
             done = prepare(folders, scale, self.made_in, self.lmdb, self.tile, self.tile, workers, self.files)
-            return f'{counted(done.pairs, "pair")} in {self.made_in}' + '' * bool(done.written)
+            return f'{counted(done.pairs, "pair")} in {self.made_in}' + ('' if done.written else ', nothing to do')
         if self.listed is not None:
             self.listed.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.listed, ''.join(f'{path.name}\n' for path in self.files))
@@ -129,6 +131,9 @@ def plan(hr: Path, lr: Path | None, val: Path | None, val_lr: Path | None, scale
         DataError: Folders or images do not fit; the message says which, why, and what to do.
         PrepareError: LR images cannot be made of some images.
     """
+    if scale not in SCALES and (lr is None or val is not None and val_lr is None):
+        raise DataError(f'the teacher is for x{scale}, and LR images are made for x{", x".join(map(str, SCALES))} only.'
+                        '\n   -> Give your own: --lr DIR, and --val-lr DIR with --val')
     found = find('--hr', hr, out)
     notes = list(found.notes)
     if val is None:
@@ -151,6 +156,8 @@ def plan(hr: Path, lr: Path | None, val: Path | None, val_lr: Path | None, scale
     beside = val_lr or (_beside(other, scale) if val is not None else lr)
     if beside is not None and val is not None and val_lr is None:
         notes.append(f'--val: the LR images beside it are used, {beside}')
+    if lr is not None and val is not None and val_lr is None:
+        notes.append('--val: its LR images are bicubic; if those of --lr are not, give --val-lr too')
     folder = out / 'data'
     train = _pairs('train', '--lr', training, lr, scale, folder / 'train', found.files)
     checked = _pairs('val', '--val-lr' if val is not None else '--lr', other, beside, scale, folder / 'val',
@@ -161,10 +168,11 @@ def plan(hr: Path, lr: Path | None, val: Path | None, val_lr: Path | None, scale
 def _pairs(name: str, flag: str, found: Found, lr: Path | None, scale: int, folder: Path,
            all_files: Sequence[Path]) -> Pairs:
     """The pairs of some images; ``all_files`` are those of the whole folder."""
+    called = 'held_out' if name == 'val' and found.flag == '--hr' else _name_of(found.root)
     if lr is None:
         sources = read_sources(found.files, scale, lmdb=False)
         _require_unlike_names(found.files)
-        return Pairs(name, tuple(found.files), folder / 'HR', folder / f'LRbicx{scale}',
+        return Pairs(called, tuple(found.files), folder / 'HR', folder / f'LRbicx{scale}',
                      {source.path: source.header for source in sources}, made_in=folder)
     if not found.is_flat:
         raise DataError(f'{found.flag} {found.root}: has subfolders, and with {flag} all HR images must lie in one '
@@ -187,7 +195,14 @@ def _pairs(name: str, flag: str, found: Found, lr: Path | None, scale: int, fold
         raise DataError(f'{found.flag} {found.root}: BasicSR reads a part of a folder only if names have no spaces and '
                         'HR and LR images have one ending.\n   -> Rename the images, or name others to validate on '
                         'with --val')
-    return Pairs(name, tuple(found.files), found.root, small.root, large, template=template, listed=listed)
+    return Pairs(called, tuple(found.files), found.root, small.root, large, template=template, listed=listed)
+
+
+def _name_of(root: Path) -> str:
+    """A folder's name for the log; of ``Set5/HR`` that is ``Set5``."""
+    path = root.resolve()
+    name = path.parent.name if path.name == 'HR' else path.name
+    return re.sub(r'[^\w-]+', '_', name).strip('_') or 'images'
 
 
 def _require_scale(flag: str, path: Path, large: Header, partner: Path, small: Header, scale: int,

@@ -41,6 +41,7 @@ class Facts:
         scale: Scale factor.
         blocks: Number of blocks in the trunk of student and teacher; 0 if there is none to tap.
         width: Channels of the student's trunk.
+        teacher_width: Channels of the teacher's trunk.
         attends: Whether the student is a transformer.
         unit: What LR patches must be a multiple of, for both networks.
         smallest: Shortest LR side of the training images, in pixels.
@@ -54,6 +55,7 @@ class Facts:
     scale: int
     blocks: tuple[int, int]
     width: int
+    teacher_width: int
     attends: bool
     unit: int
     smallest: int
@@ -145,10 +147,10 @@ def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: 
     # MiPKD gains most at equal iterations in all of docs/results.md; it needs blocks to tap.
     loss = choose('loss', 'mipkd' if blocks else 'logits', 'the best in docs/results.md' if blocks else
                   'one of the networks has no row of blocks to tap, so the images alone are matched')
-    if blocks:
+    if any(entry['type'] in _TAPPED for entry in LOSSES[loss]):
         # One tap for two blocks: 2 on trunks of 5 blocks did as well as 3 (the demo), the paper has 4 on 32.
-        choose('taps', min(max(blocks // 2, min(2, blocks)), 4), f'spread over {facts.blocks[0]} blocks of the student '
-               f'and {facts.blocks[1]} of the teacher')
+        choose('taps', min(max(blocks // 2, min(2, blocks)), 4) or 1, f'spread over {facts.blocks[0]} blocks of the '
+               f'student and {facts.blocks[1]} of the teacher')
     if loss == 'mipkd':
         # Without its chain MiPKD beats plain training of equal time, with it not (docs/results.md, At equal time).
         choose('chain', 'yes' if is_long else 'no', 'the whole of MiPKD' if is_long else
@@ -211,7 +213,7 @@ def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds
 def _pool_limit(facts: Facts, found: Settings) -> int:
     """How many crops a quarter of the free memory holds, with what the teacher answers to each in 16 bits."""
     pixels = int(found['patch']) ** 2
-    maps = 2 * 256 * int(found.values.get('taps', 0)) if found['loss'] != 'none' else 0
+    maps = 2 * facts.teacher_width * int(found.values.get('taps', 0)) if found['loss'] != 'none' else 0
     return int(facts.free // 4 // (pixels * (maps + 9 * facts.scale ** 2 + 3)))
 
 

@@ -201,6 +201,7 @@ def scale_between(hr: Header, lr: Header, cropped: bool) -> float | None:
         The scale; a fraction if the sizes are no multiples.
     """
     tall, wide = hr.height / lr.height, hr.width / lr.width
-    if cropped and int(tall) == int(wide) and (hr.height // int(tall), hr.width // int(wide)) == (lr.height, lr.width):
-        return int(tall)
+    whole = int(tall)
+    if cropped and 0 < whole == int(wide) and (hr.height // whole, hr.width // whole) == (lr.height, lr.width):
+        return whole
     return tall if abs(tall - wide) < 1e-9 else None

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import yaml
 
 from mipkd_plugin.recipes.data import Data
@@ -41,7 +42,8 @@ def options_of(name: str, network_g: Mapping[str, Any], imports: Sequence[str], 
     """
     distills = settings['loss'] != 'none'
     options: dict[str, Any] = {'name': name, 'model_type': 'DistillModel' if distills else 'AnySRModel',
-                               'scale': scale, 'num_gpu': 'auto', 'manual_seed': settings['seed']}
+                               'scale': scale, 'num_gpu': 1 if torch.cuda.device_count() > 1 else 'auto',
+                               'manual_seed': settings['seed']}
     if imports:
         options['imports'] = list(imports)
     options['datasets'] = {'train': _training(data, settings, scale),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from basicsr.data import build_dataset
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from mipkd_plugin.compare.step_times import quietly
@@ -23,7 +23,7 @@ from mipkd_plugin.inference.pictures import (
     HR,
     TEACHER,
     Panel,
-    Picture,
+    Pixels,
     Strip,
     as_picture,
     as_png,
@@ -32,7 +32,7 @@ from mipkd_plugin.inference.pictures import (
     enlarged,
     measured,
 )
-from mipkd_plugin.networks.padding import needed_multiple, padded
+from mipkd_plugin.inference.tiles import Enlarger
 from mipkd_plugin.utils.files import write_bytes, write_text
 
 STUDENT = 'student'
@@ -40,6 +40,7 @@ TABLE, PICTURE = 'table.md', 'comparison.png'
 _SHOWN = 3
 _DETAIL = 96
 _SIDE = 128  # of the LR image that is timed
+_TILE = 512
 
 
 @dataclass
@@ -96,7 +97,8 @@ def show(opt: Mapping[str, Any], teacher: nn.Module, out: Path, threads: int) ->
         strips = _compare(rows, _pairs(opt), scale, device)
         text = _table(rows, scale, opt['datasets']['val']['name'], len(rows[0].quality))
     write_text(out / TABLE, f'{text}\n')
-    write_bytes(out / PICTURE, as_png(draw(strips, 'PSNR of the whole image; details: where these differ most')))
+    note = 'PSNR of the whole image; details: where teacher and bicubic differ most'
+    write_bytes(out / PICTURE, as_png(draw(strips, note)))
     return text
 
 
@@ -108,32 +110,24 @@ def _pairs(opt: Mapping[str, Any]) -> Any:
 
 def _compare(rows: list[Row], pairs: Any, scale: int, device: torch.device) -> list[Strip]:
     """Measure all rows on all images; return the details of some images."""
-    nets = [row.net for row in rows if row.net is not None]
-    multiples = {id(net): needed_multiple(net.to(device), 3, scale) for net in nets}
+    nets = [row.net.to(device) for row in rows if row.net is not None]
+    runs = {id(net): Enlarger(net, scale, _TILE) for net in nets}
     strips, shown = [], {round((number + 0.5) * len(pairs) / _SHOWN - 0.5) for number in range(_SHOWN)}
     for index in tqdm(range(len(pairs)), 'compare', unit='image', leave=False, disable=None):
         pair = pairs[index]
         lr, truth = as_picture(pair['lq']), as_picture(pair['gt'])
         truth = truth[:lr.shape[0] * scale, :lr.shape[1] * scale]
         images = [enlarged(lr, scale)[1] if row.net is None else
-                  _upscaled(row.net, pair['lq'][None].to(device), multiples[id(row.net)], scale) for row in rows]
+                  as_picture(runs[id(row.net)](pair['lq'][None]).clamp(0, 1)) for row in rows]
         for row, image in zip(rows, images):
             row.quality.append(measured(image, truth, scale))
         if index in shown or len(pairs) <= _SHOWN:
             strips.append(_strip(Path(pair['gt_path']).stem, rows, images, truth, scale))
-    for net in nets:
-        net.cpu()
     return strips
 
 
-def _upscaled(net: nn.Module, lq: Tensor, multiple: int, scale: int) -> Picture:
-    with torch.no_grad():
-        output = net(padded(lq, multiple))
-    return as_picture(output[:, :, :lq.shape[2] * scale, :lq.shape[3] * scale].clamp(0, 1))
-
-
-def _strip(name: str, rows: list[Row], images: list[Picture], truth: Picture, scale: int) -> Strip:
-    box = choose_boxes(images, truth, _DETAIL, border=scale)[0]
+def _strip(name: str, rows: list[Row], images: list[Pixels], truth: Pixels, scale: int) -> Strip:
+    box = choose_boxes([images[0], images[-1]], truth, _DETAIL, border=scale)[0]
     panels = [Panel(row.name, box.of(image), f'{row.quality[-1][0]:.2f} dB') for row, image in zip(rows, images)]
     return Strip(name, truth, box, [*panels, Panel(HR, box.of(truth))])
 
@@ -164,4 +158,6 @@ def _conclusion(rows: list[Row]) -> str:
     if teacher <= bicubic:
         return (f'{gain}. The teacher is below bicubic here, which a teacher is that was trained for looks or for '
                 'real photographs: look at the picture before you trust PSNR.')
+    if student < bicubic:
+        return f'{gain}: it has not trained long enough. Give more --iterations, and another --out.'
     return f'{gain} and {abs(teacher - student):.2f} dB {"below" if student < teacher else "above"} the teacher.'

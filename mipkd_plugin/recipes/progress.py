@@ -41,6 +41,7 @@ class Progress:
         self._begin = self._told = 0.0
         self._done = self._first = 0
         self._idle = 0.0
+        self._said: tuple[str, int, str] | None = None
 
     def attach(self, model: Any) -> None:
         """Follow a model that BasicSR's pipeline has built."""
@@ -93,7 +94,8 @@ class Progress:
         found = getattr(model, 'metric_results', None) or {}
         values = ', '.join(f'{metric.upper()} {value:.2f} dB' if metric == 'psnr' else f'{metric.upper()} {value:.4f}'
                            for metric, value in found.items())
-        if values:
+        if values and self._said != (name, iteration, values):  # BasicSR validates twice at the end
+            self._said = name, iteration, values
             self.say(f'after {iteration:,d}: {name} {values}')
 
     def say(self, text: str) -> None:
@@ -105,8 +107,8 @@ class Progress:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside the block, BasicSR's training tells what it does through this object."""
-        build_model, get_root_logger, parse_options = (
-            pipeline.build_model, pipeline.get_root_logger, pipeline.parse_options)
+        build_model, get_root_logger = pipeline.build_model, pipeline.get_root_logger
+        parse_options, make_exp_dirs = pipeline.parse_options, pipeline.make_exp_dirs
         threads = torch.get_num_threads()
 
         def building(opt: dict[str, Any]) -> Any:
@@ -126,11 +128,17 @@ class Progress:
             with redirect_stdout(io.StringIO()):  # "Disable distributed."
                 return parse_options(*args, **named)
 
+        def making_folders(opt: dict[str, Any]) -> None:
+            with redirect_stdout(io.StringIO()) as said:
+                make_exp_dirs(opt)
+            if said.getvalue():  # a start that came to no checkpoint is moved away, not overwritten
+                self.say(f'an earlier start without a checkpoint: {said.getvalue().strip()}')
+
         _forget_logger()  # whoever has built a model in this process has begun it without a file
         try:
             torch.set_num_threads(self.threads or threads)
             with replaced(pipeline, {'build_model': building, 'get_root_logger': logging_to_file,
-                                     'parse_options': parsing}):
+                                     'parse_options': parsing, 'make_exp_dirs': making_folders}):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from mipkd_plugin.recipes.images import DataError
 from mipkd_plugin.recipes.option_file import options_of, render, with_changes
 from mipkd_plugin.recipes.speed import step_seconds
 from mipkd_plugin.recipes.students import Choice
+from mipkd_plugin.recipes.students_work import channels_of
 from mipkd_plugin.recognition import Recognized
 from mipkd_plugin.recognition.recognized import build
 from mipkd_plugin.utils.cores import cores
@@ -69,10 +70,13 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
         The recipe.
 
     Raises:
-        DataError: An image is smaller than the patch.
+        DataError: An image is smaller than the patch, or the teacher is for gray images.
         OptionError: The options have problems; the message lists all of them.
         UsageError: An entry of ``--set`` cannot be read.
     """
+    if channels_of(teacher.network) != 3:
+        raise DataError(f'--teacher {teacher.path}: takes images of one channel, and the images here have three.\n'
+                        '   -> Give a teacher for RGB images, or write an option file with color: y by hand')
     nets = build(student.network), teacher.build()
     notes: list[str] = []
     facts = facts_of(nets, teacher.scale, data, given)
@@ -92,7 +96,7 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     try:
         settings = defaults.resolve(facts, given, measure)
     except config.OptionError as error:
-        if given.get('loss') is not None or given.get('set'):
+        if any(given.get(name) is not None for name in ('loss', 'taps', 'chain', 'set')):
             raise
         notes.append('loss: MiPKD does not fit this pair of networks, so the teacher\'s images alone are matched ('
                      f'{error.problems[0].where}: {error.problems[0].what})')
@@ -129,16 +133,16 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
         raise DataError(f'{counted(len(small), "image")} of --hr {"is" if len(small) == 1 else "are"} smaller than '
                         f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
                         f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
-    return Facts(scale, _blocks(nets), defaults.width_of(nets[0]), defaults.attends(nets[0]), unit, smallest,
+    width, teacher_width = (defaults.width_of(net) for net in nets)
+    return Facts(scale, _blocks(nets, unit), width, teacher_width, defaults.attends(nets[0]), unit, smallest,
                  data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available,
                  int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0)
 
 
-def _blocks(nets: tuple[nn.Module, nn.Module]) -> tuple[int, int]:
-    """Number of blocks in each trunk."""
-    counts = []
+def _blocks(nets: tuple[nn.Module, nn.Module], unit: int) -> tuple[int, int]:
+    """Number of blocks in each trunk, on images whose sides are multiples of ``unit``."""
+    counts, side = [], math.ceil(8 / unit) * unit
     for net in nets:
-        side = needed_multiple(net, 3, 1) * 8
         try:
             counts.append(len(trunk_of(net, torch.rand(1, 3, side, side)).paths))
         except (TapError, *FOREIGN_ERRORS):
@@ -173,7 +177,7 @@ def comments(settings: Settings) -> dict[str, str]:
               'seed': 'manual_seed'}
     found = {places[name]: reason for name, reason in settings.reasons.items() if name in places}
     found['datasets.train.gt_size'] = f'HR; LR patch {settings["patch"]}, {settings.reasons["patch"]}'
-    return {**found, 'num_gpu': 'all GPUs that there are; the CPU if there is none',
+    return {**found, 'num_gpu': 'one GPU; the CPU if there is none',
             'train.exact_resume': 'a stopped run ends as one that was not stopped'}
 
 

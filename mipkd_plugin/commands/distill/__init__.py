@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 HELP = "train a small student from a teacher's weights file and a folder of images"
@@ -40,11 +41,14 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     add('--loss', choices=LOSSES, help='how to distill; none trains without a teacher')
     for name, kind, text in (
             ('taps', _whole(1), 'number of taps on both trunks'),
-            ('until', _share, 'share of the run that distills, fading out'),
+            ('until', _number(float, lambda value: 0 < value <= 1, 'above 0, and at most 1'),
+             'share of the run that distills, fading out'),
             ('patch', _whole(1), 'side of the LR patches'), ('batch', _whole(1), 'images in an iteration'),
-            ('learning-rate', _positive, 'of Adam at the start'), ('iterations', _whole(1), 'length of the training'),
+            ('learning-rate', _number(float, lambda value: 0 < value < 1, 'between 0 and 1'), 'of Adam at the start'),
+            ('iterations', _whole(1), 'length of the training'),
             ('crops', _whole(0), 'size of the pool of fixed crops; 0: new crops in each iteration'),
-            ('ema', _share, 'decay of the moving average'),
+            ('ema', _number(float, lambda value: 0 <= value < 1, 'at least 0, and below 1'),
+             'decay of the moving average'),
             ('val-freq', _whole(1), 'iterations between validations'),
             ('workers', _whole(0), 'processes that read images'), ('threads', _whole(1), 'CPU threads of PyTorch'),
             ('seed', _whole(0), 'of weights and crops')):
@@ -56,30 +60,23 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
         'that registers your own networks or losses; can be given several times')
 
 
-def _whole(least: int) -> type[int]:
-    class Whole(int):
-        def __new__(cls, text: str) -> int:  # type: ignore[misc]  # argparse calls it
-            value = int(text.replace(',', '').replace('_', ''))
-            if value < least:
-                raise argparse.ArgumentTypeError(f'must be {least} or more, got {text}')
-            return value
+def _number(kind: Callable[[str], float], fits: Callable[[float], bool], range_: str) -> Callable[[str], float]:
+    """A function for argparse that reads a number and says which are allowed."""
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float('nan')
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f'must be {range_}, not {text}')
+        return value
 
-    Whole.__name__ = 'whole number'
-    return Whole
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f'must be above 0 and below 1, got {text}')
-    return value
+    return read
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'must be from 0 to 1, got {text}')
-    return value
+def _whole(least: int) -> Callable[[str], float]:
+    return _number(lambda text: int(text.replace(',', '')), lambda value: value >= least,
+                   f'a whole number, {least} or more')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -41,8 +41,7 @@ class Distill:
         given |= {'set': args.set, 'import': args.imports}
         self.given = {name: str(value) if name in PLACES else value for name, value in given.items()
                       if value is not None}
-        if not args.list:
-            _require_folders(args)
+        _require_fitting(args)
         self.command = record.command_line(sys.argv[2:])
         self.request = record.request(self.given, self.command)
         self.out: Path = args.out if args.out is not None else record.default_out(args.teacher, args.student)
@@ -177,6 +176,7 @@ class Distill:
         with listening() as stop:
             folder = Path('experiments', self.option_file.stem, 'training_states')
             args.auto_resume = any(folder.glob('*.state'))
+            print(f'\nChecking {self.option_file} …', flush=True)
             opt, _, report = read_checked(args, True, launcher='none', auto_resume=args.auto_resume, probe='full')
             self._run_pipeline(opt, report, stop, args.auto_resume)
 
@@ -186,8 +186,11 @@ class Distill:
 
         batch = opt['datasets']['train']['batch_size_per_gpu']
         progress = Progress(int(opt['train']['total_iter']), batch, self._threads())
-        print(f'\nTraining {opt["name"]}; Ctrl-C saves, and the same line goes on. Log: experiments/{opt["name"]}/',
+        print(f'Training {opt["name"]}; Ctrl-C saves, and the same line goes on. Log: experiments/{opt["name"]}/',
               flush=True)
+        crops = opt['datasets']['train'].get('crops')
+        if crops:
+            print(f'Drawing {crops:,d} crops …', flush=True)
         arguments = ['-opt', str(self.option_file), *(['--auto_resume'] if resumes else [])]
         with running.as_basicsr(opt, 'train', arguments):
             running.train(opt, report.built.distillation, report.checkpoint, stop, self.command, progress.watching())
@@ -222,8 +225,13 @@ class Distill:
         return 0
 
 
-def _require_folders(args: argparse.Namespace) -> None:
-    if args.hr is None:
+def _require_fitting(args: argparse.Namespace) -> None:
+    """Refuse what does not go together."""
+    if args.loss in ('logits', 'dukd', 'none') and args.taps is not None:
+        raise UsageError(f'--taps {args.taps}: --loss {args.loss} has no taps.\n   -> Leave one of them out')
+    if args.chain is not None and args.loss not in (None, 'mipkd'):
+        raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
+    if args.hr is None and not args.list:
         raise UsageError('--hr DIR is missing: the folder of images to train on (only --list needs none)')
     if args.lr is not None and not os.path.exists(args.lr) and _is_number(str(args.lr)):
         raise UsageError(f'--lr {args.lr}: is the folder of LR images.\n   -> For the learning rate write '
