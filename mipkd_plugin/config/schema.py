@@ -89,7 +89,7 @@ def option_file_schema(imports: Sequence[str] = (), blocks: Mapping[str, Schema]
     top = {**{path: section for path, section in sections.items() if '.' not in path}, **places['']}
     top['val'] = {'anyOf': [sections['val'], _OR_NONE]}
     own = dict(blocks or {})
-    schema = {'$schema': DRAFT, 'title': 'Option file of BasicSR with mipkd-plugin',
+    schema = {'$schema': DRAFT, 'title': 'mipkd-plugin',
               '$comment': f'Made by mipkd check --schema: {versions("mipkd-plugin", "basicsr", "torch", "spandrel")}',
               **table(TOP, '', top)}
     schema['properties']['model_type'] |= {'anyOf': [{'enum': list(models)}, {'type': 'string'}]}
