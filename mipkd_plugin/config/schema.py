@@ -151,7 +151,7 @@ def _data_sets(when: Sequence[str]) -> Schema:
         {'if': {'properties': {'type': {'const': kind}}, 'required': ['type']}, 'then': {
             'properties': {key: entry.kind.schema or True for key, entry in IO_BACKENDS[kind].items()},
             'additionalProperties': False}} for kind in ('disk', 'lmdb')]}
-    places = {'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
+    places: dict[str, Schema] = {'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
     block = table(DATASET, 'datasets.*', places, when)
     block['allOf'] = [{'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
                        'then': table(keys, 'datasets.*', places, when, closed=True)} for name, keys in known.items()]
@@ -203,7 +203,8 @@ def _of_models(models: Sequence[str], then: Schema) -> Schema:
 
 def _strict(models: Sequence[str], blocks: Iterable[str]) -> Schema:
     """Model classes of others may read other keys; in the files of ours an unknown key is refused."""
-    inner = {'train': {'optim_g': {'$ref': '#/$defs/optimizer'}, 'scheduler': {'$ref': '#/$defs/scheduler'}},
+    inner = {'train': {'optim_g': {'$ref': '#/$defs/optimizer', **_known('optimizer')},
+                       'scheduler': {'$ref': '#/$defs/scheduler', **_known('scheduler')}},
              'logger': {'wandb': _closed(SECTIONS['logger.wandb'])}}
     sections = {path: _closed(keys, inner.get(path)) for path, keys in SECTIONS.items() if '.' not in path}
     return _of_models(models, _closed([*TOP, *blocks], sections))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 if TYPE_CHECKING:
-    from mipkd_plugin.config import Distillation, Options
+    from mipkd_plugin.config import Distillation
     from mipkd_plugin.losses.gradients import Pull
     from mipkd_plugin.models.gradient_check import GradientCheck
 
@@ -20,7 +20,7 @@ AGAINST = -0.2
 """A cosine below this one is no noise of a few batches."""
 
 
-def show_gradients(opt: Options, distillation: Distillation | None, pairs: int, title: str = '') -> None:
+def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pairs: int, title: str = '') -> None:
     """Measure and print the table; where that cannot be done, say why.
 
     Args:
