@@ -151,7 +151,8 @@ def _data_sets(when: Sequence[str]) -> Schema:
         {'if': {'properties': {'type': {'const': kind}}, 'required': ['type']}, 'then': {
             'properties': {key: entry.kind.schema or True for key, entry in IO_BACKENDS[kind].items()},
             'additionalProperties': False}} for kind in ('disk', 'lmdb')]}
-    places: dict[str, Schema] = {'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
+    places: dict[str, Schema] = {
+        'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
     block = table(DATASET, 'datasets.*', places, when)
     block['allOf'] = [{'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
                        'then': table(keys, 'datasets.*', places, when, closed=True)} for name, keys in known.items()]
