@@ -83,17 +83,18 @@ def advice(found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
     acting = {name: pull for name, pull in found.pulls.items() if name in found.owners and pull.norm > 0}
     lines = []
     for name, pull in acting.items():
-        what = []
+        what, is_weight = [], False
         if pixel is not None and pixel.norm and pull.norm > ABOVE * pixel.norm:
-            times = pull.norm / pixel.norm
+            times, is_weight = pull.norm / pixel.norm, True
             what.append(f'its gradient is {times:,.{int(times < 10)}f} times that of l_pix: the student follows the '
                         'teacher before the images')
         if pull.cosine is not None and pull.cosine < AGAINST:
             what.append('its cosine is far below 0: a step for it undoes a part of the step for l_pix')
         if share[name] < LITTLE:
             what.append(f'its share is under {100 * LITTLE:g} %: it hardly acts')
+            is_weight = True
         if what:
-            lines += [f'look at {name}: {"; and ".join(what)}', *_other_weight(name, found, opt)]
+            lines += [f'look at {name}: {"; and ".join(what)}', *(_other_weight(name, found, opt) if is_weight else ())]
     return lines
 
 
