@@ -89,7 +89,7 @@ def option_file_schema(imports: Sequence[str] = (), blocks: Mapping[str, Schema]
     top = {**{path: section for path, section in sections.items() if '.' not in path}, **places['']}
     top['val'] = {'anyOf': [sections['val'], _OR_NONE]}
     own = dict(blocks or {})
-    schema = {'$schema': DRAFT, 'title': 'Option file of BasicSR with mipkd-plugin',
+    schema = {'$schema': DRAFT, 'title': 'mipkd-plugin',
               '$comment': f'Made by mipkd check --schema: {versions("mipkd-plugin", "basicsr", "torch", "spandrel")}',
               **table(TOP, '', top)}
     schema['properties']['model_type'] |= {'anyOf': [{'enum': list(models)}, {'type': 'string'}]}
@@ -151,7 +151,8 @@ def _data_sets(when: Sequence[str]) -> Schema:
         {'if': {'properties': {'type': {'const': kind}}, 'required': ['type']}, 'then': {
             'properties': {key: entry.kind.schema or True for key, entry in IO_BACKENDS[kind].items()},
             'additionalProperties': False}} for kind in ('disk', 'lmdb')]}
-    places = {'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
+    places: dict[str, Schema] = {
+        'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
     block = table(DATASET, 'datasets.*', places, when)
     block['allOf'] = [{'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
                        'then': table(keys, 'datasets.*', places, when, closed=True)} for name, keys in known.items()]
@@ -203,7 +204,8 @@ def _of_models(models: Sequence[str], then: Schema) -> Schema:
 
 def _strict(models: Sequence[str], blocks: Iterable[str]) -> Schema:
     """Model classes of others may read other keys; in the files of ours an unknown key is refused."""
-    inner = {'train': {'optim_g': {'$ref': '#/$defs/optimizer'}, 'scheduler': {'$ref': '#/$defs/scheduler'}},
+    inner = {'train': {'optim_g': {'$ref': '#/$defs/optimizer', **_known('optimizer')},
+                       'scheduler': {'$ref': '#/$defs/scheduler', **_known('scheduler')}},
              'logger': {'wandb': _closed(SECTIONS['logger.wandb'])}}
     sections = {path: _closed(keys, inner.get(path)) for path, keys in SECTIONS.items() if '.' not in path}
     return _of_models(models, _closed([*TOP, *blocks], sections))

@@ -40,5 +40,5 @@ def weight_option(opt: Mapping[str, Any], where: str, term: str, acting: int) ->
             if name in known and name.endswith('_weight') and names & set(re.findall(r'\bl_\w+', argument.text))]
     if len(said) != 1:
         said = ['loss_weight'] if acting == 1 and 'loss_weight' in known else []
-    value = options.get(said[0], known[said[0]].default) if said else None
+    value: Any = options.get(said[0], known[said[0]].default) if said else None
     return (f'{where}.{said[0]}', float(value)) if is_number(value) and value > 0 else None

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any, NamedTuple
 
-_ENTRY = re.compile(r'\*{0,2}(\w+)\s*(?:\((.*?)\))?\s*:\s+(.*)')
+_ENTRY = re.compile(r'\*{0,2}(\w+)\s*(?:\((.*?)\))?\s*:(?:\s+(.*))?')
 _SECTION = re.compile(r'(Args|Arguments|Parameters):\s*')
 _ROLE = re.compile(r':\w+:`~?(?:[\w.]+\.)?(\w+)`')
 
@@ -68,9 +68,9 @@ def _arguments(text: str) -> dict[str, Argument]:
         entry = _ENTRY.fullmatch(bare) if depth == indent else None
         if entry is not None:
             name = entry[1]
-            found[name] = Argument(_plain(entry[3]), entry[2] or '')
+            found[name] = Argument(_plain(entry[3] or ''), entry[2] or '')
         elif name:
-            found[name] = found[name]._replace(text=f'{found[name].text} {_plain(bare)}')
+            found[name] = found[name]._replace(text=f'{found[name].text} {_plain(bare)}'.strip())
     return found
 
 

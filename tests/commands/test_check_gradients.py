@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -17,10 +18,10 @@ from training import comparison_options, write_options
 
 from mipkd_plugin import DistillationLoss, Step, config
 from mipkd_plugin.cli import mipkd_main
-from mipkd_plugin.commands.check.gradients import table
+from mipkd_plugin.commands.check.gradients import advice, table
 from mipkd_plugin.config.trial_batches import trial_batches
 from mipkd_plugin.config.weight_options import weight_option
-from mipkd_plugin.losses.gradients import shares
+from mipkd_plugin.losses.gradients import Pull, shares
 from mipkd_plugin.models.gradient_check import GradientCheck, check_gradients
 
 Make = Callable[..., dict[str, Any]]
@@ -198,6 +199,19 @@ def test_what_is_said_only_where_it_is_true(train_options: Make, capsys: pytest.
     opt['model_type'] = 'SRModel'
     del opt['teacher'], opt['train']['distill_opt']
     assert 'gradients' not in checked(opt, capsys)[1]
+
+
+def test_what_is_said_of_a_term_that_pulls_against_the_images(train_options: Make) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = [{'type': 'LogitsKDLoss'}]
+    found = measured(opt)
+    against = dataclasses.replace(found, pulls={'l_pix': Pull(1.0, 1.0), 'l_logits': Pull(0.5, -0.4)})
+    assert advice(against, opt) == ['look at l_logits: its cosine is far below 0: a step for it undoes a part of the '
+                                    'step for l_pix']
+    alone = dataclasses.replace(found, pulls={'l_percep': Pull(1.0), 'l_logits': Pull(9.0)})
+    assert advice(alone, opt) == []
+    strong = dataclasses.replace(found, pulls={'l_pix': Pull(1.0, 1.0), 'l_logits': Pull(4.0, -0.4)})
+    assert advice(strong, opt)[1].endswith('as strong as l_pix with train.distill_opt[0].loss_weight: 0.25 (now 1)')
 
 
 def test_a_comparison_has_a_table_for_each_method(train_options: Make, capsys: pytest.CaptureFixture[str]) -> None:

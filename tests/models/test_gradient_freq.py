@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from basicsr.models import build_model
-from helpers import STUDENTS, as_parsed, batch
+from helpers import REPO, STUDENTS, as_parsed, batch
 from stand_ins import CheckpointedReentrant
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -215,6 +219,62 @@ def test_a_student_whose_gradients_cannot_be_had_trains_on(train_options: Make, 
     assert len(said) == 1
     assert said[0].startswith('Gradients cannot be logged with this student, and logger.gradient_freq is off: ')
     assert not model.log_gradients.is_due(2)
+
+
+RANK = """
+import json, logging
+from pathlib import Path
+
+import torch
+from helpers import as_parsed, batch
+
+from mipkd_plugin import compat
+from basicsr.models import build_model
+from basicsr.utils.dist_util import get_dist_info, init_dist
+from mipkd_plugin.losses.gradients import pulls
+
+init_dist('pytorch')
+rank, ranks = get_dist_info()
+logging.getLogger('basicsr').setLevel(logging.INFO)  # as a run with a log file; on other ranks BasicSR changes it
+net = torch.nn.Linear(2, 1, bias=False)
+# on one rank the term does not reach the weights at all
+terms = {'l_pix': (net.weight * torch.tensor([[3.0, 8.0 * rank]])).sum(),
+         'l_x': net.weight.sum() if rank else torch.zeros((), requires_grad=True).sum()}
+found = pulls(terms, net)
+ends = []
+for freq in (None, 1):
+    opt = json.loads(Path('opt.json').read_text())
+    opt['logger']['gradient_freq'] = freq
+    torch.manual_seed(0)
+    model = build_model(as_parsed(opt, Path.cwd(), rank, ranks))
+    for iteration in (1, 2):
+        lq, gt = batch('EDSR', seed=10 * iteration + rank)
+        model.feed_data({'lq': lq, 'gt': gt})
+        model.optimize_parameters(iteration)
+    ends.append({**model.net_g.state_dict(), **{k: v for k, v in model.losses.state_dict().items()
+                                                if isinstance(v, torch.Tensor)}})
+equal = all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+Path(f'{rank}.json').write_text(json.dumps([found['l_pix'].norm, found['l_x'].norm, found['l_x'].cosine, equal]))
+compat.leave_without_gpu()
+"""
+
+
+def test_two_processes(train_options: Make, tmp_path: Path) -> None:
+    """The gradient is the mean over the ranks, and what DDP trains does not change by a bit."""
+    opt = train_options()
+    opt['train']['distill_opt'] = LOSSES
+    (tmp_path / 'opt.json').write_text(json.dumps(opt))
+    (tmp_path / 'rank.py').write_text(RANK)
+    places = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPO), str(REPO / 'tests')])}
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0',
+                           '--standalone', 'rank.py'], cwd=tmp_path, text=True, capture_output=True, timeout=240,
+                          check=False, env=places)
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]
+    assert both[0] == both[1]
+    # mean of (3, 0) and (3, 8) is (3, 4); of nothing and (1, 1) it is (0.5, 0.5)
+    assert both[0] == [pytest.approx(5), pytest.approx(math.sqrt(0.5)), pytest.approx(7 / 5 / math.sqrt(2)), True]
+    assert (done.stdout + done.stderr).count('Gradients at iteration 2: ') == 1, 'the first rank alone logs'
 
 
 # ------------------------------------------------------------------------------------------------------- the check

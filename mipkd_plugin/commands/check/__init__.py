@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-gradients', dest='gradients', action='store_false',
                         help='do not measure how strongly each loss term pulls at the student (takes some seconds)')
     parser.add_argument('--schema', action='store_true',
-                        help='check nothing; print a JSON schema of the option file, for editors, with all classes that '
-                        'are registered here, those of --import and of the imports of -opt too')
+                        help='check nothing; print a JSON schema of the option file, for editors: with all classes '
+                        'that are registered here, and those of --import and of the imports of -opt')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 if TYPE_CHECKING:
-    from mipkd_plugin.config import Distillation, Options
+    from mipkd_plugin.config import Distillation
     from mipkd_plugin.losses.gradients import Pull
     from mipkd_plugin.models.gradient_check import GradientCheck
 
@@ -20,7 +20,7 @@ AGAINST = -0.2
 """A cosine below this one is no noise of a few batches."""
 
 
-def show_gradients(opt: Options, distillation: Distillation | None, pairs: int, title: str = '') -> None:
+def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pairs: int, title: str = '') -> None:
     """Measure and print the table; where that cannot be done, say why.
 
     Args:
@@ -83,17 +83,18 @@ def advice(found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
     acting = {name: pull for name, pull in found.pulls.items() if name in found.owners and pull.norm > 0}
     lines = []
     for name, pull in acting.items():
-        what = []
+        what, is_weight = [], False
         if pixel is not None and pixel.norm and pull.norm > ABOVE * pixel.norm:
-            times = pull.norm / pixel.norm
+            times, is_weight = pull.norm / pixel.norm, True
             what.append(f'its gradient is {times:,.{int(times < 10)}f} times that of l_pix: the student follows the '
                         'teacher before the images')
         if pull.cosine is not None and pull.cosine < AGAINST:
             what.append('its cosine is far below 0: a step for it undoes a part of the step for l_pix')
         if share[name] < LITTLE:
             what.append(f'its share is under {100 * LITTLE:g} %: it hardly acts')
+            is_weight = True
         if what:
-            lines += [f'look at {name}: {"; and ".join(what)}', *_other_weight(name, found, opt)]
+            lines += [f'look at {name}: {"; and ".join(what)}', *(_other_weight(name, found, opt) if is_weight else ())]
     return lines
 
 
