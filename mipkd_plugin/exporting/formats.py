@@ -20,6 +20,7 @@ from mipkd_plugin.exporting.torch_files import (
     export_spandrel,
     loader_text,
 )
+from mipkd_plugin.exporting.traceable import has_loop
 from mipkd_plugin.utils.files import write_atomically, write_bytes
 
 FORMATS = {
@@ -188,6 +189,9 @@ def _loader_beside(plan: Plan, student: Student) -> tuple[Path, ...]:
 
 
 def _write_for_ncnn(written: Student, original: Student, plan: Plan, part: Path, merged: Merged | None) -> Exported:
+    if has_loop(written.net):
+        raise ExportError(f'{written.kind} cannot run in ncnn: it runs a loop over the pixels, the operator Loop, which '
+                          'ncnn lacks; take --to onnx')
     multiple = written.multiple
     size = plan.size or tuple(-(-side // multiple) * multiple for side in ncnn_ready.SIZE)
     if any(side % multiple for side in size):

@@ -76,7 +76,7 @@ def _rcan(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
     state = {_renamed(name, names): tensor for name, tensor in state.items()}
     shrink = float(student.get('res_scale', 1))
     if shrink != 1:
-        for name in [name for name in state if re.search(r'\.body\.2\.(weight|bias)$', name)]:
+        for name in [name for name in state if re.match(r'body\.\d+\.body\.\d+\.body\.2\.', name)]:
             state[name] = state[name] * shrink
         for name in [name for name in state if name.endswith('.conv_du.0.weight')]:
             state[name] = state[name] / shrink

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.exporting.errors import ExportError, needed
 from mipkd_plugin.exporting.student import Student, noise
-from mipkd_plugin.exporting.traceable import AnySize, traceable, without_unshuffle
+from mipkd_plugin.exporting.traceable import AnySize, has_loop, traceable, without_unshuffle
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 from mipkd_plugin.utils.replacing import replaced
 from mipkd_plugin.version import __version__
@@ -79,6 +79,8 @@ def write_graph(student: Student, graph: Graph, path: Path, exporter: str) -> No
     model = onnx.load(path)
     if graph.half:
         model = _in_half(model)
+    if graph.size:
+        _fix_size(model, images, student.scale)
     _describe(onnx, model, student, graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -86,8 +88,9 @@ def write_graph(student: Student, graph: Graph, path: Path, exporter: str) -> No
 
 def _trace(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
     torch.onnx.register_custom_op_symbolic('aten::mT', _transposed, 9)
+    fixed = graph.size is not None and not has_loop(net)  # PyTorch would unroll a loop of known length
     torch.onnx.export(net, (images, ), str(path), dynamo=False, opset_version=graph.opset, input_names=[INPUT],
-                      output_names=[OUTPUT], dynamic_axes=None if graph.size else _AXES)
+                      output_names=[OUTPUT], dynamic_axes=None if fixed else _AXES)
 
 
 def _dynamo(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
@@ -128,6 +131,13 @@ def _in_half(model: Any) -> Any:
         model = float16.convert_float_to_float16(model, keep_io_types=True)
     needed('onnxruntime.transformers.onnx_model', '--fp16 for an ONNX file').OnnxModel.graph_topological_sort(model.graph)
     return model
+
+
+def _fix_size(model: Any, images: Tensor, scale: int) -> None:
+    """Write the size of the images into input and output."""
+    for value, factor in ((model.graph.input[0], 1), (model.graph.output[0], scale)):
+        for axis, side in ((0, 1), (2, images.shape[2] * factor), (3, images.shape[3] * factor)):
+            value.type.tensor_type.shape.dim[axis].dim_value = side
 
 
 def _describe(onnx: Any, model: Any, student: Student, graph: Graph) -> None:

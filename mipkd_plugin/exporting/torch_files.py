@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
         importlib.import_module('mipkd_plugin.exporting.spandrel_sr').register(registry)
     try:
         loaded = spandrel.ModelLoader(registry=registry).load_from_state_dict(content)
-        outputs = [(loaded(images.clone()), original(images)) for images in images_for(original, SIZES, BATCHES)]
+        net = replace(original, net=loaded.model.eval())
+        outputs = [(net(images), original(images)) for images in images_for(original, SIZES, BATCHES)]
     except spandrel.UnsupportedModelError as error:
         raise ExportError(f'spandrel does not know {student.kind}; take --to onnx or --to safetensors') from error
     except FOREIGN_ERRORS as error:
@@ -107,6 +109,10 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
                           f'{check.difference.largest:.1e}; an option of the network is fixed there. Take --to onnx or '
                           '--to safetensors')
     require_equal(check.difference, half, 'spandrel')
+    pads = loaded.size_requirements.multiple_of
+    if pads != student.multiple and pads > 1:
+        notes += (f"spandrel's own call pads images to multiples of {pads}: at other sizes its images differ from "
+                  'those of the network alone, mostly near the border', )
     return check, notes
 
 
@@ -119,7 +125,7 @@ def _reloaded(student: Student, original: Student, load: Callable[[], Mapping[st
               by: str) -> Check:
     net = build(student.network)
     net.load_state_dict(load())
-    again = Student(net.eval(), student.network, student.name, student.scale, student.channels, student.multiple)
+    again = replace(student, net=net.eval())
     check = Check(f'PyTorch, loaded by {by}', SIZES, BATCHES, difference(
         (again(images), original(images)) for images in images_for(original, SIZES, BATCHES)))
     require_equal(check.difference, half, 'the file')
@@ -143,7 +149,8 @@ def _save_safetensors(state: Mapping[str, Tensor], path: Path, student: Student,
 
 
 def _is_basicsrs(student: Student) -> bool:
-    """Whether the network is one of BasicSR itself."""
-    file = getattr(importlib.import_module(type(student.net).__module__), '__file__', None)
-    root = installed_basicsr()
-    return file is not None and root is not None and Path(file).is_relative_to(root)
+    """Whether the network is one of BasicSR itself, not of a repository's copy."""
+    module = importlib.import_module(type(student.net).__module__)
+    root = installed_basicsr()  # None where the imported one is the installed one
+    return module.__name__.startswith('basicsr.') and (
+        root is None or Path(str(module.__file__)).is_relative_to(root))

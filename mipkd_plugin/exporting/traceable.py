@@ -147,6 +147,11 @@ def without_unshuffle(net: nn.Module) -> nn.Module:
     return net
 
 
+def has_loop(net: nn.Module) -> bool:
+    """Whether a network runs a loop over its pixels, which stays a loop in the graph."""
+    return any(hasattr(sys.modules[type(part).__module__], 'selective_scan') for part in net.modules())
+
+
 @contextmanager
 def traceable(net: nn.Module, simple: bool = False) -> Iterator[None]:
     """Inside the block, the code of a network keeps no numbers of an image's size where it can be helped.
