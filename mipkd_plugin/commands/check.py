@@ -99,10 +99,14 @@ def _equal_time(comparison: Comparison) -> str:
 
 
 def _show_networks(report: Report) -> None:
+    from mipkd_plugin.config import recognition_in_words
+
     for role, net in (('student', report.built.student), ('teacher', report.built.teacher)):
         if net is not None:
             label = role if report.built.teacher is not None else 'network'
             print(f'  {label:8} {type(net).__name__}, {_count(net):,d} parameters')
+    for number, line in enumerate(recognition_in_words(report.opt)):
+        print(f'           {line}' if number else f'  {"teacher":8} {line}')
     execution, gap = report.built.execution, report.built.difference
     if gap is not None:
         largest = f', features by up to {100 * max(gap.features.values()):.2g} %' if gap.features else ''

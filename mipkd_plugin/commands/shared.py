@@ -7,11 +7,13 @@ import importlib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mipkd_plugin.utils.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mipkd_plugin.compare import Comparison
     from mipkd_plugin.config import Options, Report
 
@@ -52,6 +54,7 @@ def read(args: argparse.Namespace) -> Options:
     if getattr(args, 'options', None) is None:  # a command reads the file once: it may be a pipe
         args.options = config.read_options(args.opt, args.force_yml)
         config.load_plugins(args.options, args.imports)
+        config.fill_teacher(args.options)
     opt: Options = args.options
     return opt
 
@@ -173,3 +176,79 @@ def report_comparison(args: argparse.Namespace,
         opt = read(args)
         path = results_path(results_folder(opt, None if ablated is None else ablated(opt, args)))
     return report(path, args.into)
+
+
+class Loaded(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        net: The network, in eval mode, on the CPU.
+        scale: Scale factor.
+        path: The file of its weights.
+    """
+
+    net: nn.Module
+    scale: int
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Class and file, for people."""
+        return f'{type(self.net).__name__} of {self.path}'
+
+
+def load_network(args: argparse.Namespace, weights: Path, section: str = 'network_g') -> Loaded:
+    """Load a trained network: of the option file if there is one, otherwise as its file is recognized.
+
+    Args:
+        args: With ``opt``, ``force_yml`` and ``imports``.
+        weights: The file.
+        section: ``network_g``, or ``teacher`` for the teacher of the option file.
+
+    Returns:
+        The network.
+
+    Raises:
+        MipkdError: The file does not fit, or nothing is known that it fits.
+        UsageError: The option file has no scale.
+    """
+    if args.opt is None:
+        _import_basicsr()
+        from mipkd_plugin.config import load_plugins
+        from mipkd_plugin.recognition import recognize
+
+        load_plugins(None, args.imports)
+        found = recognize(weights)
+        return Loaded(found.build(), found.scale, weights)
+    opt = read(args)
+    from mipkd_plugin.config.outputs import output_key
+    from mipkd_plugin.config.problems import Context
+    from mipkd_plugin.config.trained import load_trained
+    from mipkd_plugin.networks.outputs import select_output
+
+    scale = Context(opt, is_train=True).scale
+    if scale is None:
+        raise UsageError(f'{args.opt}: scale must be a whole number, not {opt.get("scale")!r}; write scale: 2')
+    net = load_trained(opt, weights, section)
+    select_output(net, output_key(opt, 'teacher.network' if section == 'teacher' else section))
+    return Loaded(net, scale, weights)
+
+
+def on_device(net: nn.Module, name: str | None) -> nn.Module:
+    """Move a network to where it is to run.
+
+    Args:
+        net: The network.
+        name: ``cpu`` or ``cuda``; None takes a GPU where there is one.
+
+    Returns:
+        The network.
+
+    Raises:
+        UsageError: There is no GPU that PyTorch can use.
+    """
+    import torch
+
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise UsageError('--device cuda: PyTorch sees no GPU here; leave --device out')
+    return net.to(name or ('cuda' if torch.cuda.is_available() else 'cpu'))

@@ -36,7 +36,8 @@ from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, require_clean
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.sections import distilling_model, knows_all_keys
-from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
+from mipkd_plugin.config.teacher_weights import load_teacher
+from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.which_model import how_to_distill
 from mipkd_plugin.networks.padding import needed_multiple
 

@@ -22,7 +22,8 @@ from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read
 from mipkd_plugin.config.tap_problems import add_bind_problems, check_names_of_taps
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
-from mipkd_plugin.config.weights import load_teacher, teacher_fingerprint
+from mipkd_plugin.config.teacher_weights import load_teacher
+from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, LossError, TapPair
 from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem

@@ -26,6 +26,7 @@ from mipkd_plugin.config.problems import Context, OptionError, Options, Problem,
 from mipkd_plugin.config.rehearsal import check_test_settings, rehearse
 from mipkd_plugin.config.resume import check_exact_resume, check_resume
 from mipkd_plugin.config.sections import check_numbers, check_sections
+from mipkd_plugin.config.teacher_file import with_teacher
 from mipkd_plugin.config.training import check_training
 from mipkd_plugin.config.weights import check_all_pretrained
 from mipkd_plugin.config.which_model import check_foreign_model
@@ -69,6 +70,7 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
     Returns:
         All problems, and the networks and losses that could be built.
     """
+    opt = with_teacher(opt, root)
     ctx = Context(opt, is_train, launcher, auto_resume, root or Path.cwd(), files)
     ctx.problems += opt.problems if isinstance(opt, Options) else []
     with _logger_left_alone():
@@ -131,7 +133,7 @@ def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None)
     found = take_prepared(opt)
     if found is not None:
         return found if student is None else found.with_seed(opt.get('manual_seed') or 0, student)
-    own = written_by_user(opt)
+    own = with_teacher(written_by_user(opt))
     ctx = Context(own, is_train=True, always_distills=True, own_script=student is not None)
     if student is None:
         find_model(ctx)
@@ -163,6 +165,7 @@ def build_for_taps(opt: Mapping[str, Any]) -> Built:
     Raises:
         OptionError: One of the networks cannot be built.
     """
+    opt = with_teacher(opt)
     ctx = Context({key: opt[key] for key in ('network_g', 'output', 'teacher', 'datasets', 'scale')
                    if key in opt},
                   is_train=True, files=False, always_distills=True)

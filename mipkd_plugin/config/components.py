@@ -22,6 +22,7 @@ from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup, missing_package, names_in
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, other_value, shortened
+from mipkd_plugin.config.teacher_file import check_recognized
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -73,7 +74,8 @@ def _check_metric(ctx: Context, where: str, options: Any) -> None:
 
 
 def check_teacher_network(ctx: Context) -> None:
-    """Check type and arguments of ``teacher.network``."""
+    """Check type and arguments of ``teacher.network``, or that it is recognized."""
+    check_recognized(ctx)
     network = ctx.section('teacher').get('network')
     if isinstance(network, Mapping):
         check_component(ctx, 'teacher.network', network, ARCH_REGISTRY)

@@ -12,11 +12,11 @@ from typing import Any
 import lmdb
 from tqdm import tqdm
 
-from mipkd_plugin.config.image_folders import SUFFIXES, files_of
+from mipkd_plugin.config.image_folders import files_of
 from mipkd_plugin.config.image_pairs import find_pairs
 from mipkd_plugin.config.image_sizes import images_of
 from mipkd_plugin.config.problems import Context, require_clean
-from mipkd_plugin.data.headers import BrokenImageError, any_size
+from mipkd_plugin.data.headers import SUFFIXES, BrokenImageError, any_size
 from mipkd_plugin.data.reading import decode
 from mipkd_plugin.data.stores import Stored, in_lmdb, lmdb_at
 from mipkd_plugin.utils.cores import cores

@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.data.headers import SUFFIXES
 from mipkd_plugin.utils.words import some
-
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
-"""Endings of image files that OpenCV reads."""
 
 
 def files_of(root: Path) -> list[str]:

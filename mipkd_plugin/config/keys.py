@@ -148,7 +148,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     'dist_params': {'backend': Key(TEXT), 'port': Key(COUNT)},
 }
 TEACHER = {
-    'network': Key(MAPPING, 'always'), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
+    'network': Key(MAPPING), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
     'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
     'output': Key(optional(OUTPUT)), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }

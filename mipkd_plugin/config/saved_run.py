@@ -19,6 +19,7 @@ from mipkd_plugin.config.components import (
 from mipkd_plugin.config.distillation import Distillation
 from mipkd_plugin.config.names import folder_of_run
 from mipkd_plugin.config.problems import Context, OptionError, Problem
+from mipkd_plugin.config.teacher_file import with_teacher
 from mipkd_plugin.config.weights import misfit, read_file
 
 _STATE = {'teacher', 'types', 'pairs', 'losses', 'random'}
@@ -59,6 +60,7 @@ def load_run(opt: Mapping[str, Any], weights: Path, state: Path) -> tuple[nn.Mod
     Raises:
         OptionError: Student, teacher or losses cannot be built, weights do not fit, or a file is damaged.
     """
+    opt = with_teacher(opt)
     ctx = Context(opt, is_train=True, always_distills=True)
     check_component(ctx, 'network_g', opt.get('network_g'), ARCH_REGISTRY)
     check_teacher_network(ctx)

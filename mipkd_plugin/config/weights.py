@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.suggestions import nearest
 from mipkd_plugin.utils.weight_files import SAVE, WeightFileError, read_tensors, unusable
 from mipkd_plugin.utils.words import some
@@ -31,32 +30,8 @@ def teacher_fingerprint(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_teacher(ctx: Context) -> nn.Module | None:
-    """Build the teacher and, with ``ctx.files``, load its weights strictly. Problems go to ``ctx``."""
-    options = {'param_key': 'params', **ctx.section('teacher')}
-    network = options.get('network')
-    if not isinstance(network, Mapping) or lookup(ARCH_REGISTRY, network.get('type')) is None:
-        return None
-    net: nn.Module | None = construct(ctx, 'teacher.network', network, ARCH_REGISTRY)
-    weights, key = options.get('weights'), options['param_key']
-    if not ctx.files or not isinstance(weights, str) or not (key is None or isinstance(key, str)):
-        return net
-    path = ctx.path(weights)
-    content = read_file(ctx, 'teacher.weights', path, 'fix the path, or put the teacher there; the first '
-                        'lines of options/train_MiPKD_*.yml say where to get published weights')
-    state = None if content is None else select_state(
-        ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
-    if net is not None and state is not None:
-        problem = misfit(net, state, 'teacher.network')
-        if problem:
-            ctx.add('teacher.weights', f'{path} {problem[0]}', problem[1])
-        elif check_weights(ctx, 'teacher.weights', path, state, net):
-            net.load_state_dict(state)
-    return net
-
-
 def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '',
-              fix: Mapping[str, Any] | None = None) -> Any:
+              fix: Mapping[str, Any] | None = None, read: Callable[[Path], Any] = read_tensors) -> Any:
     """Load a file of tensors without running code from it.
 
     Args:
@@ -66,6 +41,7 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
         remedy: What to do if the file does not exist.
         unreadable: What to do if the file is damaged.
         fix: What to write if the file does not exist.
+        read: Reads the file.
 
     Returns:
         The content, or None with a problem noted.
@@ -75,7 +51,7 @@ def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str
                 fix)
         return None
     try:
-        content = read_tensors(path)
+        content = read(path)
         if content is None:
             ctx.add(where, f'{path} holds nothing but None', unreadable or f'give a file written by {SAVE}')
         return content

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+"""Endings of image files that OpenCV reads."""
 PNG = b'\x89PNG\r\n\x1a\n'
 _END = b'\0\0\0\0IEND\xaeB`\x82'
 _HEAD = 4096

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mipkd_plugin.data.headers import PNG, BrokenImageError, any_size, check_png_sums, header_of_bytes
+from mipkd_plugin.data.headers import PNG, BrokenImageError, Header, any_size, check_png_sums, header_of_bytes
 from mipkd_plugin.data.stores import shared_lmdb
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.replacing import replace_everywhere
@@ -52,6 +52,30 @@ class _Content(bytes):
     origin = 'an image'
 
 
+def whole_header(data: bytes) -> Header:
+    """Read the header of an image, and notice all damage that can be noticed without OpenCV.
+
+    Args:
+        data: The content of the file.
+
+    Returns:
+        Its header.
+
+    Raises:
+        BrokenImageError: The image is cut short or damaged.
+    """
+    header = header_of_bytes(data)
+    if data.startswith(PNG):
+        check_png_sums(data)
+    elif header.format == 'JPEG':  # OpenCV 4 fills the missing part of a JPEG with gray
+        try:
+            with any_size(), Image.open(io.BytesIO(data)) as opened:
+                opened.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BrokenImageError(f'cannot be decoded ({error})') from None
+    return header
+
+
 def decode(data: bytes) -> NDArray[np.uint8]:
     """Decode an image as training does, and notice all damage that can be noticed.
 
@@ -64,15 +88,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     Raises:
         BrokenImageError: The image is cut short, damaged, or decoded to another size than its header says.
     """
-    header = header_of_bytes(data)
-    if data.startswith(PNG):
-        check_png_sums(data)
-    elif header.format == 'JPEG':  # OpenCV 4 fills the missing part of a JPEG with gray
-        try:
-            with any_size(), Image.open(io.BytesIO(data)) as opened:
-                opened.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BrokenImageError(f'cannot be decoded ({error})') from None
+    header = whole_header(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mipkd_plugin.networks.modes import evaluating
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 CONVENTION = ("MACs: multiply-accumulates of convolutions, linear layers and attention for one image, as PyTorch's "
               'flop counter counts them, divided by two; additions, normalization and activations are not counted')
@@ -32,6 +34,8 @@ class Cost:
 def cost(net: nn.Module, shape: tuple[int, int, int]) -> Cost:
     """Count parameters and multiply-accumulates.
 
+    The shapes alone run through a copy of the network, which takes no time, if it lets them; otherwise an image.
+
     Args:
         net: The network; it is left as it is.
         shape: (C, H, W) of a low-resolution image that the network takes.
@@ -39,26 +43,38 @@ def cost(net: nn.Module, shape: tuple[int, int, int]) -> Cost:
     Returns:
         The cost of one image.
     """
-    with evaluating(net), FlopCounterMode(display=False) as counter:
-        net(_image(net, shape))
-    return Cost(sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2)
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    counter = FlopCounterMode(display=False)
+    try:
+        shapes = copy.deepcopy(net).to('meta').eval()
+        with torch.no_grad(), counter:
+            shapes(torch.empty(1, *shape, device='meta'))
+    except FOREIGN_ERRORS:  # its way depends on values
+        with evaluating(net), counter:
+            net(image_for(net, shape))
+    return Cost(parameters, counter.get_total_flops() // 2)
 
 
-def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int = 5) -> list[float]:
+def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int = 5,
+                 seconds: float | None = None) -> list[float]:
     """Measure how long networks take for one image, in turn, so that a busy machine slows all of them alike.
 
     Args:
         nets: The networks; they are left as they are.
         shape: (C, H, W) of a low-resolution image.
         rounds: Number of rounds; each runs every network once, after one round that does not count.
+        seconds: Begin no further round behind this time, but for the first that counts; None for no limit.
 
     Returns:
         The median of each network, in milliseconds.
     """
     taken: list[list[float]] = [[] for _ in nets]
+    began = time.perf_counter()
     for number in range(rounds + 1):
+        if number > 1 and seconds is not None and time.perf_counter() - began > seconds:
+            break
         for net, times in zip(nets, taken):
-            lq = _image(net, shape)
+            lq = image_for(net, shape)
             with evaluating(net):
                 _wait(lq.device)
                 start = time.perf_counter()
@@ -69,7 +85,8 @@ def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int
     return [statistics.median(times) for times in taken]
 
 
-def _image(net: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
+def image_for(net: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
+    """A random image (1, C, H, W) where the network runs, in its precision; always the same."""
     parameter = next(net.parameters(), torch.empty(0))
     return torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(parameter)
 

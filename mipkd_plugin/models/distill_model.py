@@ -59,6 +59,7 @@ class DistillMixin(StudentMixin):
         if isinstance(self.net_g, DataParallel):
             raise config.OptionError([config.launcher_problem(self.opt)])
         student = self.get_bare_model(self.net_g)
+        config.fill_teacher(self.opt)
         distillation = config.build_distillation(self.opt, student)
         self.schedule = config.read_schedule(self.opt)
         self.teacher = distillation.teacher.to(self.device)
@@ -224,6 +225,7 @@ class DistillMixin(StudentMixin):
                  for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
         lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
                  f'losses (training only) {count["losses"]:,d} parameters.']
+        lines += [f'\t{line}' for line in config.recognition_in_words(self.opt)]
         if self.nets.teacher.execution != PLAIN:
             lines.append(f'\tThe teacher runs in another way: {self.nets.teacher.execution}')
         for loss in self._losses():

@@ -64,10 +64,25 @@ def padded(lq: Tensor, multiple: int) -> Tensor:
     Returns:
         Images (N, C, H', W'); the images themselves if there is nothing to pad.
     """
-    for axis in (2, 3):
+    height, width = (-(-side // multiple) * multiple for side in lq.shape[2:])
+    return padded_to(lq, height, width)
+
+
+def padded_to(lq: Tensor, height: int, width: int) -> Tensor:
+    """Pad images at the bottom and at the right by reflection, to a size.
+
+    Args:
+        lq: Images (N, C, H, W).
+        height: H'.
+        width: W'.
+
+    Returns:
+        Images (N, C, H', W'), reflected more than once where they are smaller than the padding; a side that is larger
+        stays as it is.
+    """
+    for axis, wanted in ((2, height), (3, width)):
         side = lq.shape[axis]
-        wanted = -(-side // multiple) * multiple
-        if wanted != side:
+        if wanted > side:
             turn = max(2 * (side - 1), 1)
             index = torch.arange(wanted, device=lq.device) % turn
             lq = lq.index_select(axis, torch.minimum(index, turn - index))

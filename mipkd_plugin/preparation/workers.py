@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mipkd_plugin.data.headers import PNG, BrokenImageError
+from mipkd_plugin.data.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.data.reading import decode
-from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.preparation.sources import PrepareError, Source, digest
 from mipkd_plugin.utils.cores import cores
 from mipkd_plugin.utils.files import write_bytes

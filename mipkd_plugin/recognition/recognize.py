@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mipkd_plugin.archs.supply import EXTRA
+from mipkd_plugin.recognition import through_spandrel
 from mipkd_plugin.recognition.errors import RecognitionError
 from mipkd_plugin.recognition.families import FAMILIES
+from mipkd_plugin.recognition.guessing import seems
 from mipkd_plugin.recognition.layout import Found, Layout, UnfitError
 from mipkd_plugin.recognition.measuring import choose
 from mipkd_plugin.recognition.reading import AVERAGES, cleaned, not_finite, read, select, variants
@@ -47,23 +50,32 @@ def recognize(path: str | Path, param_key: str | None = SEARCH) -> Recognized:
         raise RecognitionError(path, f'holds weights that are not finite: {len(bad)} of {len(state)} tensors have NaN '
                                f'or infinity, the first is {bad[0]}',
                                'the training that saved them has diverged, or the file is damaged: give another one')
-    found, net = None, None
-    missed: list[str] = []
-    for variant in variants(state):
-        found, net = _by_rules(variant, missed)
-        if found is not None:
-            break
-    if found is None or net is None:
-        raise RecognitionError(path, f'holds {_summary(state)}; no known network fits' + ''.join(missed[:1]),
-                               'write teacher.network')
+    found, net = _search(path, state)
     values, measured = choose(found, net)
     complete = {name: found.state.get(name, tensor) for name, tensor in net.state_dict().items()}
     return Recognized(path, {**found.network, **values}, found.scale, key, complete, found.source,
                       (*notes, *found.notes, *measured))
 
 
-def _summary(state: Mapping[str, Tensor]) -> str:
-    return f'{len(state)} tensors ({some(state)})'
+def _search(path: Path, state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
+    """The network of a state dict with its weights: by the rules here, then by those of spandrel."""
+    missed: list[str] = []
+    for variant in variants(state):
+        found, net = _by_rules(variant, missed)
+        if found is not None and net is not None:
+            return found, net
+    if through_spandrel.is_installed():
+        for variant in variants(state):
+            try:
+                return through_spandrel.read(variant)
+            except UnfitError as error:
+                missed += [str(error)] if str(error) else []
+    what, remedy = seems(list(variants(state))[-1])
+    if missed:
+        raise RecognitionError(path, missed[0], remedy)
+    if not through_spandrel.is_installed():
+        remedy = f'many published networks are recognized with spandrel: {EXTRA}; {remedy}'
+    raise RecognitionError(path, what, remedy)
 
 
 def _by_rules(state: Mapping[str, Tensor], missed: list[str]) -> tuple[Found | None, nn.Module | None]:
@@ -76,15 +88,15 @@ def _by_rules(state: Mapping[str, Tensor], missed: list[str]) -> tuple[Found | N
             found = family.read(layout)
             net = build({**found.network, **(found.choices[0] if found.choices else {})})
         except UnfitError as error:
-            missed.append(f'; it looks like {family.name}, but {error}')
+            missed.append(f'looks like {family.name}, but {error}')
             continue
         except FOREIGN_ERRORS as error:
-            missed.append(f'; it looks like {family.name}, but that cannot be built: {reason(error)}')
+            missed.append(f'looks like {family.name}, but that cannot be built: {reason(error)}')
             continue
         problem = fit(net, found.state)
         if not problem:
             return found, net
-        missed.append(f'; it looks like {family.name}, but {problem}')
+        missed.append(f'looks like {family.name}, but {problem}')
     return None, None
 
 

@@ -32,12 +32,17 @@ SAVE = "torch.save({'params': net.state_dict()}, 'FILE.pth')"
 _ERRORS = (*FOREIGN_ERRORS, EOFError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error)
 _GLOBAL = re.compile(r'(?:GLOBAL|class|instantiate|global)\s+([A-Za-z_][\w.]*\.\w+)')
 _AGAIN = 'copy or download it again'
+_PYTORCH = "give the file of PyTorch that it was converted from"
 _HEADS = (
     (b'version https://git-lfs', 'is a pointer of git-lfs, not the file itself', 'run: git lfs pull'),
     (b'\x1f\x8b', 'is compressed by gzip', 'unpack it, and name the file inside'),
     (b'\x89HDF', 'is a file of HDF5 (Keras), not of PyTorch', f'write it with PyTorch: {SAVE}'),
     (b'\x93NUMPY', 'is an array of NumPy, not a file of PyTorch', f'write it with PyTorch: {SAVE}'),
-    (b'\x89PNG', 'is an image, not a file of weights', 'name the file of weights'),
+    *((start, 'is an image, not a file of weights', 'name the file of weights') for start in (
+        b'\x89PNG', b'\xff\xd8\xff', b'GIF8', b'BM', b'II*\0', b'MM\0*')),
+    (b'7767517', 'is the description of a network for ncnn, which holds no weights', _PYTORCH),
+    (b'Gk0\x01', 'holds weights for ncnn, which lack their names', _PYTORCH),
+    (b'%PDF', 'is a PDF, not a file of weights', 'name the file of weights'),
 )
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # of files that PyTorch wrote before version 1.6
 _USUAL_LIMIT = 10**8  # bytes that any file may take in memory
@@ -122,6 +127,8 @@ def _diagnosis(name: str, error: BaseException) -> tuple[str, str]:
     for start, what, remedy in _HEADS:
         if head.startswith(start):
             return what, remedy
+    if head[:1] == b'\x08' and (name.endswith('.onnx') or b'pytorch' in head[:64] or b'onnx' in head[:64]):
+        return 'is a file of ONNX', _PYTORCH
     if head.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml', b'<head')):
         return 'is a web page, not a file of weights', 'download the file itself, not the page that shows it'
     if head[8:9] == b'{' and head[1:8].rstrip(b'\0') in (b'', head[1:3], head[1:2]) or name.endswith('.safetensors'):

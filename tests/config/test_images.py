@@ -23,7 +23,7 @@ from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.config.decoding import decode_images
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
+from mipkd_plugin.data.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.preparation.pairs import prepare
 
 Make = Callable[..., dict[str, Any]]

@@ -21,7 +21,7 @@ from basicsr.data import build_dataset
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.preparation import run, workers
-from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
+from mipkd_plugin.data.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.preparation.pairs import prepare
 from mipkd_plugin.preparation.sources import PrepareError
 from mipkd_plugin.utils.locks import alone

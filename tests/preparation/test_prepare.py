@@ -13,7 +13,7 @@ from PIL import Image
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.commands.prepare import add_arguments, run
 from mipkd_plugin.preparation import lmdb_sets, workers
-from mipkd_plugin.preparation.matlab_bicubic import bicubic_downsample
+from mipkd_plugin.data.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.preparation.pairs import prepare
 from mipkd_plugin.preparation.sources import PrepareError
 from mipkd_plugin.utils.files import write_atomically

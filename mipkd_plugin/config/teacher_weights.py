@@ -1,0 +1,63 @@
+"""Build the teacher, and load its weights: of BasicSR's layout, of official releases, of safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from mipkd_plugin.config.components import construct
+from mipkd_plugin.config.finite import check_weights
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.teacher_file import filled_teacher, recognized
+from mipkd_plugin.config.weights import misfit, read_file, select_state
+from mipkd_plugin.recognition import RecognitionError
+from mipkd_plugin.utils.safetensors_files import is_safetensors, read_weights
+
+
+def load_teacher(ctx: Context) -> nn.Module | None:
+    """Build the teacher and, with ``ctx.files``, load its weights strictly. Problems go to ``ctx``."""
+    options, recognized_before = ctx.section('teacher'), filled_teacher(ctx.opt) is not None
+    network = options.get('network')
+    if not isinstance(network, Mapping) or lookup(ARCH_REGISTRY, network.get('type')) is None or (
+            recognized_before and not ctx.clean('teacher.weights')):  # of another scale factor
+        return None
+    net: nn.Module | None = construct(ctx, 'teacher.network', network, ARCH_REGISTRY)
+    weights, key = options.get('weights'), options.get('param_key')
+    if not ctx.files or not isinstance(weights, str) or not (key is None or isinstance(key, str)):
+        return net
+    path = ctx.path(weights)
+    if 'param_key' not in options and not is_safetensors(path):
+        key = 'params'
+    content = read_file(ctx, 'teacher.weights', path, 'fix the path, or put the teacher there; the first '
+                        'lines of options/train_MiPKD_*.yml say where to get published weights', read=read_weights)
+    state = None if content is None else select_state(
+        ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
+    if net is not None and state is not None:
+        problem = misfit(net, state, 'teacher.network')
+        if problem:
+            state, problem = _under_its_names(net, path, key, state, problem)
+        if problem:
+            ctx.add('teacher.weights', f'{path} {problem[0]}', problem[1])
+        elif check_weights(ctx, 'teacher.weights', path, state, net):
+            net.load_state_dict(state)
+    return net
+
+
+def _under_its_names(net: nn.Module, path: Path, key: str | None, state: dict[str, Tensor],
+                     problem: tuple[str, str]) -> tuple[dict[str, Tensor], tuple[str, str] | None]:
+    """The weights under the names of the network, if they are recognized: official releases have names of their own.
+
+    Returns:
+        Tensor by name, and what does not fit with the remedy.
+    """
+    try:
+        found = recognized(path, key)
+    except RecognitionError:
+        return state, problem
+    if misfit(net, found.state, 'teacher.network') is None:
+        return found.state, None
+    return state, (problem[0], f'{problem[1]}; without network it is recognized: {found.network}')

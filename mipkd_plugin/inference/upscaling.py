@@ -1,0 +1,150 @@
+"""Enlarge a folder of images: where each result goes, what is there already, and what went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mipkd_plugin.data.headers import BrokenImageError
+from mipkd_plugin.inference.images import Picture, enlarge, read_picture, write_picture
+from mipkd_plugin.inference.memory import free_memory, memory_for
+from mipkd_plugin.inference.tiles import EnlargeError, Enlarger, MemoryLackError
+from mipkd_plugin.utils.errors import MipkdError
+from mipkd_plugin.utils.files import write_text
+from mipkd_plugin.utils.words import gigabytes, some
+
+RECORD = 'upscale.json'
+"""What made the images of a folder, beside them."""
+_LARGE = 1 << 19  # pixels; smaller images are not worth the look at the memory
+
+
+class UpscaleError(MipkdError):
+    """A folder cannot be filled with enlarged images."""
+
+
+def outputs_for(files: list[Path], out: Path, ending: str) -> dict[Path, Path]:
+    """Where each image goes: ``a.jpg`` to ``a.png``; beside an ``a.tif``, both keep their ending: ``a.jpg.png``.
+
+    Args:
+        files: The images.
+        out: The folder of the results.
+        ending: Format of the results.
+
+    Returns:
+        Result by image.
+    """
+    times = Counter(file.stem.casefold() for file in files)
+    return {file: out / f'{file.stem if times[file.stem.casefold()] == 1 else file.name}.{ending}' for file in files}
+
+
+def describe(weights: Path, scale: int, ending: str, half: bool) -> dict[str, Any]:
+    """What makes the images: the content of :data:`RECORD`."""
+    with weights.open('rb') as stream:
+        digest = hashlib.file_digest(stream, 'sha256') if hasattr(hashlib, 'file_digest') else hashlib.sha256(
+            stream.read())
+    return {'weights': weights.name, 'sha256': digest.hexdigest(), 'scale': scale, 'format': ending, 'fp16': half}
+
+
+def begin(out: Path, made_by: dict[str, Any], results: dict[Path, Path]) -> dict[Path, Path]:
+    """Make the folder of the results, or go on in it.
+
+    Args:
+        out: The folder.
+        made_by: From :func:`describe`.
+        results: Result by image.
+
+    Returns:
+        What is still to be made.
+
+    Raises:
+        UpscaleError: The folder holds results of other weights or of other images, or cannot be written.
+    """
+    try:
+        known = json.loads((out / RECORD).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        known = None
+    except (OSError, ValueError) as error:
+        raise UpscaleError(f'{out / RECORD}: cannot be read ({error}); give another folder as --out') from error
+    there = {file: result for file, result in results.items() if result.exists()}
+    if known is None and there:
+        raise UpscaleError(f'{out}: holds {some(path.name for path in there.values())} already, and nothing says what '
+                           'made them; give another folder as --out')
+    if known is not None and known != made_by:
+        other = [f'{key} {known.get(key)!r}, now {value!r}' for key, value in made_by.items()
+                 if not isinstance(known, dict) or known.get(key) != value] if isinstance(known, dict) else [RECORD]
+        raise UpscaleError(f'{out}: holds images made in another way ({"; ".join(other)}); give another folder as '
+                           '--out')
+    changed = [file.name for file, result in there.items() if file.stat().st_mtime > result.stat().st_mtime]
+    if changed:
+        raise UpscaleError(f'{out}: {some(changed)} changed behind its result; give another folder as --out, or remove '
+                           'the old results')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if known is None:
+            write_text(out / RECORD, json.dumps(made_by, indent=2) + '\n')
+    except OSError as error:
+        raise UpscaleError(f'{error.filename or out}: cannot be written: {error.strerror}; give another folder as '
+                           '--out') from error
+    return {file: result for file, result in results.items() if file not in there}
+
+
+def upscale(file: Path, result: Path, enlarger: Enlarger, on_tile: Callable[[int, int], None] | None = None) -> None:
+    """Enlarge one image file.
+
+    Args:
+        file: The image.
+        result: Where the result goes; it is written whole or not at all.
+        enlarger: The network.
+        on_tile: Called behind each tile with the number of tiles done, and of all.
+
+    Raises:
+        UpscaleError: The image cannot be read or enlarged, or its format cannot hold the result; others may do.
+        OSError: The result cannot be written.
+    """
+    try:
+        picture = read_picture(file)
+    except BrokenImageError as error:
+        raise UpscaleError(f'{file}: {error}') from error
+    except OSError as error:
+        raise UpscaleError(f'{file}: cannot be read: {error.strerror or error}') from error
+    _require_memory(file, picture, enlarger)
+    try:
+        enlarged = enlarge(picture, lambda lq: _finite(enlarger(lq, on_tile)), enlarger.channels)
+        write_picture(result, enlarged)
+    except MemoryLackError as error:
+        raise UpscaleError(f'{file}: {error}; {_smaller(enlarger)}') from error
+    except (EnlargeError, BrokenImageError) as error:
+        raise UpscaleError(f'{file}: {error}') from error
+
+
+def _require_memory(file: Path, picture: Picture, enlarger: Enlarger) -> None:
+    """Refuse a large image that would fill the memory: the system may end the program without a word."""
+    height, width = picture.size
+    if enlarger.tile is None:
+        wanted = height, width
+    else:
+        most = enlarger.tile + 2 * enlarger.context
+        wanted = min(height, most), min(width, most)
+    if wanted[0] * wanted[1] < _LARGE:
+        return
+    needed = memory_for(enlarger.net, (enlarger.channels, *wanted), enlarger.multiple)
+    free = free_memory(enlarger.device)
+    if free is not None and needed > free:
+        raise UpscaleError(f'{file}: {width}×{height} pixels would take about {gigabytes(needed)} of memory, and '
+                           f'{gigabytes(free)} are free; {_smaller(enlarger)}')
+
+
+def _smaller(enlarger: Enlarger) -> str:
+    return 'use --tile 256' if enlarger.tile is None else f'use a smaller tile than --tile {enlarger.tile}'
+
+
+def _finite(image: torch.Tensor) -> torch.Tensor:
+    if not bool(torch.isfinite(image).all()):
+        raise EnlargeError('the network makes numbers that are not finite of it; in half precision, leave out --fp16')
+    return image
