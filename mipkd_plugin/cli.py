@@ -23,7 +23,7 @@ from mipkd_plugin.version import __version__
 
 BASICSR_COMMANDS = {'train': 'pipeline', 'test': 'pipeline'}
 MIPKD_COMMANDS = {name: name for name in ('check', 'taps', 'prepare', 'compare', 'ablate', 'textures', 'demo', 'report',
-                                          'upscale')}
+                                          'upscale', 'export')}
 """Module in ``mipkd_plugin.commands`` by command; it has ``HELP``, ``add_arguments(parser)`` and ``run(args)``."""
 
 

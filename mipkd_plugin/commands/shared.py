@@ -185,11 +185,13 @@ class Loaded(NamedTuple):
         net: The network, in eval mode, on the CPU.
         scale: Scale factor.
         path: The file of its weights.
+        network: As in an option file.
     """
 
     net: nn.Module
     scale: int
     path: Path
+    network: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -219,10 +221,10 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
 
         load_plugins(None, args.imports)
         found = recognize(weights)
-        return Loaded(found.build(), found.scale, weights)
+        return Loaded(found.build(), found.scale, weights, found.network)
     opt = read(args)
     from mipkd_plugin.config.outputs import output_key
-    from mipkd_plugin.config.problems import Context
+    from mipkd_plugin.config.problems import Context, block
     from mipkd_plugin.config.trained import load_trained
     from mipkd_plugin.networks.outputs import select_output
 
@@ -230,8 +232,9 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
     if scale is None:
         raise UsageError(f'{args.opt}: scale must be a whole number, not {opt.get("scale")!r}; write scale: 2')
     net = load_trained(opt, weights, section)
-    select_output(net, output_key(opt, 'teacher.network' if section == 'teacher' else section))
-    return Loaded(net, scale, weights)
+    where = 'teacher.network' if section == 'teacher' else section
+    select_output(net, output_key(opt, where))
+    return Loaded(net, scale, weights, dict(block(opt, *where.split('.'))))
 
 
 def on_device(net: nn.Module, name: str | None) -> nn.Module:

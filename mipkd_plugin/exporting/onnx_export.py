@@ -40,7 +40,7 @@ def images_for(student: Student, sizes: Sequence[tuple[int, int]], batches: Sequ
             for batch in batches]
 
 
-def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -> Check:
+def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -> tuple[Check, Session]:
     """Write an ONNX file in the first way that gives the images of PyTorch at all sizes.
 
     Args:
@@ -50,7 +50,7 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
         path: The file.
 
     Returns:
-        The check.
+        The check, and the file in onnxruntime.
 
     Raises:
         ExportError: No way leads to equal images.
@@ -79,7 +79,7 @@ def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
         graph: What the file is for.
 
     Returns:
-        The check.
+        The check, and the file in onnxruntime.
 
     Raises:
         ExportError: The file cannot be run, or gives other images.
@@ -99,7 +99,7 @@ def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
         pairs.append((output, right))
     found = replace(found, difference=difference(pairs))
     require_equal(found.difference, graph.half, 'the file')
-    return found
+    return found, session
 
 
 def require_equal(apart: Difference, half: bool, what: str) -> None:
