@@ -91,7 +91,7 @@ def _show(student: Student, exported: Exported, plan: Plan) -> None:
         print(f'operators: {", ".join(exported.operators)}; ncnn has all of them')
     for note in exported.notes:
         print(f'note: {note}')
-    print('load it elsewhere:', *_lines(exported, plan), sep='\n  ')
+    print('in the option file of a BasicSR:' if plan.to == 'basicsr' else 'load it elsewhere:', *_lines(exported, plan), sep='\n  ')
 
 
 def _details(student: Student, exported: Exported, plan: Plan) -> str:
@@ -129,6 +129,8 @@ def _lines(exported: Exported, plan: Plan) -> list[str]:
         first = 'import spandrel_sr; ' if exported.beside else ''
         return [f"{first}net = spandrel.ModelLoader().load_from_file('{name}')",
                 f'image = net(lq)  # lq: (1, {student.channels}, H, W), 0 to 1; spandrel clips the image to 0 to 1']
-    read = f"safetensors.torch.load_file('{name}')" if plan.to == 'safetensors' else f"torch.load('{name}')['params']"
+    if plan.to == 'basicsr':
+        return [f'network_g: {_flow(student.network)}',
+                f'path: {{pretrain_network_g: {name}, param_key_g: params, strict_load_g: true}}']
     return [f'net = {type(student.net).__name__}({arguments}).eval()  # from {type(student.net).__module__}',
-            f'net.load_state_dict({read})']
+            f"net.load_state_dict(safetensors.torch.load_file('{name}'))"]

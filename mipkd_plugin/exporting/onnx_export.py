@@ -13,7 +13,7 @@ from mipkd_plugin.exporting.onnx_file import EXPORTERS, Graph, Session, write_gr
 from mipkd_plugin.exporting.student import Difference, Student, difference, noise
 
 LIMIT = 1e-4
-SIZES = ((32, 32), (45, 37), (23, 51))
+SIZES = ((24, 24), (19, 29), (33, 17))
 BATCHES = (1, 2)
 
 

@@ -72,7 +72,7 @@ def write_graph(student: Student, graph: Graph, path: Path, exporter: str) -> No
     whole = AnySize(net, student.multiple if graph.padding else 1, student.scale).eval()
     images = noise(student.channels, *(graph.size or _TRACED), batch=1 if graph.size else 2)
     try:
-        with traceable(net, graph.simple), torch.no_grad(), _quiet():
+        with _quiet(), traceable(net, graph.simple), torch.no_grad():
             (_trace if exporter == 'trace' else _dynamo)(whole, images, graph, path)
     except FOREIGN_ERRORS as error:
         raise ExportError(_cause(error)) from error
