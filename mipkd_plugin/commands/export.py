@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mipkd_plugin.commands.shared import add_option_file, load_network
 from mipkd_plugin.utils.errors import UsageError
+from mipkd_plugin.utils.words import counted
 
 if TYPE_CHECKING:
     from mipkd_plugin.exporting import Exported, Plan, Student
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         exported = exporting.export(student, plan)
     except OSError as error:
-        raise UsageError(f'{out} cannot be written: {error.strerror or error}; free the space, or give --out in another '
-                         'folder') from error
+        raise UsageError(f'{out} cannot be written: {error.strerror or error}; free the space, or give --out in '
+                         'another folder') from error
     _show(student, exported, plan)
     return 0
 
@@ -72,8 +72,8 @@ def _show(student: Student, exported: Exported, plan: Plan) -> None:
     merged, check, apart = exported.merged, exported.check, exported.check.difference
     print(f'{student.kind} x{student.scale}, {student.parameters:,d} parameters')
     if merged is not None:
-        print(f'merged: {merged.blocks} {merged.kind} into plain convolutions, {merged.student.parameters:,d} parameters '
-              f'are left; largest difference {merged.difference.largest:.1e}'
+        print(f'merged: {merged.blocks} {merged.kind} into plain convolutions, {merged.student.parameters:,d} '
+              f'parameters are left; largest difference {merged.difference.largest:.1e}'
               + (f'; {merged.kept} blocks were left, their numbers differ' if merged.kept else ''))
         if merged.is_described:
             print(f'the merged network is\n  network_g: {_flow(merged.student.network)}')
@@ -85,8 +85,9 @@ def _show(student: Student, exported: Exported, plan: Plan) -> None:
           f'difference {apart.largest:.1e}, mean {apart.mean:.1e} (images from 0 to 1)')
     if exported.lost is not None:
         lost = exported.lost
-        print(f'PSNR on {lost.images} images of {plan.images}: {lost.before:.4f} dB before, {lost.after:.4f} dB after; '
-              f'lost {lost.before - lost.after:.4f} dB, at most {lost.worst:.4f} dB, on {lost.where}')
+        print(f'PSNR on {counted(lost.images, "image")} of {plan.images}: {lost.before:.4f} dB before, '
+              f'{lost.after:.4f} dB after: {lost.before - lost.after:.4f} dB lost, most on {lost.where}: '
+              f'{lost.worst:.4f} dB')
     if exported.operators:
         print(f'operators: {", ".join(exported.operators)}; ncnn has all of them')
     for note in exported.notes:
@@ -121,10 +122,12 @@ def _lines(exported: Exported, plan: Plan) -> list[str]:
                 f"image = session.run(None, {{'input': lq}})[0]  # lq: float32 array (N, {student.channels}, H, W), "
                 f'{"RGB, " if student.channels == 3 else ""}0 to 1']
     if plan.to == 'ncnn-ready-onnx':
-        shape = json.dumps([1, student.channels, *(exported.graph.size or ())] if exported.graph else []).replace(' ', '')
+        size = exported.graph.size if exported.graph is not None else None
+        shape = ','.join(map(str, (1, student.channels, *(size or ()))))
         base = exported.path.stem
-        return [f"pnnx {name} 'inputshape={shape}'  # makes {base}.ncnn.param and {base}.ncnn.bin",
-                f"net = ncnn.Net(); net.load_param('{base}.ncnn.param'); net.load_model('{base}.ncnn.bin')  # in0, out0"]
+        return [f"pnnx {name} 'inputshape=[{shape}]'  # makes {base}.ncnn.param and {base}.ncnn.bin",
+                f"net = ncnn.Net(); net.load_param('{base}.ncnn.param'); "
+                f"net.load_model('{base}.ncnn.bin')  # in0, out0"]
     if plan.to == 'spandrel':
         first = 'import spandrel_sr; ' if exported.beside else ''
         return [f"{first}net = spandrel.ModelLoader().load_from_file('{name}')",

@@ -96,6 +96,12 @@ class Exported:
 def size_of(text: str) -> tuple[int, int]:
     """Read ``HEIGHTxWIDTH``.
 
+    Args:
+        text: From the command line.
+
+    Returns:
+        Height and width.
+
     Raises:
         ExportError: It is something else.
     """
@@ -215,8 +221,8 @@ def _loader_beside(plan: Plan, student: Student) -> tuple[Path, ...]:
 
 def _for_ncnn(written: Student, original: Student, plan: Plan, part: Path) -> Step:
     if has_loop(written.net):
-        raise ExportError(f'{written.kind} cannot run in ncnn: it runs a loop over the pixels, the operator Loop, which '
-                          'ncnn lacks; take --to onnx')
+        raise ExportError(f'{written.kind} cannot run in ncnn: it runs a loop over the pixels, the operator Loop, '
+                          'which ncnn lacks; take --to onnx')
     multiple = written.multiple
     height, width = plan.size or (-(-side // multiple) * multiple for side in ncnn_ready.SIZE)
     if height % multiple or width % multiple:

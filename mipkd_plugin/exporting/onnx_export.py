@@ -70,7 +70,7 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
         ('uses', 'cannot')) else f'{student.kind} cannot be exported to ONNX: {kept}{remedy}')
 
 
-def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
+def check_onnx(path: Path, student: Student, graph: Graph) -> tuple[Check, Session]:
     """Run an ONNX file and PyTorch on the same images.
 
     Args:
@@ -87,7 +87,8 @@ def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
     session = Session(path)
     sizes, batches = (SIZES, BATCHES) if graph.size is None else ([graph.size], (1, ))
     if not graph.padding:
-        sizes = [tuple(side // student.multiple * student.multiple for side in size) for size in sizes]
+        down = student.multiple
+        sizes = [(height // down * down, width // down * down) for height, width in sizes]
     against = f'PyTorch, with onnxruntime {session.version}'
     found = Check(against, sizes, batches, Difference(0, 0, 0))
     pairs = []

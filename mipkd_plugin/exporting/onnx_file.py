@@ -87,7 +87,7 @@ def write_graph(student: Student, graph: Graph, path: Path, exporter: str) -> No
 
 
 def _trace(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
-    torch.onnx.register_custom_op_symbolic('aten::mT', _transposed, 9)
+    torch.onnx.register_custom_op_symbolic('aten::mT', _transposed, 9)  # type: ignore[attr-defined]
     fixed = graph.size is not None and not has_loop(net)  # PyTorch would unroll a loop of known length
     torch.onnx.export(net, (images, ), str(path), dynamo=False, opset_version=graph.opset, input_names=[INPUT],
                       output_names=[OUTPUT], dynamic_axes=None if fixed else _AXES)
@@ -98,7 +98,8 @@ def _dynamo(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
     dynamic = None if graph.size else ({axis: torch.export.Dim(name) for axis, name in _AXES[INPUT].items()}, )
     program = torch.onnx.export(net, (images, ), dynamo=True, opset_version=graph.opset, input_names=[INPUT],
                                 output_names=[OUTPUT], dynamic_shapes=dynamic, verbose=False, external_data=False)
-    program.save(str(path))
+    if program is not None:
+        program.save(str(path))
 
 
 def _transposed(g: Any, x: Any) -> Any:
@@ -129,7 +130,8 @@ def _in_half(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of values too small for half precision; the check tells what they cost
         model = float16.convert_float_to_float16(model, keep_io_types=True)
-    needed('onnxruntime.transformers.onnx_model', '--fp16 for an ONNX file').OnnxModel.graph_topological_sort(model.graph)
+    models = needed('onnxruntime.transformers.onnx_model', '--fp16 for an ONNX file')
+    models.OnnxModel.graph_topological_sort(model.graph)
     return model
 
 
@@ -176,7 +178,13 @@ class Session:
             raise ExportError(f'onnxruntime cannot load the file: {reason(error)}') from error
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Enlarge images (N, C, H, W).
+        """Enlarge images.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            (N, C_out, sH, sW).
 
         Raises:
             ExportError: onnxruntime fails on them.

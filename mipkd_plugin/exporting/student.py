@@ -70,6 +70,7 @@ def student_of(net: nn.Module, network: Mapping[str, Any], name: str) -> Student
 
     Raises:
         ExportError: The network does not run, or does not return one image.
+        MipkdError: The network returns several things, and the option file does not say which is the image.
     """
     net = net.eval().float().cpu()
     channels, failure = _channels(net, network), ''

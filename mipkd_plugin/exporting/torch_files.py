@@ -1,4 +1,4 @@
-"""Files of weights for PyTorch: safetensors, plain BasicSR, and spandrel. Each is read again, and its images compared."""
+"""Files of weights: safetensors, for plain BasicSR, and for spandrel. Each is read again, and its images compared."""
 
 from __future__ import annotations
 
