@@ -203,11 +203,13 @@ class Loaded(NamedTuple):
         net: The network, in eval mode, on the CPU.
         scale: Scale factor.
         path: The file of its weights.
+        network: As in an option file.
     """
 
     net: nn.Module
     scale: int
     path: Path
+    network: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -237,7 +239,7 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
 
         load_plugins(None, args.imports)
         found = recognize(weights)
-        return Loaded(found.build(), found.scale, weights)
+        return Loaded(found.build(), found.scale, weights, found.network)
     opt = read(args)
     from mipkd_plugin.config.outputs import output_key
     from mipkd_plugin.config.problems import Context, block
@@ -247,10 +249,11 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
     scale = Context(opt, is_train=True).scale
     if scale is None:
         raise UsageError(f'{args.opt}: scale must be a whole number, not {opt.get("scale")!r}; write scale: 2')
+    where = 'teacher.network' if section == 'teacher' else section
     key = block(opt, 'teacher').get('param_key', NEWEST) if section == 'teacher' else NEWEST
     net = load_trained(opt, weights, section, key)
-    select_output(net, output_key(opt, 'teacher.network' if section == 'teacher' else section))
-    return Loaded(net, scale, weights)
+    select_output(net, output_key(opt, where))
+    return Loaded(net, scale, weights, dict(block(opt, *where.split('.'))))
 
 
 def on_device(net: nn.Module, name: str | None) -> nn.Module:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from mipkd_plugin.exporting import ncnn_ready
 from mipkd_plugin.exporting.errors import ExportError
+from mipkd_plugin.exporting.folder import Lost, loss_on
+from mipkd_plugin.exporting.layouts import OWN
 from mipkd_plugin.exporting.merging import Merged, merge
 from mipkd_plugin.exporting.onnx_export import Check, export_onnx
 from mipkd_plugin.exporting.onnx_file import OPSET, Graph
@@ -20,6 +24,7 @@ from mipkd_plugin.exporting.torch_files import (
     export_spandrel,
     loader_text,
 )
+from mipkd_plugin.exporting.traceable import has_loop
 from mipkd_plugin.utils.files import write_atomically, write_bytes
 
 FORMATS = {
@@ -48,6 +53,7 @@ class Plan:
         opset: Version of ONNX's operators, or None for the usual one.
         merges: Whether re-parameterised layers are merged.
         force: Whether an existing file may be replaced.
+        images: Folder of high-resolution images, to measure on what the file costs, or None.
     """
 
     to: str
@@ -57,6 +63,7 @@ class Plan:
     opset: int | None = None
     merges: bool = True
     force: bool = False
+    images: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Exported:
         notes: What else there is to say.
         beside: Further files that were written.
         graph: How an ONNX file was written.
+        operators: The operators of a file for ncnn.
+        lost: What the file costs on a folder of images, if there was one.
     """
 
     path: Path
@@ -80,11 +89,18 @@ class Exported:
     notes: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
     graph: Graph | None = None
-    operators: Sequence[str] = field(default_factory=list)
+    operators: Sequence[str] = ()
+    lost: Lost | None = None
 
 
 def size_of(text: str) -> tuple[int, int]:
     """Read ``HEIGHTxWIDTH``.
+
+    Args:
+        text: From the command line.
+
+    Returns:
+        Height and width.
 
     Raises:
         ExportError: It is something else.
@@ -113,6 +129,12 @@ def check_plan(plan: Plan, weights: Path) -> None:
     if plan.half and plan.to == 'ncnn-ready-onnx':
         raise ExportError('--to ncnn-ready-onnx takes no --fp16: ncnn stores half precision by itself when it converts '
                           '(fp16=1 of pnnx, which is its default); leave out --fp16')
+    if plan.images is not None and plan.size is not None:
+        raise ExportError('--images has images of several sizes, and --static makes a file for one; leave one of them '
+                          'out')
+    if plan.images is not None and plan.to == 'ncnn-ready-onnx':
+        raise ExportError('--images is measured with the exported file, and one for ncnn runs at one size here; leave '
+                          '--images out')
     if plan.opset is not None:
         least, most = _OPSETS[plan.to]
         if not least <= plan.opset <= most:
@@ -144,40 +166,50 @@ def export(student: Student, plan: Plan) -> Exported:
 
     Raises:
         ExportError: The network cannot be written so.
+        QualityError: The folder of images cannot be measured on.
         OSError: The file cannot be written.
     """
     merged = merge(student) if plan.merges else None
-    written = student
-    if merged is not None and (plan.to in GRAPHS or merged.is_described):
-        written = merged.student
-    elif merged is not None:
+    if merged is not None and not (plan.to in GRAPHS or merged.is_described):
         merged = None  # these files hold the weights of the class as it is
+    written = student if merged is None else merged.student
     results: list[Exported] = []
-    write_atomically(plan.out, lambda part: results.append(_write(written, student, plan, part, merged)))
+
+    def write(part: Path) -> None:
+        to = _for_ncnn if plan.to == 'ncnn-ready-onnx' else _onnx if plan.to == 'onnx' else _weights
+        exported, call = to(written, student, plan, part)
+        lost = None if plan.images is None else loss_on(plan.images, student, call)
+        results.append(replace(exported, merged=merged, lost=lost))
+
+    write_atomically(plan.out, write)
+    for path in results[0].beside:
+        if not path.exists():
+            write_bytes(path, loader_text())
     return results[0]
 
 
-def _write(written: Student, original: Student, plan: Plan, part: Path, merged: Merged | None) -> Exported:
-    if plan.to == 'onnx':
-        graph = Graph(plan.opset or OPSET, plan.size, half=plan.half)
-        return Exported(plan.out, written, export_onnx(written, original, graph, part), merged, graph=graph)
-    if plan.to == 'ncnn-ready-onnx':
-        return _write_for_ncnn(written, original, plan, part, merged)
+Step = tuple[Exported, Callable[[Tensor], Tensor]]
+
+
+def _onnx(written: Student, original: Student, plan: Plan, part: Path) -> Step:
+    graph = Graph(plan.opset or OPSET, plan.size, half=plan.half)
+    check, session = export_onnx(written, original, graph, part)
+    return Exported(plan.out, written, check, graph=graph), session
+
+
+def _weights(written: Student, original: Student, plan: Plan, part: Path) -> Step:
+    beside: tuple[Path, ...] = ()
     if plan.to == 'spandrel':
         beside = _loader_beside(plan, written)
-        check, notes = export_spandrel(written, original, part, plan.half, plan.out.suffix.lower())
-        if beside and not beside[0].exists():
-            write_bytes(beside[0], loader_text())
-        return Exported(plan.out, written, check, merged, notes, beside)
-    write = export_basicsr if plan.to == 'basicsr' else export_safetensors
-    check, notes = write(written, original, part, plan.half)
-    return Exported(plan.out, written, check, merged, notes)
+        check, call, notes = export_spandrel(written, original, part, plan.half, plan.out.suffix.lower())
+    else:
+        write = export_basicsr if plan.to == 'basicsr' else export_safetensors
+        check, call, notes = write(written, original, part, plan.half)
+    return Exported(plan.out, written, check, notes=notes, beside=beside), call
 
 
 def _loader_beside(plan: Plan, student: Student) -> tuple[Path, ...]:
     """``spandrel_sr.py`` beside the export, if its network needs it."""
-    from mipkd_plugin.exporting.layouts import OWN
-
     path = plan.out.with_name(LOADER)
     if student.kind not in OWN:
         return ()
@@ -187,17 +219,21 @@ def _loader_beside(plan: Plan, student: Student) -> tuple[Path, ...]:
     return (path, )
 
 
-def _write_for_ncnn(written: Student, original: Student, plan: Plan, part: Path, merged: Merged | None) -> Exported:
+def _for_ncnn(written: Student, original: Student, plan: Plan, part: Path) -> Step:
+    if has_loop(written.net):
+        raise ExportError(f'{written.kind} cannot run in ncnn: it runs a loop over the pixels, the operator Loop, '
+                          'which ncnn lacks; take --to onnx')
     multiple = written.multiple
-    size = plan.size or tuple(-(-side // multiple) * multiple for side in ncnn_ready.SIZE)
-    if any(side % multiple for side in size):
-        good = 'x'.join(str(-(-side // multiple) * multiple) for side in size)
+    height, width = plan.size or (-(-side // multiple) * multiple for side in ncnn_ready.SIZE)
+    if height % multiple or width % multiple:
+        good = 'x'.join(str(-(-side // multiple) * multiple) for side in (height, width))
         raise ExportError(f'--static must be multiples of {multiple} for {written.kind} in ncnn, which does not pad; '
                           f'write --static {good}')
-    graph = Graph(plan.opset or ncnn_ready.OPSET, (size[0], size[1]), padding=False, simple=True)
-    check = export_onnx(written, original, graph, part)
+    graph = Graph(plan.opset or ncnn_ready.OPSET, (height, width), padding=False, simple=True)
+    check, session = export_onnx(written, original, graph, part)
     fit = ncnn_ready.examine(written, graph, part)
-    notes = [f'in ncnn {written.kind} takes ' + (
-        f'images of any size{f" whose sides are multiples of {multiple}" if multiple > 1 else ""}: nothing in the graph '
-        'depends on it' if fit.any_size else f'images of {size[0]}×{size[1]} only, the size is part of the graph')]
-    return Exported(plan.out, written, check, merged, tuple(notes), graph=graph, operators=fit.operators)
+    note = f'in ncnn {written.kind} takes images of {height}×{width} only: the size is part of the graph'
+    if fit.any_size:
+        sides = f' whose sides are multiples of {multiple}' if multiple > 1 else ''
+        note = f'in ncnn {written.kind} takes images of any size{sides}: nothing in the graph depends on it'
+    return Exported(plan.out, written, check, notes=(note, ), graph=graph, operators=fit.operators), session

@@ -51,8 +51,7 @@ class _Arguments:
 
     @property
     def mean(self) -> Tensor:
-        mean: Tensor = self.net.mean
-        return mean.detach().float().flatten()
+        return torch.as_tensor(self.net.mean).detach().float().flatten()
 
 
 def _edsr(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
@@ -76,7 +75,7 @@ def _rcan(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
     state = {_renamed(name, names): tensor for name, tensor in state.items()}
     shrink = float(student.get('res_scale', 1))
     if shrink != 1:
-        for name in [name for name in state if re.search(r'\.body\.2\.(weight|bias)$', name)]:
+        for name in [name for name in state if re.match(r'body\.\d+\.body\.\d+\.body\.2\.', name)]:
             state[name] = state[name] * shrink
         for name in [name for name in state if name.endswith('.conv_du.0.weight')]:
             state[name] = state[name] / shrink
@@ -115,13 +114,13 @@ def _swinir(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
             for part in (name, bias):
                 state[part] = torch.cat([state[part][:width] * scale * (width // heads)**0.5, state[part][width:]])
     for name in [name for name in state if name.endswith('.attn_mask')]:
-        block = student.net.get_submodule(name.removesuffix('.attn_mask'))
+        block: Any = student.net.get_submodule(name.removesuffix('.attn_mask'))
         state[name] = block.calculate_mask((2 * window, 2 * window))
     return state, ()
 
 
 def _rrdbnet(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
-    """spandrel's class always grows by 32 channels; missing ones are zeros."""
+    """Spandrel's class always grows by 32 channels; missing ones are zeros."""
     growth, fixed = int(student.get('num_grow_ch', 32)), 32
     if growth > fixed:
         raise ExportError(f'spandrel has no RRDBNet with num_grow_ch above {fixed}, and this one has {growth}; take '
@@ -144,7 +143,7 @@ def _rrdbnet(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]
 
 
 def _compact(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
-    """spandrel has this network with PReLU only: ReLU and LeakyReLU are PReLU of slope 0 and 0.1."""
+    """Spandrel has this network with PReLU only: ReLU and LeakyReLU are PReLU of slope 0 and 0.1."""
     slope = {'relu': 0.0, 'leakyrelu': 0.1}.get(student.get('act_type', 'prelu'))
     if slope is not None:
         width = state['body.0.weight'].shape[0]

@@ -133,11 +133,13 @@ def _equal(block: nn.Module, feature: Tensor, output: Tensor) -> nn.Module | Non
 
 def _from_kernel(block: nn.Module) -> Iterator[nn.Module]:
     """Forms of a block with ``rep_params()``, which returns kernel and bias."""
-    if not hasattr(block, 'rep_params'):
+    method = getattr(block, 'rep_params', None)
+    if method is None:
         return
     with torch.no_grad():
-        kernel, bias = block.rep_params()
-    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2:], padding=tuple(k // 2 for k in kernel.shape[2:]))
+        kernel, bias = method()
+    outputs, inputs, height, width = kernel.shape
+    conv = nn.Conv2d(inputs, outputs, (height, width), padding=(height // 2, width // 2))
     conv.weight, conv.bias = nn.Parameter(kernel), nn.Parameter(bias)
     yield from _activated(conv, block)
 
@@ -146,8 +148,9 @@ def _from_convolution(block: nn.Module) -> Iterator[nn.Module]:
     """Forms of a block that keeps the merged convolution as ``eval_conv``."""
     conv = getattr(block, 'eval_conv', None)
     if isinstance(conv, nn.Conv2d):
-        if hasattr(block, 'update_params'):
-            block.update_params()
+        update = getattr(block, 'update_params', None)
+        if update is not None:
+            update()
         yield from _activated(conv, block)
         yield nn.Sequential(conv, nn.LeakyReLU(0.05))  # has_relu of Conv3XC
 

@@ -56,13 +56,12 @@ def examine(student: Student, graph: Graph, path: Path) -> Fit:
     found = operators(path)
     lacking = [name for name in found if name not in OPERATORS]
     if lacking:
-        several = len(lacking) > 1
-        raise ExportError(f'{student.kind} cannot run in ncnn: {"operators that it lacks are" if several else "it lacks the operator"} '
+        raise ExportError(f'{student.kind} cannot run in ncnn, which lacks the operator{"s" if len(lacking) > 1 else ""} '
                           f'{", ".join(lacking)}; take --to onnx')
     deep = _deepest(path)
     if deep[1] > _MOST_DIMENSIONS:
-        raise ExportError(f'{student.kind} cannot run in ncnn: its {deep[0]} makes a tensor of {deep[1]} dimensions, and '
-                          f'ncnn has {_MOST_DIMENSIONS} at most, the batch among them; take --to onnx')
+        raise ExportError(f'{student.kind} cannot run in ncnn: its {deep[0]} makes a tensor of {deep[1]} dimensions, '
+                          f'and ncnn has {_MOST_DIMENSIONS} at most, the batch among them; take --to onnx')
     return Fit(found, _is_same_at_another_size(student, graph, path))
 
 

@@ -13,7 +13,7 @@ from mipkd_plugin.exporting.onnx_file import EXPORTERS, Graph, Session, write_gr
 from mipkd_plugin.exporting.student import Difference, Student, difference, noise
 
 LIMIT = 1e-4
-SIZES = ((32, 32), (45, 37), (23, 51))
+SIZES = ((24, 24), (19, 29), (33, 17))
 BATCHES = (1, 2)
 
 
@@ -40,7 +40,7 @@ def images_for(student: Student, sizes: Sequence[tuple[int, int]], batches: Sequ
             for batch in batches]
 
 
-def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -> Check:
+def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -> tuple[Check, Session]:
     """Write an ONNX file in the first way that gives the images of PyTorch at all sizes.
 
     Args:
@@ -50,7 +50,7 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
         path: The file.
 
     Returns:
-        The check.
+        The check, and the file in onnxruntime.
 
     Raises:
         ExportError: No way leads to equal images.
@@ -70,7 +70,7 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
         ('uses', 'cannot')) else f'{student.kind} cannot be exported to ONNX: {kept}{remedy}')
 
 
-def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
+def check_onnx(path: Path, student: Student, graph: Graph) -> tuple[Check, Session]:
     """Run an ONNX file and PyTorch on the same images.
 
     Args:
@@ -79,7 +79,7 @@ def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
         graph: What the file is for.
 
     Returns:
-        The check.
+        The check, and the file in onnxruntime.
 
     Raises:
         ExportError: The file cannot be run, or gives other images.
@@ -87,7 +87,8 @@ def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
     session = Session(path)
     sizes, batches = (SIZES, BATCHES) if graph.size is None else ([graph.size], (1, ))
     if not graph.padding:
-        sizes = [tuple(side // student.multiple * student.multiple for side in size) for size in sizes]
+        down = student.multiple
+        sizes = [(height // down * down, width // down * down) for height, width in sizes]
     against = f'PyTorch, with onnxruntime {session.version}'
     found = Check(against, sizes, batches, Difference(0, 0, 0))
     pairs = []
@@ -99,7 +100,7 @@ def check_onnx(path: Path, student: Student, graph: Graph) -> Check:
         pairs.append((output, right))
     found = replace(found, difference=difference(pairs))
     require_equal(found.difference, graph.half, 'the file')
-    return found
+    return found, session
 
 
 def require_equal(apart: Difference, half: bool, what: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.exporting.errors import ExportError, needed
 from mipkd_plugin.exporting.student import Student, noise
-from mipkd_plugin.exporting.traceable import AnySize, traceable, without_unshuffle
+from mipkd_plugin.exporting.traceable import AnySize, has_loop, traceable, without_unshuffle
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 from mipkd_plugin.utils.replacing import replaced
 from mipkd_plugin.version import __version__
@@ -72,22 +72,25 @@ def write_graph(student: Student, graph: Graph, path: Path, exporter: str) -> No
     whole = AnySize(net, student.multiple if graph.padding else 1, student.scale).eval()
     images = noise(student.channels, *(graph.size or _TRACED), batch=1 if graph.size else 2)
     try:
-        with traceable(net, graph.simple), torch.no_grad(), _quiet():
+        with _quiet(), traceable(net, graph.simple), torch.no_grad():
             (_trace if exporter == 'trace' else _dynamo)(whole, images, graph, path)
     except FOREIGN_ERRORS as error:
         raise ExportError(_cause(error)) from error
     model = onnx.load(path)
     if graph.half:
         model = _in_half(model)
+    if graph.size:
+        _fix_size(model, images, student.scale)
     _describe(onnx, model, student, graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
 def _trace(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
-    torch.onnx.register_custom_op_symbolic('aten::mT', _transposed, 9)
+    torch.onnx.register_custom_op_symbolic('aten::mT', _transposed, 9)  # type: ignore[attr-defined]
+    fixed = graph.size is not None and not has_loop(net)  # PyTorch would unroll a loop of known length
     torch.onnx.export(net, (images, ), str(path), dynamo=False, opset_version=graph.opset, input_names=[INPUT],
-                      output_names=[OUTPUT], dynamic_axes=None if graph.size else _AXES)
+                      output_names=[OUTPUT], dynamic_axes=None if fixed else _AXES)
 
 
 def _dynamo(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
@@ -95,7 +98,8 @@ def _dynamo(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
     dynamic = None if graph.size else ({axis: torch.export.Dim(name) for axis, name in _AXES[INPUT].items()}, )
     program = torch.onnx.export(net, (images, ), dynamo=True, opset_version=graph.opset, input_names=[INPUT],
                                 output_names=[OUTPUT], dynamic_shapes=dynamic, verbose=False, external_data=False)
-    program.save(str(path))
+    if program is not None:
+        program.save(str(path))
 
 
 def _transposed(g: Any, x: Any) -> Any:
@@ -126,8 +130,16 @@ def _in_half(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of values too small for half precision; the check tells what they cost
         model = float16.convert_float_to_float16(model, keep_io_types=True)
-    needed('onnxruntime.transformers.onnx_model', '--fp16 for an ONNX file').OnnxModel.graph_topological_sort(model.graph)
+    models = needed('onnxruntime.transformers.onnx_model', '--fp16 for an ONNX file')
+    models.OnnxModel.graph_topological_sort(model.graph)
     return model
+
+
+def _fix_size(model: Any, images: Tensor, scale: int) -> None:
+    """Write the size of the images into input and output."""
+    for value, factor in ((model.graph.input[0], 1), (model.graph.output[0], scale)):
+        for axis, side in ((0, 1), (2, images.shape[2] * factor), (3, images.shape[3] * factor)):
+            value.type.tensor_type.shape.dim[axis].dim_value = side
 
 
 def _describe(onnx: Any, model: Any, student: Student, graph: Graph) -> None:
@@ -166,7 +178,13 @@ class Session:
             raise ExportError(f'onnxruntime cannot load the file: {reason(error)}') from error
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Enlarge images (N, C, H, W).
+        """Enlarge images.
+
+        Args:
+            images: (N, C, H, W).
+
+        Returns:
+            (N, C_out, sH, sW).
 
         Raises:
             ExportError: onnxruntime fails on them.

@@ -115,7 +115,7 @@ class MSRResNet(nn.Module):
         return out
 
 
-class _Arch(Architecture[Any]):
+class _Arch(Architecture[Any]):  # type: ignore[misc]  # where spandrel is not installed
     """What EDSR and MSRResNet have in common."""
 
     def __init__(self, network: type[nn.Module], *keys: str) -> None:

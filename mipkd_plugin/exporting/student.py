@@ -15,8 +15,8 @@ from mipkd_plugin.networks.padding import needed_multiple, padded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, failure_of
 
 CHANNEL_NAMES = ('num_in_ch', 'in_chans', 'in_nc', 'in_channels', 'n_colors', 'in_ch', 'inp_channels', 'img_channel')
-_SIDES = (48, 64, 56, 60, 72)
-"""Sides of a first try; windows of 7, 8, 10, 12, 16 and others go into one of them."""
+_SIDES = (24, 28, 30, 32, 48, 64, 56, 60)
+"""Sides of a first try; windows of 7, 8, 10, 12, 16, 32 and others go into one of them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def student_of(net: nn.Module, network: Mapping[str, Any], name: str) -> Student
 
     Raises:
         ExportError: The network does not run, or does not return one image.
+        MipkdError: The network returns several things, and the option file does not say which is the image.
     """
     net = net.eval().float().cpu()
     channels, failure = _channels(net, network), ''

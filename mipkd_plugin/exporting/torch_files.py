@@ -1,10 +1,11 @@
-"""Files of weights for PyTorch: safetensors, plain BasicSR, and spandrel. Each is read again, and its images compared."""
+"""Files of weights: safetensors, for plain BasicSR, and for spandrel. Each is read again, and its images compared."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ LOADER = 'spandrel_sr.py'
 """The file that tells spandrel of networks that it lacks; it is written beside the export."""
 
 
-def export_basicsr(student: Student, original: Student, path: Path, half: bool) -> tuple[Check, tuple[str, ...]]:
+Written = tuple[Check, Callable[[Tensor], Tensor], tuple[str, ...]]
+"""The check, the file as something to call, and what else there is to say."""
+
+
+def export_basicsr(student: Student, original: Student, path: Path, half: bool) -> Written:
     """Write ``{params: …}``, as BasicSR's ``pretrain_network_g`` wants it.
 
     Args:
@@ -35,15 +40,15 @@ def export_basicsr(student: Student, original: Student, path: Path, half: bool) 
         half: Whether to write half precision.
 
     Returns:
-        The check, and what else there is to say.
+        The check, the file as something to call, and what else there is to say.
     """
     torch.save({'params': _stored(student.net.state_dict(), half)}, path)
     notes = () if _is_basicsrs(student) else (
         f'plain BasicSR has no {student.kind}: this file is for a BasicSR that knows it', )
-    return _reloaded(student, original, lambda: read_tensors(path)['params'], half, 'BasicSR, strictly'), notes
+    return *_reloaded(student, original, lambda: read_tensors(path)['params'], half, 'BasicSR, strictly'), notes
 
 
-def export_safetensors(student: Student, original: Student, path: Path, half: bool) -> tuple[Check, tuple[str, ...]]:
+def export_safetensors(student: Student, original: Student, path: Path, half: bool) -> Written:
     """Write safetensors with the network in the file's metadata.
 
     Args:
@@ -53,15 +58,14 @@ def export_safetensors(student: Student, original: Student, path: Path, half: bo
         half: Whether to write half precision.
 
     Returns:
-        The check, and what else there is to say.
+        The check, the file as something to call, and what else there is to say.
     """
     files = needed('safetensors.torch', 'a file of safetensors')
     _save_safetensors(_stored(student.net.state_dict(), half), path, student, half)
-    return _reloaded(student, original, lambda: files.load(path.read_bytes()), half, 'safetensors, strictly'), ()
+    return *_reloaded(student, original, lambda: files.load(path.read_bytes()), half, 'safetensors, strictly'), ()
 
 
-def export_spandrel(student: Student, original: Student, path: Path, half: bool,
-                    suffix: str) -> tuple[Check, tuple[str, ...]]:
+def export_spandrel(student: Student, original: Student, path: Path, half: bool, suffix: str) -> Written:
     """Write the weights in the layout that spandrel knows.
 
     Args:
@@ -72,7 +76,7 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
         suffix: Ending that the file will have: ``.safetensors`` or ``.pth``.
 
     Returns:
-        The check, and what else there is to say.
+        The check, the file as something to call, and what else there is to say.
 
     Raises:
         ExportError: spandrel cannot load it with equal output.
@@ -91,7 +95,8 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
         importlib.import_module('mipkd_plugin.exporting.spandrel_sr').register(registry)
     try:
         loaded = spandrel.ModelLoader(registry=registry).load_from_state_dict(content)
-        outputs = [(loaded(images.clone()), original(images)) for images in images_for(original, SIZES, BATCHES)]
+        net = replace(original, net=loaded.model.eval())
+        outputs = [(net(images), original(images)) for images in images_for(original, SIZES, BATCHES)]
     except spandrel.UnsupportedModelError as error:
         raise ExportError(f'spandrel does not know {student.kind}; take --to onnx or --to safetensors') from error
     except FOREIGN_ERRORS as error:
@@ -107,7 +112,11 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
                           f'{check.difference.largest:.1e}; an option of the network is fixed there. Take --to onnx or '
                           '--to safetensors')
     require_equal(check.difference, half, 'spandrel')
-    return check, notes
+    pads = loaded.size_requirements.multiple_of
+    if pads != student.multiple and pads > 1:
+        notes += (f"spandrel's own call pads images to multiples of {pads}: at other sizes its images differ from "
+                  'those of the network alone, mostly near the border', )
+    return check, net, notes
 
 
 def loader_text() -> bytes:
@@ -116,14 +125,16 @@ def loader_text() -> bytes:
 
 
 def _reloaded(student: Student, original: Student, load: Callable[[], Mapping[str, Tensor]], half: bool,
-              by: str) -> Check:
+              by: str) -> tuple[Check, Callable[[Tensor], Tensor]]:
     net = build(student.network)
     net.load_state_dict(load())
-    again = Student(net.eval(), student.network, student.name, student.scale, student.channels, student.multiple)
+    for hook in student.net._forward_hooks.values():  # it may choose the image among several outputs
+        net.register_forward_hook(hook)
+    again = replace(student, net=net.eval())
     check = Check(f'PyTorch, loaded by {by}', SIZES, BATCHES, difference(
         (again(images), original(images)) for images in images_for(original, SIZES, BATCHES)))
     require_equal(check.difference, half, 'the file')
-    return check
+    return check, again
 
 
 def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
@@ -143,7 +154,8 @@ def _save_safetensors(state: Mapping[str, Tensor], path: Path, student: Student,
 
 
 def _is_basicsrs(student: Student) -> bool:
-    """Whether the network is one of BasicSR itself."""
-    file = getattr(importlib.import_module(type(student.net).__module__), '__file__', None)
-    root = installed_basicsr()
-    return file is not None and root is not None and Path(file).is_relative_to(root)
+    """Whether the network is one of BasicSR itself, not of a repository's copy."""
+    module = importlib.import_module(type(student.net).__module__)
+    root = installed_basicsr()  # None where the imported one is the installed one
+    return module.__name__.startswith('basicsr.') and (
+        root is None or Path(str(module.__file__)).is_relative_to(root))

@@ -116,12 +116,20 @@ def unshuffled_by_convolution(x: Tensor, scale: int) -> Tensor:
 def pooled(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
     """Adaptive max pooling to a size that divides the map's: windows of one size, as SAFMN (arXiv 2302.13800) uses.
 
+    Args:
+        x: (N, C, H, W).
+        output_size: Height and width of the result.
+        return_indices: As PyTorch's.
+
+    Returns:
+        (N, C, H', W').
+
     Raises:
         ValueError: The size does not divide the map's, or indices are wanted.
     """
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if return_indices or any(int(side) % int(size) for side, size in zip(x.shape[2:], sizes)):
-        raise ValueError('ONNX has no operator adaptive max pooling, to ONNX')
+        raise ValueError('the operator adaptive_max_pool2d, to ONNX: sizes that do not divide')
     kernel = [int(side) // int(size) for side, size in zip(x.shape[2:], sizes)]
     return F.max_pool2d(x, kernel, kernel)
 
@@ -145,6 +153,11 @@ def without_unshuffle(net: nn.Module) -> nn.Module:
             parent, _, name = path.rpartition('.')
             setattr(net.get_submodule(parent), name, _UnshuffleConvolution(module.downscale_factor))
     return net
+
+
+def has_loop(net: nn.Module) -> bool:
+    """Whether a network runs a loop over its pixels, which stays a loop in the graph."""
+    return any(hasattr(sys.modules[type(part).__module__], 'selective_scan') for part in net.modules())
 
 
 @contextmanager
