@@ -70,7 +70,7 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = 'no
     Returns:
         All problems, and the networks and losses that could be built.
     """
-    opt = with_teacher(opt, root)
+    opt = with_teacher(opt, root, always=False)
     ctx = Context(opt, is_train, launcher, auto_resume, root or Path.cwd(), files)
     ctx.problems += opt.problems if isinstance(opt, Options) else []
     with _logger_left_alone():

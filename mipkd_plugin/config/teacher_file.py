@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils.registry import MODEL_REGISTRY
+
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.recognition.errors import RecognitionError
 from mipkd_plugin.recognition.recognize import SEARCH, recognize
 from mipkd_plugin.recognition.recognized import Recognized
@@ -42,7 +45,7 @@ def recognized(path: Path, param_key: str | None = SEARCH) -> Recognized:
     return _read[key]
 
 
-def fill_teacher(opt: dict[str, Any], root: Path | None = None) -> None:
+def fill_teacher(opt: dict[str, Any], root: Path | None = None, always: bool = False) -> None:
     """Write ``teacher.network`` and ``teacher.param_key`` into options that lack a network.
 
     Where the file cannot be recognized, the options stay as they are, and the check says why.
@@ -50,9 +53,11 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None) -> None:
     Args:
         opt: The options.
         root: Folder that relative paths start from; default: the working directory.
+        always: Whether to do so for any ``model_type``; if not, only for those that distill: models of others may
+            have a block ``teacher`` of their own.
     """
     teacher = opt.get('teacher')
-    if not isinstance(teacher, Mapping) or not _lacks_network(teacher):
+    if not isinstance(teacher, Mapping) or not _lacks_network(teacher) or not (always or _distills(opt)):
         return
     try:
         found = _of(teacher, root)
@@ -67,12 +72,13 @@ def forget_weights() -> None:
     _read.clear()
 
 
-def with_teacher(opt: Mapping[str, Any], root: Path | None = None) -> Mapping[str, Any]:
+def with_teacher(opt: Mapping[str, Any], root: Path | None = None, always: bool = True) -> Mapping[str, Any]:
     """The options with a recognized teacher written out.
 
     Args:
         opt: The options; they are left as they are.
         root: Folder that relative paths start from; default: the working directory.
+        always: See :func:`fill_teacher`.
 
     Returns:
         The same options, or a copy with ``teacher.network``.
@@ -80,7 +86,7 @@ def with_teacher(opt: Mapping[str, Any], root: Path | None = None) -> Mapping[st
     if not _lacks_network(block(opt, 'teacher')):
         return opt
     own = copy.copy(opt) if isinstance(opt, dict) else dict(opt)
-    fill_teacher(own, root)
+    fill_teacher(own, root, always)
     return own
 
 
@@ -141,6 +147,13 @@ def _add_problem(ctx: Context, teacher: Mapping[str, Any], error: RecognitionErr
             ctx.add('teacher.param_key', f'{error.path} {error.what}', fix={'teacher.param_key': other.param_key})
             return
     ctx.add('teacher.weights', f'{error.path} {error.what}', error.remedy)
+
+
+def _distills(opt: Mapping[str, Any]) -> bool:
+    import basicsr.models  # noqa: F401  (registers BasicSR's models)
+
+    model = lookup(MODEL_REGISTRY, opt.get('model_type'))
+    return any(base.__name__ == 'DistillMixin' for base in getattr(model, '__mro__', ()))
 
 
 def _lacks_network(teacher: Mapping[str, Any]) -> bool:

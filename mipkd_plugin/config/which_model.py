@@ -69,8 +69,8 @@ def _asks(ctx: Context) -> bool:
     """Whether the options ask for distillation as this package does it."""
     losses = [lookup(LOSS_REGISTRY, options.get('type')) for _, options in distillation_entries(ctx.opt)
               if MAPPING.fits(options)]
-    return bool(any(isinstance(loss, type) and issubclass(loss, DistillationLoss) for loss in losses)
-            or {'network', 'weights'} & set(ctx.section('teacher')) and _has(ctx, 'train.distill_opt'))
+    return (any(isinstance(loss, type) and issubclass(loss, DistillationLoss) for loss in losses)
+            or 'network' in ctx.section('teacher') and _has(ctx, 'train.distill_opt'))
 
 
 def _reads_them(model: type) -> bool:

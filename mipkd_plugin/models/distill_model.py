@@ -61,7 +61,7 @@ class DistillMixin(StudentMixin):
         if isinstance(self.net_g, DataParallel):
             raise config.OptionError([config.launcher_problem(self.opt)])
         student = self.get_bare_model(self.net_g)
-        config.fill_teacher(self.opt)
+        config.fill_teacher(self.opt, always=True)
         distillation = config.build_distillation(self.opt, student)
         config.forget_weights()
         self.schedule = config.read_schedule(self.opt)

@@ -39,7 +39,8 @@ def read(path: Path) -> Any:
         RecognitionError: It cannot be read; the message says what it is.
     """
     if not os.path.isfile(path):
-        raise RecognitionError(path, 'is a folder' if os.path.isdir(path) else 'does not exist', 'name a weights file')
+        what = 'is a folder' if os.path.isdir(path) else 'is not a file' if os.path.exists(path) else 'does not exist'
+        raise RecognitionError(path, what, 'name a weights file')
     try:
         return read_weights(path)
     except WeightFileError as error:
@@ -133,8 +134,8 @@ def cleaned(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if bad:
         raise RecognitionError(path, f'has tensors that cannot be weights: {some(bad)}',
                                'give a file with plain float tensors')
-    return {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in state.items()
-            if name not in _COUNTERS}
+    own = {name: tensor.detach() for name, tensor in state.items() if name not in _COUNTERS}
+    return {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in own.items()}
 
 
 def variants(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

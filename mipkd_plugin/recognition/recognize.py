@@ -87,10 +87,12 @@ def _by_rules(state: Mapping[str, Tensor], missed: list[tuple[str, str]]) -> tup
             continue
         try:
             found = family.read(layout)
-            net = build({**found.network, **(found.choices[0] if found.choices else {})})
-        except UnfitError as error:
-            missed.append((f'looks like {family.name}, but {error}', OWN))
+        except (UnfitError, *FOREIGN_ERRORS) as error:  # a number too few in a shape, a division by none
+            what = str(error) if isinstance(error, UnfitError) else 'its shapes do not belong together'
+            missed.append((f'looks like {family.name}, but {what}', OWN))
             continue
+        try:
+            net = build({**found.network, **(found.choices[0] if found.choices else {})})
         except FOREIGN_ERRORS as error:
             missed.append((f'looks like {family.name}, but that cannot be built: {reason(error)}', OWN))
             continue

@@ -15,6 +15,7 @@ from mipkd_plugin.recognition.recognized import build, network_class
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 _PURPOSES = {'SR', 'Restoration'}
+_NOTE = 'arguments that a weights file does not show are those that spandrel assumes'
 
 
 def is_installed() -> bool:
@@ -53,7 +54,7 @@ def read(state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
         net.load_state_dict(own)
     except FOREIGN_ERRORS as error:
         raise UnfitError(f'spandrel knows it as {name}, but it cannot be built again: {reason(error)}') from error
-    return Found(network, descriptor.scale, own, f'spandrel ({name})'), net
+    return Found(network, descriptor.scale, own, f'spandrel ({name})', notes=(_NOTE, )), net
 
 
 def _registered_name(model: nn.Module, name: str) -> str:

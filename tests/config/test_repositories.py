@@ -71,6 +71,8 @@ def _forget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     before = dict(ARCH_REGISTRY._obj_map)
     modules = supply._modules
     modules.cache_clear()
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'spandrel']:
+        monkeypatch.delitem(sys.modules, name)  # of an earlier test
     yield
     for name, module in list(sys.modules.items()):
         known = getattr(module, '__dict__', {})

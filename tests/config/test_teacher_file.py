@@ -171,3 +171,12 @@ def test_another_network_than_the_written_one(train_options: Make) -> None:
     assert 'does not fit EDSR' in found[0]
     assert "without network it is recognized: {'type': 'EDSR'" in found[0]
     assert problems(alone(opt)) == []
+
+
+def test_a_teacher_of_a_model_of_others_is_left_alone(train_options: Make) -> None:
+    opt = alone(train_options(model_type='SRModel'))
+    before = copy.deepcopy(opt)
+    config.fill_teacher(opt)
+    assert opt == before
+    config.fill_teacher(opt, always=True)
+    assert opt['teacher']['network']['type'] == 'EDSR'

@@ -75,3 +75,22 @@ def test_what_does_not_fit(train_options: Make, tmp_path: Path) -> None:
     refused(opt, path, 'network_g.num_feet', 'num_feat')
     del opt['network_g']
     refused(opt, path, 'network_g.type: does not name a network')
+
+
+def test_safetensors_and_a_teacher_with_official_names(train_options: Make, tmp_path: Path) -> None:
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    opt = train_options()
+    save_file(state_of(opt['network_g'], 2.0), tmp_path / 'net.safetensors')
+    net = load_trained(opt, tmp_path / 'net.safetensors')
+    assert all(bool((tensor == 2).all()) for tensor in net.state_dict().values())
+    names = {'conv_first': 'head.0', 'conv_after_body': 'body.5', 'conv_last': 'tail.1', 'upsample.0': 'tail.0.0'}
+    state = {}
+    for name, tensor in torch.load(opt['teacher']['weights'])['params'].items():
+        module, _, kind = name.rpartition('.')
+        module = names.get(module, module.replace('conv1', 'body.0').replace('conv2', 'body.2'))
+        state[f'{module}.{kind}'] = tensor
+    torch.save(state, tmp_path / 'official.pt')
+    one, other = (load_trained(opt, path, section='teacher') for path in (tmp_path / 'official.pt',
+                                                                          opt['teacher']['weights']))
+    images = torch.rand(1, 3, 8, 8)
+    assert torch.equal(one(images), other(images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,11 @@ CASES: list[tuple[str, Callable[[Path], object], str]] = [
     ('more.pth', saved(lambda: state(extra=torch.zeros(1))), 'looks like EDSR, but it also has extra'),
     ('int8.pth', saved(lambda: state(**{'conv_last.bias': torch.zeros(3, dtype=torch.int8)})),
      'looks like EDSR, but its tensors cannot be used: conv_last.bias is int8'),
+    ('scalar.pth', saved(lambda: state(**{'upsample.0.weight': torch.zeros(0, 0, 3, 3)})),
+     'looks like EDSR, but channels of upsample.0, 0, is no multiple of 0'),
+    ('shapes.pth', saved(lambda: {name: torch.zeros(()) if 'table' in name else tensor
+                                  for name, tensor in make_pair('SwinIR')[0].state_dict().items()}),
+     'looks like SwinIR, but its shapes do not belong together'),
     ('nan.pth', saved(lambda: state(**{'conv_last.bias': torch.full((3, ), torch.nan)})),
      'holds weights that are not finite: 1 of 20 tensors have NaN or infinity, the first is conv_last.bias'),
     ('inf.pth', saved(lambda: state(**{'conv_last.bias': torch.full((3, ), torch.inf)})), 'are not finite'),
@@ -118,6 +124,9 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
         recognize(tmp_path / 'nope.pth')
     with pytest.raises(RecognitionError, match='is a folder'):
         recognize(tmp_path)
+    os.mkfifo(tmp_path / 'pipe.pth')
+    with pytest.raises(RecognitionError, match='is not a file'):
+        recognize(tmp_path / 'pipe.pth')
 
 
 def test_a_good_file_is_no_case_of_these(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Files with the names of official releases: the right network, and the output of the official network."""
+"""Files with the names of official releases: the right network, and the output of the official network.
+
+SwinIR has one layout, in BasicSR and in https://github.com/JingyunLiang/SwinIR (6545850): no difference was found.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch import nn
 from mipkd_plugin.recognition import RecognitionError, recognize
 from mipkd_plugin.recognition.families.edsr import FAMILIES
 from mipkd_plugin.recognition.layout import Layout
+from mipkd_plugin.recognition.recognized import build
 
 DIV2K = [0.4488, 0.4371, 0.404]
 
@@ -79,3 +83,39 @@ def test_yaml_builds_the_same_network(tmp_path: Path) -> None:
     block = yaml.safe_load(found.as_yaml())
     assert block == {'teacher': {'network': found.network, 'weights': str(tmp_path / 'official.pt'),
                                  'param_key': None}}
+
+
+CLASSICAL = {'type': 'SwinIR', 'upscale': 3, 'in_chans': 3, 'img_size': 48, 'window_size': 8, 'img_range': 1.0,
+             'depths': [2, 2], 'embed_dim': 36, 'num_heads': [6, 6], 'mlp_ratio': 2, 'upsampler': 'pixelshuffle',
+             'resi_connection': '1conv'}
+
+
+@pytest.mark.parametrize(('network', 'key'), [
+    (CLASSICAL, 'params'),
+    ({**CLASSICAL, 'upscale': 2, 'img_size': 64, 'embed_dim': 24, 'upsampler': 'pixelshuffledirect'}, 'params'),
+    ({**CLASSICAL, 'upscale': 4, 'img_size': 64, 'upsampler': 'nearest+conv'}, 'params_ema'),
+    ({**CLASSICAL, 'upscale': 4, 'img_size': 64, 'upsampler': 'nearest+conv', 'resi_connection': '3conv'},
+     'params_ema'),
+    ({**CLASSICAL, 'upscale': 1, 'in_chans': 1, 'img_size': 128, 'upsampler': ''}, 'params'),
+    ({**CLASSICAL, 'upscale': 1, 'img_size': 126, 'window_size': 7, 'img_range': 255.0, 'upsampler': ''}, 'params'),
+], ids=['classical', 'light', 'real', 'real, large', 'gray noise', 'JPEG'])
+def test_swinir(network: dict[str, Any], key: str, tmp_path: Path) -> None:
+    net = build(network)
+    state = {name: tensor.half() if key == 'params_ema' and tensor.is_floating_point() else tensor
+             for name, tensor in net.state_dict().items()}
+    torch.save({key: state}, tmp_path / 'net.pth')
+    found = recognize(tmp_path / 'net.pth')
+    assert found.network == network
+    assert (found.param_key, found.scale) == (key, network['upscale'])
+    net.load_state_dict(state)
+    images = torch.rand(1, network['in_chans'], 2 * network['window_size'], network['window_size'])
+    with torch.no_grad():
+        assert torch.equal(found.build()(images), net(images))
+
+
+def test_real_swinir_for_x2_is_refused(tmp_path: Path) -> None:
+    net = build({**CLASSICAL, 'upscale': 4, 'upsampler': 'nearest+conv'})
+    torch.save({name: tensor for name, tensor in net.state_dict().items() if 'conv_up2' not in name},
+               tmp_path / 'net.pth')
+    with pytest.raises(RecognitionError, match='it enlarges x2 with nearest.conv, and that of BasicSR does so x4 only'):
+        recognize(tmp_path / 'net.pth')

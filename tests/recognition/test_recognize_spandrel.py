@@ -55,6 +55,7 @@ def test_networks_of_spandrel(make: Any, expected: dict[str, Any], tmp_path: Pat
     found = recognize(tmp_path / 'net.pth')
     assert {key: found.network[key] for key in expected} == expected
     assert (found.scale, found.param_key, found.source) == (2, 'params_ema', f'spandrel ({expected["type"]})')
+    assert found.notes == ('arguments that a weights file does not show are those that spandrel assumes', )
     images = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(found.build()(images), net(images), atol=1e-6, rtol=0)

@@ -120,6 +120,8 @@ KEYS = [
         'network_t': dict(TEACHERS['EDSR']), 'teacher': REMOVE, 'path.pretrain_network_t': 'teacher.pth'}),
     Mistake('weights of the teacher among the paths', 'path.param_key_t', {
         'path.param_key_t': 'params', 'teacher.param_key': REMOVE}),
+    Mistake('wrong key of a teacher without a network', 'teacher.param_key', {
+        'teacher.network': REMOVE, 'teacher.param_key': 'params_ema'}),
     Mistake('teacher for a model that does not distill', 'teacher', {'model_type': 'SRModel',
                                                                    'train.distill_opt': REMOVE}),
     Mistake('block distill for a model that does not distill', 'train.distill', {
