@@ -6,18 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from mipkd_plugin.recipes.students_choice import Choice, compared, table
-from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
+from mipkd_plugin.recipes.students_families import FAMILIES, LIGHT, PARTS, Family, Size
 from mipkd_plugin.recipes.students_notation import Wanted, read
 from mipkd_plugin.recipes.students_search import OutOfReachError, Search
 from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, image_word, measured
 from mipkd_plugin.utils.errors import UsageError
 
-__all__ = ['Choice', 'choose', 'students', 'table']
-
-PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""A list of students has one for each of these parts of the teacher's work."""
-LIGHT = ('SRVGGNetCompact', 'SPAN', 'EDSR', 'SwinIR')
-"""Architectures to offer where the teacher's own has no rule."""
+__all__ = ['PARTS', 'Choice', 'choose', 'students', 'table']
 
 
 def choose(text: str, teacher: Teacher) -> Choice:

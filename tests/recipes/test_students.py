@@ -17,8 +17,8 @@ from mipkd_plugin.losses.binding import bind
 from mipkd_plugin.losses.trial_step import trial_problem
 from mipkd_plugin.recipes import students_work
 from mipkd_plugin.recipes.students import PARTS, choose, students, table
-from mipkd_plugin.recipes.students_families import FAMILIES
-from mipkd_plugin.recipes.students_search import NEAR, Search
+from mipkd_plugin.recipes.students_families import FAMILIES, NEAR
+from mipkd_plugin.recipes.students_search import Search
 from mipkd_plugin.recipes.students_work import build, channels_of, measured
 from mipkd_plugin.utils.errors import MipkdError
 from basicsr.archs import build_network
@@ -175,9 +175,15 @@ def test_list() -> None:
     assert rows[0].split() == ['--student', 'parameters', 'GMACs', 'of', 'teacher', 'ms', 'faster']
     assert rows[1].startswith('teacher  EDSR:64x16')
     assert len({len(row) for row in rows}) == 1
-    assert 'multiply-accumulates' in lines[-2]
-    assert 'LR image of 16×16, this machine (CPU, ' in lines[-1]
+    assert 'multiply-accumulates' in lines[len(rows)]
+    assert 'LR image of 16×16, this machine (CPU, ' in lines[len(rows) + 1]
     assert table([]) == []
+
+
+def test_a_list_says_what_it_lacks() -> None:
+    last = table(students(teacher('SwinIR', upsampler='pixelshuffle')))[-1]
+    assert last.startswith('SwinIR has no size near ')
+    assert last.endswith('1/32; SRVGGNetCompact may have: --student SRVGGNetCompact:1/32')
 
 
 def test_the_lines_of_a_choice() -> None:
