@@ -23,7 +23,8 @@ class Search:
     The rule: width and depth each bring half of the saving, so a student of a quarter has 0.7 of the width (work goes
     with its square) and half of the blocks; in transformers depth brings two thirds. That is wider and shallower than
     the teacher's shape on a smaller scale, since wide layers do more work in the same time, and since a shallow
-    student was the better one at equal work (docs/students.md). 8 % off in work counts as much as a ratio of width to depth that is off by half.
+    student was the better one at equal work (docs/students.md). 8 % off in work counts as much as a ratio of width to
+    depth that is off by half.
 
     Args:
         family: The architecture.
@@ -64,10 +65,10 @@ class Search:
         """
         works = self.works()
         shape = self._rule(work / self._whole) if shape is None else shape
-        best = min(works, key=lambda size: self._penalty(size, works[size] / work, shape))
-        if not 1 / NEAR < works[best] / work < NEAR:
+        near = [size for size, its in works.items() if 1 / NEAR < its / work < NEAR]
+        if not near:
             raise OutOfReachError(self.family, min(works.values()), max(works.values()))
-        return best
+        return min(near, key=lambda size: self._penalty(size, works[size] / work, shape))
 
     def around(self, size: Size, work: float, most: float) -> list[Size]:
         """Sizes around one: larger and smaller by half, and of the same work but wider and deeper.
