@@ -104,12 +104,14 @@ class Family:
 
     def problem(self, size: Size, base: Mapping[str, Any]) -> str:
         """Why the architecture does not come in this size, and which sizes are close; '' if it does."""
-        step = self._step(base)
-        if size[0] % step == 0:
-            return ''
+        step, misfit = self._step(base), self.misfit(size[0], base)
         near = sorted({max(step, size[0] // step * step), (size[0] // step + 1) * step})
-        return f'the width {size[0]} is not a multiple of {step}{self._why(base)}: write ' + ' or '.join(
-            self.text((width, *size[1:])) for width in near)
+        return misfit and f'{misfit}: write ' + ' or '.join(self.text((width, *size[1:])) for width in near)
+
+    def misfit(self, width: int, base: Mapping[str, Any]) -> str:
+        """Why the architecture does not come in this width; '' if it does."""
+        step = self._step(base)
+        return f'the width {width} is not a multiple of {step}{self._why(base)}' if width % step else ''
 
     def widths(self, base: Mapping[str, Any], most: int) -> list[int]:
         """Widths to choose from, up to the widest."""
@@ -211,7 +213,8 @@ class _Windowed(Family):
         return 1.
 
     def _heads(self, base: Mapping[str, Any]) -> int:
-        heads: int = max(base.get('num_heads') or [self.heads])
+        given = base.get('num_heads')
+        heads: int = max(given) if isinstance(given, (list, tuple)) and given else self.heads
         return heads
 
     def _step(self, base: Mapping[str, Any]) -> int:
