@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mipkd_plugin.config.problems import OptionError
 from mipkd_plugin.recipes.students_choice import Choice, compared, table
-from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
+from mipkd_plugin.recipes.students_families import FAMILIES, LIGHT, PARTS, Family, Size
 from mipkd_plugin.recipes.students_notation import Wanted, read
 from mipkd_plugin.recipes.students_search import OutOfReachError, Search
 from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, image_word, measured
 from mipkd_plugin.utils.errors import UsageError
 
-__all__ = ['Choice', 'choose', 'students', 'table']
-
-PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""A list of students has one for each of these parts of the teacher's work."""
-LIGHT = ('SRVGGNetCompact', 'SPAN', 'EDSR', 'SwinIR')
-"""Architectures to offer where the teacher's own has no rule."""
+__all__ = ['PARTS', 'Choice', 'choose', 'students', 'table']
 
 
 def choose(text: str, teacher: Teacher) -> Choice:
@@ -118,6 +114,9 @@ def _nearest(search: Search, own: Measured, fraction: float, text: str) -> Size:
 def _sized(search: Search, size: Size, text: str) -> Measured:
     try:
         return measured(search.family.network(size, search.base), search.scale, search.channels)
+    except OptionError as error:
+        problem = error.problems[0]
+        raise UsageError(f'--student {text}: {problem.what}; {problem.remedy}') from error
     except UsageError as error:
         raise UsageError(f'--student {text}: {error}') from error
 
@@ -127,6 +126,11 @@ def _from_file(wanted: Wanted, scale: int, channels: int) -> Measured:
     if wanted.scale is not None and wanted.scale != scale:
         raise UsageError(f'--student {wanted.text}: scale is {wanted.scale}, and the teacher enlarges by {scale}; '
                          'choose a student of that scale')
+    family = FAMILIES.get(network['type'])
+    width = network.get(family.keys[0]) if family is not None else None
+    misfit = family.misfit(width, network) if family is not None and isinstance(width, int) else ''
+    if misfit:
+        raise UsageError(f'--student {wanted.text}: network_g: {misfit}')
     try:
         return measured(network, scale, channels)
     except UsageError as error:

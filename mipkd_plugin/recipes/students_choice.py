@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipkd_plugin.inference.cost import CONVENTION
-from mipkd_plugin.recipes.students_families import FAMILIES
+from mipkd_plugin.recipes.students_families import FAMILIES, LIGHT, NEAR, PARTS
 from mipkd_plugin.recipes.students_work import Measured, times
 
 
@@ -52,7 +52,7 @@ def table(choices: Sequence[Choice]) -> list[str]:
     """Lines of ``--list``: the teacher, its students, and what the numbers mean."""
     teacher = choices[0].teacher if choices else None
     rows = [('teacher', teacher)] if teacher is not None else []
-    return _table([*rows, *(('', choice) for choice in choices)])
+    return [*_table([*rows, *(('', choice) for choice in choices)]), *_left_out(choices)]
 
 
 def compared(own: Measured, nets: Sequence[Measured], scale: int, imports: tuple[str, ...] = ()) -> list[Choice]:
@@ -94,7 +94,18 @@ def _table(rows: Sequence[tuple[str, Choice]]) -> list[str]:
     lines = ['  '.join(cell.ljust(size) if column < 2 else cell.rjust(size)
                        for column, (cell, size) in enumerate(zip(row, width))).rstrip() for row in (head, *body)]
     return [*lines, f'GMACs: for an output of 1280×720. {CONVENTION}.',
-            f'ms: for {rows[0][1].measured_on}, median of 3.']
+            f'ms: for {rows[0][1].measured_on}.']
+
+
+def _left_out(choices: Sequence[Choice]) -> list[str]:
+    """Which parts of the teacher no student has, and what to type for them."""
+    parts = [f'1/{part}' for part in PARTS
+             if not any(1 / NEAR < choice.fraction * part < NEAR for choice in choices)]
+    if not choices or not parts:
+        return []
+    name = choices[0].network['type']
+    other = next(light for light in LIGHT if light != name)
+    return [f'{name} has no size near {", ".join(parts)}; {other} may have: --student {other}:{parts[-1]}']
 
 
 def _share(fraction: float) -> str:

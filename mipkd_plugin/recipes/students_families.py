@@ -25,6 +25,12 @@ CHANNELS = ('num_in_ch', 'in_chans', 'in_ch', 'in_nc', 'in_channels', 'n_colors'
 _COLOR = ('img_range', 'rgb_mean')
 Size = tuple[int, ...]
 _LANES = 16
+NEAR = 1.3
+"""A student has the work asked for up to this factor; what is farther off is not offered."""
+PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""A list of students has one for each of these parts of the teacher's work."""
+LIGHT = ('SRVGGNetCompact', 'SPAN', 'EDSR', 'SwinIR')
+"""Architectures to offer where another one has no student."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Family:
         color_only: Whether it takes color images only, whatever its arguments say.
         step: What a width is a multiple of.
         grows: Whether the last number is a second width, which follows the first unless it is given.
+        by_depth: Share of the saving (of its logarithm) that fewer blocks bring; the width brings the rest.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Family:
     color_only: bool = False
     step: int = 1
     grows: bool = False
+    by_depth: float = 1 / 2
 
     @property
     def notation(self) -> str:
@@ -96,12 +104,14 @@ class Family:
 
     def problem(self, size: Size, base: Mapping[str, Any]) -> str:
         """Why the architecture does not come in this size, and which sizes are close; '' if it does."""
-        step = self._step(base)
-        if size[0] % step == 0:
-            return ''
+        step, misfit = self._step(base), self.misfit(size[0], base)
         near = sorted({max(step, size[0] // step * step), (size[0] // step + 1) * step})
-        return f'the width {size[0]} is not a multiple of {step}{self._why(base)}: write ' + ' or '.join(
-            self.text((width, *size[1:])) for width in near)
+        return misfit and f'{misfit}: write ' + ' or '.join(self.text((width, *size[1:])) for width in near)
+
+    def misfit(self, width: int, base: Mapping[str, Any]) -> str:
+        """Why the architecture does not come in this width; '' if it does."""
+        step = self._step(base)
+        return f'the width {width} is not a multiple of {step}{self._why(base)}' if width % step else ''
 
     def widths(self, base: Mapping[str, Any], most: int) -> list[int]:
         """Widths to choose from, up to the widest."""
@@ -110,7 +120,8 @@ class Family:
 
     def waste(self, size: Size) -> float:
         """How much longer kernels run than the width asks for: those of convolutions work on 16 channels at once."""
-        return math.ceil(size[0] / _LANES) * _LANES / size[0] if len(size) > 1 else 1.
+        waste = math.ceil(size[0] / _LANES) * _LANES / size[0] if len(size) > 1 else 1.
+        return max(waste, _LANES / size[-1]) if self.grows else waste
 
     def depths(self, most: Size) -> list[tuple[int, ...]]:
         """What may stand behind the width: not fewer than two blocks, so that a feature can be tapped between them."""
@@ -169,9 +180,13 @@ class _Squeezed(Family):
 
 @dataclass(frozen=True)
 class _Windowed(Family):
-    """A transformer: lists with the blocks and heads of each layer."""
+    """A transformer: lists with the blocks and heads of each layer.
+
+    Its time goes with its width, not with the square of it as its work does; so depth brings more of the saving.
+    """
 
     heads: int = 6
+    by_depth: float = 2 / 3
 
     @property
     def _pair(self) -> int:
@@ -198,7 +213,8 @@ class _Windowed(Family):
         return 1.
 
     def _heads(self, base: Mapping[str, Any]) -> int:
-        heads: int = max(base.get('num_heads') or [self.heads])
+        given = base.get('num_heads')
+        heads: int = max(given) if isinstance(given, (list, tuple)) and given else self.heads
         return heads
 
     def _step(self, base: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mipkd_plugin.config.plugins import absolute_imports, load_plugins
+from mipkd_plugin.config.problems import OptionError
 from mipkd_plugin.config.suggestions import nearest
 from mipkd_plugin.config.yaml_io import read_options
 from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
@@ -121,7 +122,12 @@ def _is_file(text: str) -> bool:
 def _of_file(typed: str, text: str) -> Wanted:
     if not _is_file(typed):
         raise UsageError(f'--student {text}: there is no such file; {EXAMPLES}')
-    opt = read_options(typed)
+    try:
+        opt = read_options(typed)
+    except OptionError as error:
+        if all(problem.where != '-opt' for problem in error.problems):
+            raise
+        raise UsageError(f'--student {text}: is no option file: {error.problems[0].what}; {EXAMPLES}') from error
     load_plugins(opt)
     network = opt.get('network_g')
     if not isinstance(network, dict) or not isinstance(network.get('type'), str):

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from mipkd_plugin.recipes.students_families import Family, Size
+from mipkd_plugin.recipes.students_families import NEAR, Family, Size
 from mipkd_plugin.recipes.students_work import Counter
 from mipkd_plugin.utils.errors import UsageError
 
-NEAR = 1.3
-"""A student has the work asked for up to this factor; what is farther off is not offered."""
 _WORK_COUNTS, _SHAPE_COUNTS = math.log(1.08), math.log(1.5)
-_WASTE_COUNTS = math.log(1.2)
+_WASTE_COUNTS = math.log(1.07)
 _GROUPS_COUNT = 0.3  # whether groups or blocks in them become fewer counts less
 _MOST = {1: (256, ), 2: (256, 32), 3: (256, 10, 20)}
 
@@ -23,9 +21,10 @@ class Search:
     """Sizes of an architecture by their work.
 
     The rule: width and depth each bring half of the saving, so a student of a quarter has 0.7 of the width (work goes
-    with its square) and half of the blocks. That is wider and shallower than the teacher's shape on a smaller scale,
-    since wide layers do more work in the same time (docs/students.md), and since shallow students keep more of
-    their teacher (docs/results.md). 8 % off in work counts as much as a ratio of width to depth that is off by half.
+    with its square) and half of the blocks; in transformers depth brings two thirds. That is wider and shallower than
+    the teacher's shape on a smaller scale, since wide layers do more work in the same time, and since a shallow
+    student was the better one at equal work (docs/students.md). 8 % off in work counts as much as a ratio of width to
+    depth that is off by half.
 
     Args:
         family: The architecture.
@@ -65,11 +64,11 @@ class Search:
             OutOfReachError: No size comes close.
         """
         works = self.works()
-        shape = math.log(self._whole / work) / 4 if shape is None else shape
-        best = min(works, key=lambda size: self._penalty(size, works[size] / work, shape))
-        if not 1 / NEAR < works[best] / work < NEAR:
+        shape = self._rule(work / self._whole) if shape is None else shape
+        near = [size for size, its in works.items() if 1 / NEAR < its / work < NEAR]
+        if not near:
             raise OutOfReachError(self.family, min(works.values()), max(works.values()))
-        return best
+        return min(near, key=lambda size: self._penalty(size, works[size] / work, shape))
 
     def around(self, size: Size, work: float, most: float) -> list[Size]:
         """Sizes around one: larger and smaller by half, and of the same work but wider and deeper.
@@ -98,6 +97,11 @@ class Search:
             self._known = {size: counter.work(size) for size in sizes}
             self._whole = counter.work(self.like)
         return self._known
+
+    def _rule(self, fraction: float) -> float:
+        """Logarithm of the ratio of width to depth, over that of the teacher, for a fraction of its work."""
+        by_depth = self.family.by_depth
+        return math.log(fraction) * ((1 - by_depth) / 2 - by_depth)
 
     def _shape(self, size: Size) -> float:
         depth = self.family.depth(size) / self.family.depth(self.like)

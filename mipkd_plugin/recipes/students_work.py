@@ -240,9 +240,10 @@ def times(nets: Sequence[Measured], device: str | None = None) -> tuple[list[flo
     first = milliseconds(on_device[:1], (nets[0].channels, side, side), rounds=1)[0]
     longer = max(1., math.sqrt(_LONG_ENOUGH / max(first, 1e-3)))
     side = max(side, int(min(side * longer, most)) // multiple * multiple)
-    taken = milliseconds(on_device, (nets[0].channels, side, side), rounds=3)
+    rounds = 3 if first * (side / least)**2 > _LONG_ENOUGH else 7
+    taken = milliseconds(on_device, (nets[0].channels, side, side), rounds)
     for net in nets:
         net.net.to('cpu')
     threads = torch.get_num_threads()
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {counted(threads, "thread")}'
-    return taken, f'an LR image of {side}×{side}, this machine ({where})'
+    return taken, f'an LR image of {side}×{side}, this machine ({where}), median of {rounds}'

@@ -75,6 +75,13 @@ def test_files_without_a_student(tmp_path: Path, content: str, says: str) -> Non
         read(str(tmp_path / 'my student.yml'))
 
 
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / 'teacher.pth').write_bytes(b'\x80\xff\x00')
+    with pytest.raises(MipkdError, match='is no option file: .*it is not a text file; write an architecture') as error:
+        read(str(tmp_path / 'teacher.pth'))
+    assert '-opt' not in str(error.value)
+
+
 def test_a_file_is_read_whatever_its_name(tmp_path: Path) -> None:
     file = tmp_path / 'student'
     file.write_text('network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3}\nscale: 4\n')
