@@ -14,8 +14,9 @@ from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.teacher_file import filled_teacher, recognized
 from mipkd_plugin.config.weights import misfit, read_file, select_state
-from mipkd_plugin.recognition import RecognitionError
-from mipkd_plugin.utils.safetensors_files import is_safetensors, read_weights
+from mipkd_plugin.recognition.errors import RecognitionError
+from mipkd_plugin.utils.safetensors_files import read_weights
+from mipkd_plugin.utils.weight_files import is_safetensors
 
 
 def load_teacher(ctx: Context) -> nn.Module | None:

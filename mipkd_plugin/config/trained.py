@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mipkd_plugin.config.components import check_component, construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, OptionError, block
+from mipkd_plugin.config.teacher_file import with_teacher
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
 WHERE = '--weights'
@@ -36,6 +37,7 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     Raises:
         OptionError: The network cannot be built, or the file does not fit it.
     """
+    opt = with_teacher(opt)
     ctx = Context(opt, is_train=True)
     where = 'teacher.network' if section == 'teacher' else section
     network = block(opt, *where.split('.'))
