@@ -162,3 +162,20 @@ def test_an_image_larger_than_the_memory_is_named(work: Path, capsys: pytest.Cap
     assert re.search(r'in/a.png: 20×13 pixels would take about 0.1\d MB of memory, and 0.10 MB are free; use --tile',
                      capsys.readouterr().out)
     assert run('--tile', '4', '--context', '1') == 0
+
+
+def test_ctrl_c_loses_nothing(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from mipkd_plugin.inference import upscaling
+
+    def stop(path: Path, picture: object) -> None:
+        if path.name == 'b.png':
+            raise KeyboardInterrupt
+        write(path, picture)
+
+    write = upscaling.write_picture
+    with monkeypatch.context() as patch:
+        patch.setattr(upscaling, 'write_picture', stop)
+        assert run() == 130
+    assert sorted(os.listdir('out')) == ['a.png', 'upscale.json']
+    assert run() == 0
+    assert '1 there already' in capsys.readouterr().out
