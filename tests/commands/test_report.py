@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -92,6 +94,22 @@ def test_a_student_without_a_teacher(work: Path, capsys: pytest.CaptureFixture[s
     assert 'PSNR' not in printed
     assert run('-opt', 'plain.yml', '--teacher', 'teacher.pth') == 0
     assert '| teacher | EDSR |' in capsys.readouterr().out
+
+
+def test_a_teacher_that_is_a_file_alone(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opt = yaml.safe_load(Path('x.yml').read_text())
+    opt['teacher'] = {'weights': 'teacher.pth'}
+    Path('x.yml').write_text(yaml.safe_dump(opt))
+    assert run('-opt', 'x.yml') == 0
+    assert '- teacher: teacher.pth\n' in capsys.readouterr().out
+
+
+def test_equal_images_are_valid_json(work: Path) -> None:
+    for path in Path('HR').iterdir():
+        cv2.imwrite(str(path), np.zeros((48, 48, 3), np.uint8))
+    assert run('--images', 'HR', '--out', 'black') == 0
+    data = json.loads(Path('black.json').read_text(), parse_constant=pytest.fail)
+    assert data['bicubic']['psnr'] == 'Infinity'
 
 
 def test_sizes_are_rounded_up_to_windows(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
