@@ -128,7 +128,8 @@ def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
 def _write(files: list[Path], text: str, data: dict[str, Any]) -> None:
     from mipkd_plugin.utils.files import write_text
 
-    for file, content in zip(files, (text, json.dumps(data, indent=2, ensure_ascii=False) + '\n')):
+    numbers = json.loads(json.dumps(data), parse_constant=str)  # JSON has no infinity: PSNR of equal images
+    for file, content in zip(files, (text, json.dumps(numbers, indent=2, ensure_ascii=False) + '\n')):
         try:
             write_text(file, content)
         except OSError as error:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import Loaded, add_option_file, load_network, on_device
+from mipkd_plugin.commands.shared import add_option_file, load_network, on_device
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.words import counted
 
@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     enlarger = Enlarger(net, loaded.scale, args.tile, args.context, args.fp16)
     results = outputs_for(files, args.out, args.format)
     to_do = begin(args.out, describe(args.weights, loaded.scale, args.format, args.fp16), results)
-    print(_headline(loaded, enlarger, list(to_do)))
+    print(f'{loaded.name}, x{loaded.scale}, on {enlarger.device.type}', flush=True)
+    if enlarger.tile is not None and _any_larger(list(to_do), enlarger.tile):
+        print(_about_tiles(enlarger, enlarger.tile), flush=True)
     began = time.perf_counter()
     problems = _enlarge_all(to_do, enlarger)
     done = len(to_do) - len(problems)
@@ -84,14 +86,11 @@ def _images(args: argparse.Namespace) -> list[Path]:
     return images_in(args.images)
 
 
-def _headline(loaded: Loaded, enlarger: Enlarger, files: list[Path]) -> str:
-    """The network, where it runs, and what tiles do to the images if some are larger than a tile."""
-    text = f'{loaded.name}, x{loaded.scale}, on {enlarger.device.type}'
-    if enlarger.tile is None or not _any_larger(files, enlarger.tile):
-        return text
-    text += f'\ntiles of {enlarger.tile} with {enlarger.context} pixels around each'
+def _about_tiles(enlarger: Enlarger, tile: int) -> str:
+    """What tiles do to the images; a deep network takes a while to measure."""
+    text = f'tiles of {tile} with {enlarger.context} pixels around each'
     if enlarger.measures:
-        reach, name = enlarger.reach, type(loaded.net).__name__
+        reach, name = enlarger.reach, type(enlarger.net).__name__
         text += (', the same as the whole image to 1e-5' if reach.is_local else
                  f'; {name} looks further than that: on a random texture, tiles differ from the whole by up to '
                  f'{255 * reach.difference:.1g} of 255 levels')

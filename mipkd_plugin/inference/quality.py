@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,24 @@ def images_in(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise QualityError(f'{folder}: cannot be read: {error.strerror}; name a folder of images') from error
-    files = [path for path in entries if path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
-             and path.is_file()]
+    files = _images_among(entries)
     if not files:
-        inner = [path.name for path in entries if path.is_dir() and any(
-            inner.suffix.lower() in SUFFIXES for inner in path.iterdir())]
+        inner = [str(path) for path in entries if _holds_images(path)]
         raise QualityError(f'{folder}: holds no images (subfolders are not searched); ' + (
-            f'name the folder that holds them: {some([str(folder / name) for name in inner])}' if inner else
-            'name a folder that holds some'))
+            f'name the folder that holds them: {some(inner)}' if inner else 'name a folder that holds some'))
     return files
+
+
+def _images_among(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
+            and path.is_file()]
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        return bool(_images_among(folder.iterdir()))
+    except OSError:  # a file, or a folder of others
+        return False
 
 
 def read_pairs(hr: Path, scale: int, lr: Path | None = None) -> Iterator[ImagePair]:
