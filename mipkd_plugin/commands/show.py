@@ -119,9 +119,9 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
     scale = scale_of(methods)
     images = Images(args.images, args.lr, scale)
     look = Look(scale, args.crops, args.crop_size or 96)
+    images.check(args.crop_size or 1)
     with tqdm(total=len(images), unit='image', desc='images') as bar:
-        scenes, values = look_at_all(methods, images, look, args.most, args.crop_size is not None,
-                                     bar.update)
+        scenes, values = look_at_all(methods, images, look, args.most, bar.update)
     page = _page(args, opt, methods, scenes, values, images, look)
     _write('--out', out, render(page).encode())
     if args.png is not None:
@@ -206,9 +206,11 @@ def _write(flag: str, path: Path, content: bytes) -> None:
 
 
 def _print(entries: Sequence[Entry], out: Path, png: Path | None) -> None:
+    from mipkd_plugin.pages.parts import number
+
     width = max(len(entry.label) for entry in entries)
     for entry in entries:
-        values = '' if math.isnan(entry.psnr) else f'  {entry.psnr:7.3f} dB  SSIM {entry.ssim:.4f}'
+        values = '' if math.isnan(entry.psnr) else f'  {number(entry.psnr, 3)} dB  SSIM {number(entry.ssim, 4)}'
         count = '' if entry.parameters is None else f'  {entry.parameters:,d} parameters'
         print(f'{entry.label:{width}}{values}{count}')
     for path in (out, *([png] if png is not None else [])):

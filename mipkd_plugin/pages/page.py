@@ -121,7 +121,7 @@ def _guide(page: Page, has_errors: bool) -> str:
 
 def _table(entries: Sequence[Entry]) -> str:
     measured = any(not math.isnan(entry.psnr) for entry in entries)
-    head = ['<th scope="col">PSNR (dB)</th>', '<th scope="col">SSIM</th>'] if measured else []
+    head = ['<th scope="col">mean PSNR (dB)</th>', '<th scope="col">mean SSIM</th>'] if measured else []
     head += [f'<th scope="col"{kind}>{name}</th>' for name, kind in (
         ('parameters', ''), ('iteration', ''), ('network', _TEXT), ('file', _TEXT))]
     rows = []

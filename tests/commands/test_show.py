@@ -60,7 +60,7 @@ def files(folder: Path) -> list[tuple[str, int]]:
     ([*TWO[:-1], 'nested'], 'nested.*name the folder that holds them: nested/HR'),
     ([*TWO, '--lr', 'empty'], 'empty.*holds no images'),
     ([*TWO, '--lr', 'HR'], 'do not fit'),
-    ([*TWO, '--crop-size', '64'], r'--crop-size 64: 0\.png has only 48×48 pixels; choose 48 or less'),
+    ([*TWO, '--crop-size', '64'], r'--crop-size 64: 4 images are smaller: HR/0\.png, .* and 1 more; choose 48 or less'),
     ([*TWO, '--crops', '0'], '--crops 0: must be from 1 to 16'),
     ([*TWO, '--out', 'page.html'], r'--out page\.html: exists; choose another name, or replace it with --force'),
     ([*TWO, '--out', 'b.pth', '--force'], r'must end in \.html or \.htm, as in b\.html'),

@@ -126,6 +126,11 @@ KEYS = [
                                                                    'train.distill_opt': REMOVE}),
     Mistake('block distill for a model that does not distill', 'train.distill', {
         **PLAIN, 'train.distill': {'until': 0.5}}),
+    odd('too many pictures', 'logger.val_pictures', 101),
+    Mistake('pictures of a plain model', 'logger.val_pictures', {**PLAIN, 'logger.val_pictures': 2}),
+    Mistake('pictures without TensorBoard', 'logger.val_pictures', {
+        'logger.val_pictures': 2, 'logger.use_tb_logger': False}),
+    Mistake('pictures without a validation', 'logger.val_pictures', {'logger.val_pictures': 2, 'val': REMOVE}),
 ]
 COMPONENTS = [
     odd('model that does not exist', 'model_type', 'DistilModel'),
