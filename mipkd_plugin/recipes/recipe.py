@@ -80,10 +80,11 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     nets = build(student.network), teacher.build()
     notes: list[str] = []
     facts = facts_of(nets, teacher.scale, data, given)
+    imports = list(dict.fromkeys([*student.imports, *(given.get('import') or ())]))
     entries = teacher_entries(teacher, str(given['teacher']))
 
     def options_for(settings: Settings, images: Data) -> dict[str, Any]:
-        return with_changes(options_of(name, student.network, student.imports, entries, images, settings,
+        return with_changes(options_of(name, student.network, imports, entries, images, settings,
                                        teacher.scale), given.get('set') or ())
 
     def measure(settings: Settings) -> float:
