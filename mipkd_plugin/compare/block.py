@@ -36,6 +36,7 @@ from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Context, OptionError, Options, Problem, require_clean
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.sections import distilling_model, knows_all_keys
+from mipkd_plugin.config.teacher_file import fill_teacher
 from mipkd_plugin.config.teacher_weights import load_teacher
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.which_model import how_to_distill
@@ -86,6 +87,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     Raises:
         OptionError: There are problems; the message lists all of them.
     """
+    fill_teacher(opt)
     ctx = Context(opt, is_train=True, files=files)
     ctx.problems += opt.problems
     if not isinstance(opt.get('compare'), Mapping):

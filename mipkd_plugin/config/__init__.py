@@ -15,12 +15,13 @@ from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
 from mipkd_plugin.config.teacher_cache import make_cache
-from mipkd_plugin.config.teacher_file import fill_teacher, recognition_in_words
+from mipkd_plugin.config.teacher_file import fill_teacher, forget_weights, recognition_in_words
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options
 
 __all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
            'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries',
-           'fill_teacher', 'is_training', 'launcher_problem', 'load_plugins', 'load_run', 'make_cache',
-           'models_folder', 'prepared', 'probe_shape', 'read_options', 'read_schedule', 'recognition_in_words',
-           'rehearsed_once', 'require_clean', 'save_plan', 'teacher_fingerprint', 'window_size']
+           'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_plugins', 'load_run',
+           'make_cache', 'models_folder', 'prepared', 'probe_shape', 'read_options', 'read_schedule',
+           'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan', 'teacher_fingerprint',
+           'window_size']

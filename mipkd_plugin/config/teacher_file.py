@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mipkd_plugin.config.problems import Context, block
-from mipkd_plugin.recognition import RecognitionError, Recognized, recognize
-from mipkd_plugin.recognition.recognize import SEARCH
+from mipkd_plugin.recognition.errors import RecognitionError
+from mipkd_plugin.recognition.recognize import SEARCH, recognize
+from mipkd_plugin.recognition.recognized import Recognized
 
 _filled: dict[str, Recognized] = {}  # by the weights as written: what this process has put into options
 _read: dict[tuple[Any, ...], Recognized] = {}  # the last file, with its weights
@@ -59,6 +60,11 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None) -> None:
         return
     opt['teacher'] = {'network': copy.deepcopy(found.network), **teacher, 'param_key': found.param_key}
     _filled[teacher['weights']] = replace(found, path=Path(teacher['weights']), state={})
+
+
+def forget_weights() -> None:
+    """Free the weights of the last file that was recognized."""
+    _read.clear()
 
 
 def with_teacher(opt: Mapping[str, Any], root: Path | None = None) -> Mapping[str, Any]:

@@ -14,8 +14,9 @@ from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.teacher_file import filled_teacher, recognized
 from mipkd_plugin.config.weights import misfit, read_file, select_state
-from mipkd_plugin.recognition import RecognitionError
-from mipkd_plugin.utils.safetensors_files import is_safetensors, read_weights
+from mipkd_plugin.recognition.errors import RecognitionError
+from mipkd_plugin.utils.safetensors_files import read_weights
+from mipkd_plugin.utils.weight_files import is_safetensors
 
 
 def load_teacher(ctx: Context) -> nn.Module | None:
@@ -39,7 +40,7 @@ def load_teacher(ctx: Context) -> nn.Module | None:
     if net is not None and state is not None:
         problem = misfit(net, state, 'teacher.network')
         if problem:
-            state, problem = _under_its_names(net, path, key, state, problem)
+            state, problem = under_its_names(net, path, key, state, problem)
         if problem:
             ctx.add('teacher.weights', f'{path} {problem[0]}', problem[1])
         elif check_weights(ctx, 'teacher.weights', path, state, net):
@@ -47,9 +48,16 @@ def load_teacher(ctx: Context) -> nn.Module | None:
     return net
 
 
-def _under_its_names(net: nn.Module, path: Path, key: str | None, state: dict[str, Tensor],
+def under_its_names(net: nn.Module, path: Path, key: str | None, state: dict[str, Tensor],
                      problem: tuple[str, str]) -> tuple[dict[str, Tensor], tuple[str, str] | None]:
     """The weights under the names of the network, if they are recognized: official releases have names of their own.
+
+    Args:
+        net: The network.
+        path: The file.
+        key: Key of the weights in it.
+        state: The weights under their own names.
+        problem: What does not fit, and the remedy.
 
     Returns:
         Tensor by name, and what does not fit with the remedy.

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from mipkd_plugin.config.components import check_component, construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, OptionError, block
+from mipkd_plugin.config.teacher_file import with_teacher
+from mipkd_plugin.config.teacher_weights import under_its_names
 from mipkd_plugin.config.weights import misfit, read_file, select_state
+from mipkd_plugin.utils.safetensors_files import read_weights
 
 WHERE = '--weights'
 NEWEST = '?'
@@ -36,6 +39,7 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     Raises:
         OptionError: The network cannot be built, or the file does not fit it.
     """
+    opt = with_teacher(opt)
     ctx = Context(opt, is_train=True)
     where = 'teacher.network' if section == 'teacher' else section
     network = block(opt, *where.split('.'))
@@ -43,10 +47,14 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     if check_component(ctx, where, network, ARCH_REGISTRY):
         net = construct(ctx, where, network, ARCH_REGISTRY)
     path = Path(weights).expanduser()
-    state = None if net is None else _state(ctx, path, param_key)
+    content = None if net is None else read_file(ctx, WHERE, path, 'fix the path', read=read_weights)
+    key = _key(content) if param_key == NEWEST else param_key
+    state = None if content is None else select_state(ctx, WHERE, WHERE, path, content, key)
     if net is None or state is None:
         raise OptionError(ctx.problems, opt)
     problem = misfit(net, state, where)
+    if problem is not None and section == 'teacher':
+        state, problem = under_its_names(net, path, key, state, problem)
     if problem is not None and where == 'network_g' and _is_teachers(opt, state):
         ctx.add(WHERE, f'{path} holds the weights of the teacher, not of the student {type(net).__name__}',
                 f'give a net_g_*.pth of the run, in experiments/{opt.get("name")}/models')
@@ -59,14 +67,9 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     return net.eval()
 
 
-def _state(ctx: Context, path: Path, param_key: str | None) -> dict[str, Tensor] | None:
-    content = read_file(ctx, WHERE, path, 'fix the path')
-    if content is None:
-        return None
-    if param_key == NEWEST:
-        keys = content if isinstance(content, Mapping) else ()
-        param_key = next((key for key in ('params_ema', 'params') if key in keys), None)
-    return select_state(ctx, WHERE, WHERE, path, content, param_key)
+def _key(content: Any) -> str | None:
+    """The key of the weights that a user means: the moving average before the plain weights."""
+    return next((key for key in ('params_ema', 'params') if isinstance(content, Mapping) and key in content), None)
 
 
 def _is_teachers(opt: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:

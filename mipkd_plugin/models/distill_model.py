@@ -62,6 +62,7 @@ class DistillMixin(StudentMixin):
         student = self.get_bare_model(self.net_g)
         config.fill_teacher(self.opt)
         distillation = config.build_distillation(self.opt, student)
+        config.forget_weights()
         self.schedule = config.read_schedule(self.opt)
         self.teacher = distillation.teacher.to(self.device)
         self.teacher_fingerprint = distillation.fingerprint

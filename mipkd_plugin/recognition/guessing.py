@@ -12,8 +12,9 @@ from mipkd_plugin.utils.words import some
 
 _OTHER = 'give the weights of a network that enlarges images'
 _GENERATOR = 'give the generator that was trained with it: net_g_*.pth'
-_OWN = ('if it is a network of your own, write its class and arguments yourself, as teacher: {network: {type: …}, '
+OWN = ('if it is a network of your own, write its class and arguments yourself, as teacher: {network: {type: …}, '
         'weights: …}, and name the file of the class in imports')
+"""The remedy for networks that nobody knows."""
 
 
 class _Kind(NamedTuple):
@@ -39,14 +40,14 @@ _KINDS = (
     _Kind('SpyNet, a network for optical flow', (r'basic_module\.0\.', )),
     _Kind('a generator of StyleGAN2', (r'style_(mlp|conv1)\.', )),
     _Kind('LPIPS, a metric', (r'lin0\.model\.', )),
-    _Kind('MDSR of EDSR-PyTorch', (r'pre_process\.0\.', r'head\.0\.'), _OWN),
-    _Kind('RDN', (r'SFENet1\.', ), _OWN),
-    _Kind('DDBPN', (r'initial\.', r'upmodules\.', ), _OWN),
-    _Kind('IMDN', (r'IMDB1\.', ), _OWN),
-    _Kind('RFDN', (r'B1\.c1_d\.', ), _OWN),
-    _Kind('CARN', (r'entry\.', r'b1\.b1\.', r'upsample\.'), _OWN),
-    _Kind('FSRCNN', (r'first_part\.', r'mid_part\.', r'last_part\.'), _OWN),
-    _Kind('HAN of the official release', (r'csa\.', r'la\.gamma'), _OWN),
+    _Kind('MDSR of EDSR-PyTorch', (r'pre_process\.0\.', r'head\.0\.'), OWN),
+    _Kind('RDN', (r'SFENet1\.', ), OWN),
+    _Kind('DDBPN', (r'initial\.', r'upmodules\.', ), OWN),
+    _Kind('IMDN', (r'IMDB1\.', ), OWN),
+    _Kind('RFDN', (r'B1\.c1_d\.', ), OWN),
+    _Kind('CARN', (r'entry\.', r'b1\.b1\.', r'upsample\.'), OWN),
+    _Kind('FSRCNN', (r'first_part\.', r'mid_part\.', r'last_part\.'), OWN),
+    _Kind('HAN of the official release', (r'csa\.', r'la\.gamma'), OWN),
 )
 _CLASSIFIERS = (
     ('a ResNet that classifies images', 'layer1.0.conv1.weight', r'fc\.weight$'),
@@ -67,10 +68,10 @@ def seems(state: Mapping[str, Tensor]) -> tuple[str, str]:
     """
     for kind in _KINDS:
         if all(any(re.match(pattern, name) for name in state) for pattern in kind.patterns):
-            ending = ', which neither BasicSR nor spandrel has' if kind.remedy == _OWN else ''
+            ending = ', which neither BasicSR nor spandrel has' if kind.remedy == OWN else ''
             return f'seems to hold {kind.what}{ending}', kind.remedy
     return _classifier(state) or (f'holds {len(state)} tensors ({_first(state)}), and no network that is known here '
-                                  'has these names', _OWN)
+                                  'has these names', OWN)
 
 
 def _classifier(state: Mapping[str, Tensor]) -> tuple[str, str] | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+_MOST_PER_TENSOR = 4  # modules of a sequence for each tensor: activations have none
+
 
 class UnfitError(Exception):
     """A state dict is not of the family that was tried; the text says why."""
@@ -68,10 +70,16 @@ class Layout:
 
         Returns:
             The number; 0 if there is no such sequence.
+
+        Raises:
+            UnfitError: A number is larger than the number of tensors.
         """
         start = f'{prefix}.'
         numbers = (name[len(start):].split('.', 1)[0] for name in self.state if name.startswith(start))
-        return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
+        found = max((int(number[:9]) + 1 for number in numbers if number.isascii() and number.isdigit()), default=0)
+        if found > _MOST_PER_TENSOR * len(self.state):
+            raise UnfitError(f'{prefix} has a module of number {found - 1:,d}, and the file {len(self.state)} tensors')
+        return found
 
     def renamed(self, name_of: Callable[[str], str | None]) -> dict[str, Tensor]:
         """The tensors under other names.

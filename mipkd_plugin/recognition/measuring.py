@@ -16,7 +16,8 @@ from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 _NEAR = 0.05
 _CLEARLY = 2.0
-_SIDE = 16
+_ALIKE = 1.5
+_SIDE = 12
 
 
 def choose(found: Found, net: nn.Module) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -24,7 +25,8 @@ def choose(found: Found, net: nn.Module) -> tuple[dict[str, Any], tuple[str, ...
 
     A trained network makes of a smooth image nearly what bicubic interpolation makes of it. So the values by
     convention give way to others if their output is within 0.05 (root of the mean squared error) of that, and at
-    least twice as near as theirs. Random weights decide nothing.
+    least twice as near as theirs; of several that are nearly as near, the first in the list are taken. Random weights
+    decide nothing.
 
     Args:
         found: What a family has read.
@@ -39,14 +41,27 @@ def choose(found: Found, net: nn.Module) -> tuple[dict[str, Any], tuple[str, ...
     first = _distance(found, net)
     errors = [first]
     for values in found.choices[1:] if math.isfinite(first) else ():
+        errors.append(_distance(found, _with(net, found, values)))
+    best = min(errors)
+    chosen = usual
+    if best < _NEAR and _CLEARLY * best < first:
+        chosen = next(values for values, error in zip(found.choices, errors) if error <= _ALIKE * best)
+    return dict(chosen), (_note(found, chosen, errors), )
+
+
+def _with(net: nn.Module, found: Found, values: Mapping[str, Any]) -> nn.Module:
+    """The network with other values; those that are plain attributes of it are set, without building it again."""
+    if not set(values) <= {'res_scale', 'img_range', 'rgb_mean'}:
         other = build({**found.network, **values})
         other.load_state_dict(net.state_dict())
-        errors.append(_distance(found, other))
-    best = min(range(len(errors)), key=errors.__getitem__)
-    chosen = usual
-    if errors[best] < _NEAR and _CLEARLY * errors[best] < first:
-        chosen = found.choices[best]
-    return dict(chosen), (_note(found, chosen, errors), )
+        return other
+    for module in net.modules():
+        for key in {'res_scale', 'img_range'} & set(values):
+            if hasattr(module, key):
+                setattr(module, key, values[key])
+    if 'rgb_mean' in values:
+        setattr(net, 'mean', torch.tensor(values['rgb_mean']).view(1, -1, 1, 1))  # noqa: B010  (no module has it)
+    return net
 
 
 def _note(found: Found, chosen: Mapping[str, Any], errors: list[float]) -> str:
@@ -57,9 +72,12 @@ def _note(found: Found, chosen: Mapping[str, Any], errors: list[float]) -> str:
     own = errors[list(found.choices).index(dict(chosen))]
     if not own < _NEAR:
         return f'{named} {was} assumed: {hidden}'
-    others = [error for values, error in zip(found.choices, errors) if values != chosen]
+    other = min(error for values, error in zip(found.choices, errors) if values != chosen)
+    if _ALIKE * own > other:
+        return (f'{named} {was} assumed: {hidden}, and on a smooth image other usual values do as well (distance from '
+                f'bicubic interpolation {own:.2g}, with others {other:.2g})')
     return (f'{named} {was} measured: {hidden}, and so the output on a smooth image is nearest to bicubic '
-            f'interpolation (error {own:.2g}; with other usual values {min(others):.2g} or more)')
+            f'interpolation (distance {own:.2g}, with other usual values {other:.2g} or more)')
 
 
 def _distance(found: Found, net: nn.Module) -> float:

@@ -22,6 +22,7 @@ KEYS = (*AVERAGES, 'params', 'state_dict', 'model_state_dict', 'net_g', 'netG', 
 PREFIXES = ('module.', '_orig_mod.', 'netG.', 'net_g.', 'generator.', 'params_ema.', 'params.', 'net.', 'network.',
             'model.', 'ema_model.', 'online_model.')
 _PARTS = ('netG.', 'net_g.', 'generator.', 'params_ema.', 'params.', 'ema_model.')
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTERS = ('n_averaged', 'initted', 'step')
 
 
@@ -132,7 +133,7 @@ def cleaned(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if bad:
         raise RecognitionError(path, f'has tensors that cannot be weights: {some(bad)}',
                                'give a file with plain float tensors')
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+    return {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in state.items()
             if name not in _COUNTERS}
 
 
@@ -160,6 +161,6 @@ def variants(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors with NaN or infinity; infinity is usual in masks of attention."""
-    return [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()
+    return [name for name, tensor in state.items() if tensor.dtype == torch.float32 and tensor.numel()
             and not bool(torch.isfinite(tensor).all())
             and not ('mask' in name.rpartition('.')[2] and not bool(torch.isnan(tensor).any()))]

@@ -12,12 +12,13 @@ from mipkd_plugin.archs.supply import EXTRA
 from mipkd_plugin.recognition import through_spandrel
 from mipkd_plugin.recognition.errors import RecognitionError
 from mipkd_plugin.recognition.families import FAMILIES
-from mipkd_plugin.recognition.guessing import seems
+from mipkd_plugin.recognition.guessing import OWN, seems
 from mipkd_plugin.recognition.layout import Found, Layout, UnfitError
 from mipkd_plugin.recognition.measuring import choose
 from mipkd_plugin.recognition.reading import AVERAGES, cleaned, not_finite, read, select, variants
 from mipkd_plugin.recognition.recognized import Recognized, build
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
+from mipkd_plugin.utils.weight_files import unusable
 from mipkd_plugin.utils.words import some
 
 SEARCH = '?'
@@ -59,7 +60,7 @@ def recognize(path: str | Path, param_key: str | None = SEARCH) -> Recognized:
 
 def _search(path: Path, state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
     """The network of a state dict with its weights: by the rules here, then by those of spandrel."""
-    missed: list[str] = []
+    missed: list[tuple[str, str]] = []
     for variant in variants(state):
         found, net = _by_rules(variant, missed)
         if found is not None and net is not None:
@@ -69,16 +70,16 @@ def _search(path: Path, state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
             try:
                 return through_spandrel.read(variant)
             except UnfitError as error:
-                missed += [str(error)] if str(error) else []
+                missed += [(str(error), OWN)] if str(error) else []
     what, remedy = seems(list(variants(state))[-1])
     if missed:
-        raise RecognitionError(path, missed[0], remedy)
+        raise RecognitionError(path, *missed[0])
     if not through_spandrel.is_installed():
         remedy = f'many published networks are recognized with spandrel: {EXTRA}; {remedy}'
     raise RecognitionError(path, what, remedy)
 
 
-def _by_rules(state: Mapping[str, Tensor], missed: list[str]) -> tuple[Found | None, nn.Module | None]:
+def _by_rules(state: Mapping[str, Tensor], missed: list[tuple[str, str]]) -> tuple[Found | None, nn.Module | None]:
     """The first family that fits to the last tensor, and its network with the weights."""
     layout = Layout(state)
     for family in FAMILIES:
@@ -88,15 +89,15 @@ def _by_rules(state: Mapping[str, Tensor], missed: list[str]) -> tuple[Found | N
             found = family.read(layout)
             net = build({**found.network, **(found.choices[0] if found.choices else {})})
         except UnfitError as error:
-            missed.append(f'looks like {family.name}, but {error}')
+            missed.append((f'looks like {family.name}, but {error}', OWN))
             continue
         except FOREIGN_ERRORS as error:
-            missed.append(f'looks like {family.name}, but that cannot be built: {reason(error)}')
+            missed.append((f'looks like {family.name}, but that cannot be built: {reason(error)}', OWN))
             continue
         problem = fit(net, found.state)
         if not problem:
             return found, net
-        missed.append(f'looks like {family.name}, but {problem}')
+        missed.append((f'looks like {family.name}, but {problem}', f'download it again; {OWN}'))
     return None, None
 
 
@@ -118,5 +119,8 @@ def fit(net: nn.Module, state: Mapping[str, Any]) -> str:
     for names, what in ((missing, 'it lacks'), (extra, 'it also has'), (reshaped, 'of another shape is')):
         if names:
             return f'{what} {some(names)}'
+    spoiled = [f'{name} {kind}' for name in state if (kind := unusable(state[name], own[name]))]
+    if spoiled:
+        return f'its tensors cannot be used: {some(spoiled)}'
     net.load_state_dict({**own, **state})
     return ''

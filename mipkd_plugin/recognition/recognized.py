@@ -12,6 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.archs.supply import supplied
+from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
 
@@ -55,8 +56,7 @@ class Recognized:
 
 def _flow(value: Any) -> str:
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-    return text.removesuffix('...\n').strip().replace('null', '~') if value is None else text.removesuffix(
-        '\n').removesuffix('\n...')
+    return '~' if value is None else text.removesuffix('\n').removesuffix('\n...')
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -88,6 +88,11 @@ def build(network: Mapping[str, Any]) -> nn.Module:
 
     Returns:
         The network with random weights, in eval mode.
+
+    Raises:
+        TooLargeError: It would not fit into memory.
     """
     with random_numbers_restored():
-        return network_class(network['type'])(**{key: value for key, value in network.items() if key != 'type'}).eval()
+        net: nn.Module = build_bounded(network_class(network['type']),
+                                       {key: value for key, value in network.items() if key != 'type'})
+    return net.eval()

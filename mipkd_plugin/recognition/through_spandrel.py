@@ -90,6 +90,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(child) for child in value]
-    if _is_plain(value):
-        return value
+    for kind in (bool, int, float, str):  # not the numbers of NumPy, which are some of these too
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
     raise UnfitError(f'its argument {value!r} cannot be written into an option file')

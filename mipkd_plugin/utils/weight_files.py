@@ -9,11 +9,12 @@ import functools
 import pickle
 import re
 import struct
+import sys
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike, fsdecode, path
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ SAVE = "torch.save({'params': net.state_dict()}, 'FILE.pth')"
 _ERRORS = (*FOREIGN_ERRORS, EOFError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error)
 _GLOBAL = re.compile(r'(?:GLOBAL|class|instantiate|global)\s+([A-Za-z_][\w.]*\.\w+)')
 _AGAIN = 'copy or download it again'
-_PYTORCH = "give the file of PyTorch that it was converted from"
+_PYTORCH = 'give the file of PyTorch that it was converted from'
 _HEADS = (
     (b'version https://git-lfs', 'is a pointer of git-lfs, not the file itself', 'run: git lfs pull'),
     (b'\x1f\x8b', 'is compressed by gzip', 'unpack it, and name the file inside'),
@@ -42,9 +43,9 @@ _HEADS = (
         b'\x89PNG', b'\xff\xd8\xff', b'GIF8', b'BM', b'II*\0', b'MM\0*')),
     (b'7767517', 'is the description of a network for ncnn, which holds no weights', _PYTORCH),
     (b'Gk0\x01', 'holds weights for ncnn, which lack their names', _PYTORCH),
-    (b'%PDF', 'is a PDF, not a file of weights', 'name the file of weights'),
 )
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # of files that PyTorch wrote before version 1.6
+_LARGEST_HEADER = 10**8  # of safetensors, by its own rule
 _USUAL_LIMIT = 10**8  # bytes that any file may take in memory
 
 
@@ -95,9 +96,15 @@ def read_tensors(file: str | Path, load: Callable[..., Any] | None = None, **opt
             return (load or torch.load)(name, **options)
     except WeightFileError:
         raise
-    except _ERRORS as error:
+    except _errors() as error:
         what, remedy = _diagnosis(name, error)
         raise WeightFileError(name, what, remedy) from error
+
+
+def _errors() -> tuple[type[BaseException], ...]:
+    """The errors of a file that cannot be loaded; PyTorch hands files that end in .safetensors to that package."""
+    package = sys.modules.get('safetensors')
+    return _ERRORS if package is None else (*_ERRORS, package.SafetensorError)
 
 
 def _refuse_bomb(name: str) -> None:
@@ -131,7 +138,7 @@ def _diagnosis(name: str, error: BaseException) -> tuple[str, str]:
         return 'is a file of ONNX', _PYTORCH
     if head.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml', b'<head')):
         return 'is a web page, not a file of weights', 'download the file itself, not the page that shows it'
-    if head[8:9] == b'{' and head[1:8].rstrip(b'\0') in (b'', head[1:3], head[1:2]) or name.endswith('.safetensors'):
+    if is_safetensors(name):
         return ('is a file of safetensors, and BasicSR reads files of torch.save only',
                 'convert it, and name the new file: python -c "import torch, safetensors.torch as s; torch.save('
                 f"{{'params': s.load_file('{name}')}}, '{Path(name).with_suffix('.pth').name}')\"")
@@ -165,6 +172,14 @@ def _diagnosis_of_archive(name: str) -> tuple[str, str] | None:
     if 'data.pkl' not in names:
         return 'is a zip archive of other files', 'unpack it, and name the file of weights in it'
     return None
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether a file begins as safetensors does: the length of a header, and the header in JSON."""
+    with suppress(OSError), open(path, 'rb') as file:
+        head = file.read(9)
+        return len(head) == 9 and head[8:] == b'{' and int.from_bytes(head[:8], 'little') <= _LARGEST_HEADER
+    return False
 
 
 def _is_text(head: bytes) -> bool:

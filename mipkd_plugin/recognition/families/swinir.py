@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mipkd_plugin.recognition.layout import Family, Found, Layout, quotient, upsample_scale, whole_root
+from mipkd_plugin.recognition.layout import Family, Found, Layout, UnfitError, quotient, upsample_scale, whole_root
 
 _BLOCK = 'layers.{}.residual_group.blocks.{}'
 _USUAL_SIZE = 64
@@ -26,20 +26,25 @@ def _read(layout: Layout) -> Found:
         'embed_dim': embed_dim, 'depths': depths, 'num_heads': [table[1] for table in tables],
         'mlp_ratio': _mlp_ratio(embed_dim, layout.shape(f'{_BLOCK.format(0, 0)}.mlp.fc1.weight')[0]),
         'upsampler': upsampler, 'resi_connection': '3conv' if 'conv_after_body.0.weight' in layout else '1conv'}
-    for key, value, usual in (('qkv_bias', f'{_BLOCK.format(0, 0)}.attn.qkv.bias' in layout, True),
+    for key, given, usual in (('qkv_bias', f'{_BLOCK.format(0, 0)}.attn.qkv.bias' in layout, True),
                               ('patch_norm', 'patch_embed.norm.weight' in layout, True),
                               ('ape', 'absolute_pos_embed' in layout, False)):
-        if value != usual:
-            network[key] = value
-    ranges = (255.0, 1.0) if window == 7 and upsampler == '' else (1.0, 255.0)  # 255: the official ones for JPEG
-    return Found(network, upscale, layout.state, 'BasicSR and official SwinIR',
-                 tuple({'img_range': value} for value in ranges), notes)
+        if given != usual:
+            network[key] = given
+    choices: tuple[dict[str, Any], ...] = ({'img_range': 1.0}, {'img_range': 255.0})
+    if upsampler == '':  # with 255 any weights leave an image as it is, nearly, so nothing can be measured
+        value = 255.0 if window == 7 else 1.0  # 255 is that of the official networks for JPEG, which have windows of 7
+        choices, notes = ({'img_range': value}, ), (*notes, f'img_range {value} was assumed: a weights file does not '
+                                                    'show it')
+    return Found(network, upscale, layout.state, 'BasicSR and official SwinIR', choices, notes)
 
 
 def _upsampler(layout: Layout, in_chans: int) -> tuple[str, int]:
     """Name of the last part, and its scale factor."""
     if 'conv_up1.weight' in layout:
-        return 'nearest+conv', 4 if 'conv_up2.weight' in layout else 2
+        if 'conv_up2.weight' not in layout:
+            raise UnfitError('it enlarges x2 with nearest+conv, and that of BasicSR does so x4 only')
+        return 'nearest+conv', 4
     if 'conv_before_upsample.0.weight' in layout:
         return 'pixelshuffle', upsample_scale(layout, 'upsample')
     if 'upsample.0.weight' in layout:
@@ -51,7 +56,7 @@ def _upsampler(layout: Layout, in_chans: int) -> tuple[str, int]:
 
 def _img_size(layout: Layout, window: int, depth: int) -> tuple[int | list[int], tuple[str, ...]]:
     """``img_size``: from the attention mask or the position embedding, or a usual one with a note."""
-    mask = layout.state.get(f'{_BLOCK.format(0, 1)}.attn_mask')
+    mask = next((tensor for name, tensor in layout.state.items() if name.endswith('.attn_mask')), None)
     if mask is not None:
         high, wide = _windows(mask)
         return _size(high * window, wide * window), ()
