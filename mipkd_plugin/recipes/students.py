@@ -9,7 +9,7 @@ from mipkd_plugin.recipes.students_choice import Choice, compared, table
 from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
 from mipkd_plugin.recipes.students_notation import Wanted, read
 from mipkd_plugin.recipes.students_search import OutOfReachError, Search
-from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, measured
+from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, image_word, measured
 from mipkd_plugin.utils.errors import UsageError
 
 __all__ = ['Choice', 'choose', 'students', 'table']
@@ -36,12 +36,17 @@ def choose(text: str, teacher: Teacher) -> Choice:
         OptionError: An option file cannot be read, or its ``network_g`` cannot be built.
     """
     wanted = read(text)
+    text = wanted.text
     own, channels = _teacher_of(teacher)
     if wanted.network is not None:
         student = _from_file(wanted, teacher.scale, channels)
         _check_smaller(student, own, text)
         return compared(own, [student], teacher.scale, wanted.imports)[0]
     family = wanted.family or _own_family(teacher)
+    if family.color_only and channels != 3:
+        gray = [name for name, other in FAMILIES.items() if not other.color_only]
+        raise UsageError(f'--student {text}: {family.name} takes color images only, and the teacher '
+                         f'{image_word(channels)}; choose one of {", ".join(gray)}')
     search = Search(family, teacher.network, teacher.scale, channels)
     if wanted.fraction is not None:
         size = _nearest(search, own, wanted.fraction, text)
@@ -91,9 +96,9 @@ def _own_family(teacher: Teacher) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     lighter = ', '.join(f'--student {light}:1/8' for light in LIGHT)
-    raise UsageError(f'there is no rule for smaller networks of the type {name}. Choose a student of another architecture '
-                     f'with its share of the work of the teacher, as {lighter}; or an option file with the network_g of '
-                     'your student')
+    raise UsageError(f'there is no rule for smaller networks of the type {name}. Choose a student of another '
+                     f'architecture with its share of the work of the teacher, as {lighter}; or an option file with '
+                     'the network_g of your student')
 
 
 def _nearest(search: Search, own: Measured, fraction: float, text: str) -> Size:

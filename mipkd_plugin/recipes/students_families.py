@@ -50,7 +50,7 @@ class Family:
     scale: str = 'upscale'
     channels: tuple[str, ...] = ('num_in_ch', 'num_out_ch')
     color_only: bool = False
-    step: int = 4
+    step: int = 1
     grows: bool = False
 
     @property
@@ -105,12 +105,12 @@ class Family:
 
     def widths(self, base: Mapping[str, Any], most: int) -> list[int]:
         """Widths to choose from, up to the widest."""
-        steps = {*range(8, min(most, 64) + 1, 8), *range(80, most + 1, 16), most}
+        steps = {*range(8, min(most, 64) + 1, 8 if len(self.keys) > 1 else 4), *range(80, most + 1, 16), most}
         return sorted(width for width in steps if not self.problem((width, *self.size[1:]), base))
 
     def waste(self, size: Size) -> float:
         """How much longer kernels run than the width asks for: those of convolutions work on 16 channels at once."""
-        return math.ceil(size[0] / _LANES) * _LANES / size[0]
+        return math.ceil(size[0] / _LANES) * _LANES / size[0] if len(size) > 1 else 1.
 
     def depths(self, most: Size) -> list[tuple[int, ...]]:
         """What may stand behind the width: not fewer than two blocks, so that a feature can be tapped between them."""
@@ -191,7 +191,8 @@ class _Windowed(Family):
 
     def widths(self, base: Mapping[str, Any], most: int) -> list[int]:
         heads = self._heads(base)
-        return [width for width in range(2 * heads, most + 1, 2 * heads) if width >= 6 * heads or width == most]
+        least = max(6 * heads, 24)
+        return [width for width in range(2 * heads, most + 1, 2 * heads) if width >= least or width == most]
 
     def waste(self, size: Size) -> float:
         return 1.
@@ -221,9 +222,12 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (
     _Windowed('SwinIR', _LISTS, (60, 4, 6), _WINDOW, channels=('in_chans', )),
     Family('MambaLite', ('num_feat', 'num_block'), (32, 4)),
     Family('SPAN', ('feature_channels', ), (48, ), color_only=True),
-    Family('SAFMN', ('dim', 'n_blocks'), (36, 8), scale='upscaling_factor', channels=(), color_only=True),
-    Family('PLKSR', ('dim', 'n_blocks'), (64, 12), scale='upscaling_factor', channels=(), color_only=True),
-    Family('RealPLKSR', ('dim', 'n_blocks'), (64, 28), scale='upscaling_factor', channels=(), color_only=True),
+    Family('SAFMN', ('dim', 'n_blocks'), (36, 8), scale='upscaling_factor', channels=(), color_only=True,
+           step=4),
+    Family('PLKSR', ('dim', 'n_blocks'), (64, 12), scale='upscaling_factor', channels=(), color_only=True,
+           step=4),
+    Family('RealPLKSR', ('dim', 'n_blocks'), (64, 28), scale='upscaling_factor', channels=(), color_only=True,
+           step=4),
     _Windowed('HAT', _LISTS, (144, 6, 6), {**_WINDOW, 'window_size': 16, 'compress_ratio': 24, 'squeeze_factor': 24,
                                            'overlap_ratio': 0.5, 'conv_scale': 0.01, 'upsampler': 'pixelshuffle'},
               channels=('in_chans', )),

@@ -13,11 +13,13 @@ from mipkd_plugin.config.suggestions import nearest
 from mipkd_plugin.config.yaml_io import read_options
 from mipkd_plugin.recipes.students_families import FAMILIES, Family, Size
 from mipkd_plugin.utils.errors import UsageError
+from mipkd_plugin.utils.words import counted
 
 EXAMPLES = 'write an architecture with its size, as EDSR:64x16, a fraction of the teacher, as 1/4, or an option file'
 _FRACTION = re.compile(r'(\d{1,6}(?:\.\d{1,6})?)(?:/(\d{1,6}(?:\.\d{1,6})?))?|(\.\d{1,6})')
 _SIZE = re.compile(r'\d{1,5}(?:[xX×]\d{1,5})*')
 _FILES = ('.yml', '.yaml')
+_LONGEST = 100
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Wanted:
     """What was asked for; one of size, fraction and network is given.
 
     Attributes:
-        text: As it was typed.
+        text: As it was typed, cut where it is long.
         family: The architecture; None where it is the teacher's, or that of a file.
         size: Its numbers; the last may be missing.
         fraction: Share of the teacher's work.
@@ -56,42 +58,49 @@ def read(text: str) -> Wanted:
         UsageError: It is none of these, or a fraction that is not between 0 and 1.
         OptionError: The file cannot be read.
     """
-    text = text.strip()
-    if text.lower().endswith(_FILES) or _is_file(text):
-        return _of_file(text)
-    if _FRACTION.fullmatch(text):
-        return Wanted(text, fraction=_fraction(text))
-    name, colon, size = (part.strip() for part in text.partition(':'))
+    typed = text.strip()
+    text = typed if len(typed) <= _LONGEST else f'{typed[:_LONGEST]}…'
+    if typed.lower().endswith(_FILES) or _is_file(typed):
+        return _of_file(typed, text)
+    if _FRACTION.fullmatch(typed):
+        return Wanted(text, fraction=_fraction(text, typed))
+    name, colon, size = (part.strip() for part in typed.partition(':'))
     if not re.fullmatch(r'[A-Za-z]\w*', name):
         raise UsageError(f'--student {text}: is no size, no fraction and no file that is there; {EXAMPLES}')
-    family = _family(name)
+    family = _family(name, text)
     if not colon:
         return Wanted(text, family, family.size)
     if _FRACTION.fullmatch(size) and ('/' in size or '.' in size):
         return Wanted(text, family, fraction=_fraction(text, size))
     if not _SIZE.fullmatch(size):
-        raise UsageError(f'--student {text}: {size!r} is not a size; write {family.notation}, as '
-                         f'{family.text(family.size)}, or a fraction of the teacher, as {family.name}:1/4')
+        raise UsageError(f'--student {text}: behind the colon stands no size; {_as(family)}, or a fraction of the '
+                         f'teacher, as {family.name}:1/4')
     numbers = tuple(int(number) for number in re.split('[xX×]', size))
     if len(numbers) > len(family.keys):
-        raise UsageError(f'--student {text}: {family.name} has {len(family.keys)} numbers, not {len(numbers)}; write '
-                         f'{family.notation}, as {family.text(family.size)}')
+        raise UsageError(f'--student {text}: {family.name} has {counted(len(family.keys), "number")}, not '
+                         f'{len(numbers)}; {_as(family)}')
     if min(numbers) < 1:
-        raise UsageError(f'--student {text}: 0 is not a size; write {family.notation}, as {family.text(family.size)}')
+        raise UsageError(f'--student {text}: 0 is not a size; {_as(family)}')
     return Wanted(text, family, numbers)
 
 
-def _family(name: str) -> Family:
-    if name in FAMILIES:
-        return FAMILIES[name]
+def _as(family: Family) -> str:
+    return f'write {family.notation}, as {family.text(family.size)}'
+
+
+def _family(name: str, text: str) -> Family:
+    whatever_case = {known.lower(): family for known, family in FAMILIES.items()}
+    if name.lower() in whatever_case:
+        return whatever_case[name.lower()]
     near = nearest(name, FAMILIES)
     raise UsageError(
-        f'--student: there is no rule for the size of {name}; ' + (f'did you mean {near}? ' if near else '')
+        f'--student {text}: there is no rule for the size of such a network; '
+        + (f'did you mean {near}? ' if near else '')
         + f'Architectures with a rule: {", ".join(FAMILIES)}. Any other network: an option file with its network_g')
 
 
-def _fraction(text: str, size: str | None = None) -> float:
-    above, _, below = (text if size is None else size).partition('/')
+def _fraction(text: str, size: str) -> float:
+    above, _, below = size.partition('/')
     try:
         fraction = float(Fraction(above) / Fraction(below or 1))
     except ZeroDivisionError:
@@ -109,13 +118,13 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _of_file(text: str) -> Wanted:
-    if not _is_file(text):
+def _of_file(typed: str, text: str) -> Wanted:
+    if not _is_file(typed):
         raise UsageError(f'--student {text}: there is no such file; {EXAMPLES}')
-    opt = read_options(text)
+    opt = read_options(typed)
     load_plugins(opt)
     network = opt.get('network_g')
     if not isinstance(network, dict) or not isinstance(network.get('type'), str):
-        raise UsageError(f'--student {text}: has no network_g with a type; {EXAMPLES} that holds '
+        raise UsageError(f'--student {text}: has no network_g with a type; give an option file that holds '
                          'network_g: {type: EDSR, …}')
     return Wanted(text, network=dict(network), imports=tuple(absolute_imports(opt)), scale=opt.get('scale'))

@@ -22,9 +22,10 @@ _MOST = {1: (256, ), 2: (256, 32), 3: (256, 10, 20)}
 class Search:
     """Sizes of an architecture by their work.
 
-    The rule: width and number of blocks shrink by the same factor. Work goes with the square of the width and with
-    the number of blocks, so an eighth is half the width and half the blocks. 8 % off in work counts as
-    much as a ratio of width to depth that is off by half.
+    The rule: width and depth each bring half of the saving, so a student of a quarter has 0.7 of the width (work goes
+    with its square) and half of the blocks. That is wider and shallower than the teacher's shape on a smaller scale,
+    since wide layers do more work in the same time (docs/students.md), and since shallow students keep more of
+    their teacher (docs/results.md). 8 % off in work counts as much as a ratio of width to depth that is off by half.
 
     Args:
         family: The architecture.
@@ -43,18 +44,19 @@ class Search:
             self.most = (*self.most[:2], self.like[2] * self.most[0] // self.like[0])
         self.scale, self.channels = scale, channels
         self._known: dict[Size, float] = {}
+        self._whole = 0.
 
     def sizes(self) -> list[Size]:
         """All sizes to choose from."""
         return [self.family.completed((width, *depths), self.like)
                 for width in self.family.widths(self.base, self.most[0]) for depths in self.family.depths(self.most)]
 
-    def nearest(self, work: float, shape: float = 0.) -> Size:
+    def nearest(self, work: float, shape: float | None = None) -> Size:
         """The size for a given work.
 
         Args:
             work: Multiply-accumulates per pixel of the low-resolution image.
-            shape: Logarithm of the ratio of width to depth, over that of the rule.
+            shape: Logarithm of the ratio of width to depth, over that of the teacher; by the rule if it is None.
 
         Returns:
             The size.
@@ -62,7 +64,8 @@ class Search:
         Raises:
             OutOfReachError: No size comes close.
         """
-        works = self._works()
+        works = self.works()
+        shape = math.log(self._whole / work) / 4 if shape is None else shape
         best = min(works, key=lambda size: self._penalty(size, works[size] / work, shape))
         if not 1 / NEAR < works[best] / work < NEAR:
             raise OutOfReachError(self.family, min(works.values()), max(works.values()))
@@ -83,15 +86,17 @@ class Search:
         for factor, turn in ((1.5, 0.), (1, math.log(2)), (1, -math.log(2)), (1 / 1.5, 0.)):
             with suppress(OutOfReachError):
                 if work * factor < most:
-                    found[self.nearest(work * factor, self._shape(size) + turn if factor == 1 else 0.)] = None
+                    found[self.nearest(work * factor, self._shape(size) + turn if factor == 1 else None)] = None
         found.pop(size, None)
         return list(found)
 
-    def _works(self) -> dict[Size, float]:
+    def works(self) -> dict[Size, float]:
+        """Work of all sizes to choose from, per pixel of the low-resolution image."""
         if not self._known:
             sizes = self.sizes()
             counter = Counter(self.family, self.base, self.scale, self.channels, [size[0] for size in sizes])
             self._known = {size: counter.work(size) for size in sizes}
+            self._whole = counter.work(self.like)
         return self._known
 
     def _shape(self, size: Size) -> float:

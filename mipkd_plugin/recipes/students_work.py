@@ -98,6 +98,11 @@ def channels_of(network: Mapping[str, Any]) -> int:
     return next((network[key] for key in CHANNELS if isinstance(network.get(key), int)), 3)
 
 
+def image_word(channels: int) -> str:
+    """What images of so many channels are called."""
+    return {1: 'gray images', 3: 'color images'}.get(channels, f'images of {channels} channels')
+
+
 def measured(network: Mapping[str, Any], scale: int, channels: int, net: nn.Module | None = None,
              multiple: int | None = None) -> Measured:
     """Count parameters and work of a network by running it on a small image.
@@ -118,11 +123,12 @@ def measured(network: Mapping[str, Any], scale: int, channels: int, net: nn.Modu
     net = build(network) if net is None else net
     multiple = multiple or _windows(network) or needed_multiple(net, channels, scale)
     side = _side(multiple) if network['type'] in FAMILIES else math.lcm(_SAFE, multiple)
-    images = 'gray images' if channels == 1 else f'images of {channels} channels'
+    images = image_word(channels)
     try:
         parameters, work, shape = _counted(net, channels, side)
     except FOREIGN_ERRORS as error:
-        raise UsageError(f'{network["type"]} does not run on {images}, as the teacher does: {reason(error)}') from error
+        raise UsageError(f'{network["type"]} does not run on {images} of {side}×{side}: {reason(error)}; choose '
+                         'another size, and a network that takes such images as the teacher does') from error
     if shape != (1, channels, side * scale, side * scale):
         raise UsageError(f'{network["type"]} makes an image of {_told(shape)} from one of '
                          f'{_told((1, channels, side, side))}; the teacher enlarges {images} by {scale}: choose a '
