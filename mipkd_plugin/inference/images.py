@@ -24,8 +24,8 @@ from mipkd_plugin.utils.files import write_bytes
 
 FORMATS = {'png': 'PNG', 'jpg': 'JPEG', 'webp': 'WEBP', 'tif': 'TIFF', 'bmp': 'BMP'}
 """Formats that can be written, by ending; Pillow's name of each."""
+_BITS_PER_SAMPLE = 258
 _QUALITY = 95  # of jpg and webp (our choice)
-_DEEP = ('png', 'tif')
 _ALPHA = ('png', 'tif', 'webp')
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
@@ -79,15 +79,15 @@ def read_picture(path: Path) -> Picture:
     header = whole_header(data)
     with any_size(), Image.open(io.BytesIO(data)) as opened:
         mode, profile = opened.mode, opened.info.get('icc_profile')
-        if mode == 'LA' and header.format == 'TIFF':  # OpenCV reads its numbers in the wrong order
-            image: NDArray[Any] | None = cv2.cvtColor(np.asarray(opened.convert('RGBA')), cv2.COLOR_RGBA2BGRA)
-        else:
-            image = _decoded(data)
+        is_turned = header.format == 'TIFF'  # its readers turn it
+        image = _by_pillow(opened) if is_turned else None
+    if image is None:
+        image = _decoded(data)
     if image is None:
         raise BrokenImageError('cannot be decoded: it is damaged, or no image that OpenCV reads')
     if image.dtype not in (np.uint8, np.uint16):
         raise BrokenImageError(f'holds numbers of {image.dtype}; save it with 8 or 16 bits per channel')
-    if header.orientation in _TURNS and header.format != 'TIFF':  # OpenCV turns a TIFF itself
+    if header.orientation in _TURNS and not is_turned:
         image = _TURNS[header.orientation](image)
     if image.shape[:2] != (header.height, header.width):
         raise BrokenImageError(f'has {header.width}×{header.height} pixels by its header, but decodes to '
@@ -179,6 +179,21 @@ def _through(image: Tensor, run: Callable[[Tensor], Tensor], channels: int) -> T
 
 def _mixed(color: Tensor, weights: Any, offset: float) -> Tensor:
     return (color * color.new_tensor(weights).view(1, 3, 1, 1)).sum(1, keepdim=True) + offset
+
+
+def _by_pillow(opened: Image.Image) -> NDArray[Any] | None:
+    """A TIFF of 8 bits, which OpenCV multiplies with its alpha, or mixes up if it is gray with alpha; else None."""
+    bits = getattr(opened, 'tag_v2', {}).get(_BITS_PER_SAMPLE, (1, ))
+    if max(bits if isinstance(bits, tuple) else (bits, )) > 8:
+        return None
+    try:
+        if opened.mode in ('LA', 'RGBA', 'PA', 'RGBa', 'La'):
+            return cv2.cvtColor(np.asarray(opened.convert('RGBA')), cv2.COLOR_RGBA2BGRA)
+        if opened.mode in ('L', '1'):
+            return np.asarray(opened.convert('L'))
+        return cv2.cvtColor(np.asarray(opened.convert('RGB')), cv2.COLOR_RGB2BGR)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BrokenImageError(f'cannot be decoded ({error})') from None
 
 
 def _decoded(data: bytes) -> NDArray[Any] | None:

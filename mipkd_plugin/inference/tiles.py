@@ -186,7 +186,7 @@ class Enlarger:
                 return channels, self.multiple
             except EnlargeError as error:
                 problem = problem or str(error)
-        raise EnlargeError(f'{problem}; images of one channel do not fit either')
+        raise EnlargeError(problem)
 
     def _smallest_side(self) -> int:
         """The smallest side of an image that the network takes; smaller ones are padded."""
