@@ -59,22 +59,6 @@ def read(args: argparse.Namespace) -> Options:
     return opt
 
 
-def read_nothing(args: argparse.Namespace) -> None:
-    """Import the plug-ins that the command line names, for a command without an option file.
-
-    Args:
-        args: With ``imports``.
-
-    Raises:
-        OptionError: An import fails.
-        UsageError: The repository's own copy of BasicSR cannot be imported.
-    """
-    _import_basicsr()
-    from mipkd_plugin import config
-
-    config.load_plugins(config.Options({}), args.imports)
-
-
 def _import_basicsr() -> None:
     """Import BasicSR; the copy of a repository in PYTHONPATH may need packages that are not installed."""
     from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import add_option_file, read, read_nothing
+from mipkd_plugin.commands.shared import add_option_file, load_network, on_device, read
 from mipkd_plugin.utils.errors import MipkdError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mipkd_plugin.pages.scenes import Scene, Values
 
 HELP = 'an HTML page with what several weights files make of the same images'
-_MOST_ROWS = 12
 
 
 class ShowError(MipkdError):
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--crops', type=int, default=2, metavar='N', help='details of an image (default: 2)')
     add('--crop-size', type=int, metavar='N', help='side of a detail in high-resolution pixels (default: 96, or less '
         'where an image is smaller)')
-    add('--most', type=int, default=12, metavar='N', help='images to show, those where the weights differ most; the '
-        'table is about all (default: 12)')
+    add('--most', type=int, default=8, metavar='N', help='images to show, those where the weights differ most; the '
+        'table is about all (default: 8)')
     add('--tile', type=int, metavar='N', help='run the networks in tiles of N low-resolution pixels: takes less memory')
     add('--no-teacher', action='store_true', help='leave out the teacher of the option file')
     add('--force', action='store_true', help='replace --out and --png if they exist')
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_numbers(args: argparse.Namespace) -> None:
     if args.images is None and args.lr is None:
-        raise ShowError('--images DIR is missing: a folder of high-resolution images; or, where there are none, --lr DIR '
-                        'with low-resolution ones')
+        raise ShowError('--images DIR is missing: a folder of high-resolution images; or, where there are none, '
+                        '--lr DIR with low-resolution ones')
     for flag, value, lowest, highest in (('--crops', args.crops, 1, 16), ('--crop-size', args.crop_size, 8, 1024),
                                          ('--most', args.most, 1, 200), ('--tile', args.tile, 8, 10**5)):
         if value is not None and not lowest <= value <= highest:
@@ -78,7 +78,6 @@ def _options(args: argparse.Namespace) -> Options | None:
     if args.opt is None:
         if args.force_yml:
             raise ShowError('--force_yml changes entries of an option file; give one with -opt, or leave it out')
-        read_nothing(args)
         return None
     opt = read(args)
     from mipkd_plugin import config
@@ -110,23 +109,50 @@ def _check_target(flag: str, path: Path, endings: tuple[str, ...], force: bool) 
 def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out: Path) -> int:
     from tqdm import tqdm
 
+    from mipkd_plugin.inference.pictures import as_png
     from mipkd_plugin.pages.gallery import Images, look_at_all
-    from mipkd_plugin.pages.methods import load_methods
+    from mipkd_plugin.pages.methods import scale_of
     from mipkd_plugin.pages.page import render
-    from mipkd_plugin.pages.scenes import Look
+    from mipkd_plugin.pages.scenes import Look, draw_scenes
 
-    methods, scale = load_methods(opt, args.weights, labels, args.tile, not args.no_teacher)
+    methods = _methods(args, opt, labels)
+    scale = scale_of(methods)
     images = Images(args.images, args.lr, scale)
     look = Look(scale, args.crops, args.crop_size or 96)
+    images.check(args.crop_size or 1)
     with tqdm(total=len(images), unit='image', desc='images') as bar:
-        scenes, values = look_at_all(methods, images, look, args.most, args.crop_size is not None,
-                                     bar.update)
+        scenes, values = look_at_all(methods, images, look, args.most, bar.update)
     page = _page(args, opt, methods, scenes, values, images, look)
     _write('--out', out, render(page).encode())
     if args.png is not None:
-        _write('--png', args.png, _png(scenes))
+        _write('--png', args.png, as_png(draw_scenes(scenes)))
     _print(page.entries, out, args.png)
     return 0
+
+
+def _methods(args: argparse.Namespace, opt: Options | None, labels: Sequence[str]) -> list[Method]:
+    """All networks on their device, the teacher of the option file last."""
+    from mipkd_plugin import config
+    from mipkd_plugin.inference.pictures import TEACHER
+    from mipkd_plugin.inference.tiles import Enlarger
+    from mipkd_plugin.pages.methods import Method, require_files
+
+    require_files(args.weights)
+    try:
+        loaded = [load_network(args, path) for path in args.weights]
+    except config.OptionError as error:
+        raise config.OptionError([replace(problem, remedy=f'{problem.remedy}; or leave out -opt: then the network is '
+                                          'recognized from its file') if problem.where == '--weights' else problem
+                                  for problem in error.problems], opt) from error
+    block = {} if opt is None or args.no_teacher else opt.get('teacher')
+    if isinstance(block, Mapping) and block.get('weights'):
+        path = Path(str(block['weights'])).expanduser()
+        if not os.path.isfile(path):
+            raise ShowError(f'{args.opt}, teacher.weights: there is no {path}; put it there, or leave the teacher out '
+                            'with --no-teacher')
+        loaded.append(load_network(args, path, 'teacher'))
+    return [Method(label, one.path, Enlarger(on_device(one.net, None), one.scale, args.tile))
+            for label, one in zip([*labels, TEACHER], loaded)]
 
 
 def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Method], scenes: Sequence[Scene],
@@ -169,14 +195,6 @@ def _entries(methods: Sequence[Method], values: dict[str, Values], runs: Sequenc
     return found
 
 
-def _png(scenes: Sequence[Scene]) -> bytes:
-    from mipkd_plugin.inference.pictures import as_png, draw
-
-    strips = [strip for scene in scenes for strip in scene.strips()[:1]][:_MOST_ROWS]
-    note = 'PSNR of the whole image, Y channel' if scenes[0].shots[0].values or scenes[0].shots[1].values else ''
-    return as_png(draw(strips, note))
-
-
 def _write(flag: str, path: Path, content: bytes) -> None:
     from mipkd_plugin.utils.files import write_bytes
 
@@ -188,9 +206,11 @@ def _write(flag: str, path: Path, content: bytes) -> None:
 
 
 def _print(entries: Sequence[Entry], out: Path, png: Path | None) -> None:
+    from mipkd_plugin.pages.parts import number
+
     width = max(len(entry.label) for entry in entries)
     for entry in entries:
-        values = '' if math.isnan(entry.psnr) else f'  {entry.psnr:7.3f} dB  SSIM {entry.ssim:.4f}'
+        values = '' if math.isnan(entry.psnr) else f'  {number(entry.psnr, 3)} dB  SSIM {number(entry.ssim, 4)}'
         count = '' if entry.parameters is None else f'  {entry.parameters:,d} parameters'
         print(f'{entry.label:{width}}{values}{count}')
     for path in (out, *([png] if png is not None else [])):

@@ -108,7 +108,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
     else:
         own['train'].pop('distill', None)
         own['model_type'] = plain_model(str(opt.get('model_type')))
-        if opt.get('output') is not None and own['model_type'] in ('SRModel', 'SwinIRModel'):
+        asks = opt.get('output') is not None or (opt.get('logger') or {}).get('val_pictures')
+        if asks and own['model_type'] in ('SRModel', 'SwinIRModel'):  # which would ignore both
             own['model_type'] = 'AnySRModel'
         own.pop('teacher', None)
     return own

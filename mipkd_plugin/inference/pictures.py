@@ -194,23 +194,27 @@ def draw(strips: Sequence[Strip], note: str = '') -> Pixels:
     for line, strip in zip(axes, strips):
         shown, factor = _reduced(strip.whole)
         line[0].imshow(shown[:, :, ::-1])
-        line[0].set_title(plain_title(strip.name), fontsize=10)
+        line[0].set_title(_title(strip.name), fontsize=10)
         top, left, height, width = (side * factor for side in strip.box)
         line[0].add_patch(Rectangle((left, top), width, height, fill=False, edgecolor='yellow', lw=2))
         for axis, panel in zip(line[1:], strip.panels):
             axis.imshow(panel.image[:, :, ::-1], interpolation='nearest')
-            axis.set_title(f'{plain_title(panel.label)}\n{panel.note}' if panel.note else plain_title(panel.label),
+            axis.set_title(f'{_title(panel.label)}\n{panel.note}' if panel.note else _title(panel.label),
                            fontsize=10)
     if note:
         figure.supxlabel(note, fontsize=10)
     return _rendered(figure)
 
 
-def plain_title(text: str, longest: int = 22) -> str:
-    """A text that Matplotlib draws as it is, without mathematics, cut in its middle if it is long."""
-    half = (longest - 1) // 2
-    text = text if len(text) <= longest else f'{text[:half]}…{text[-half:]}'
+def without_math(text: str) -> str:
+    """A text that Matplotlib draws as it is, without mathematics."""
     return text.replace('$', r'\$')
+
+
+def _title(text: str, longest: int = 22) -> str:
+    """A text for a title, cut in its middle if it is long."""
+    half = (longest - 1) // 2
+    return without_math(text if len(text) <= longest else f'{text[:half]}…{text[-half:]}')
 
 
 def _reduced(image: Pixels) -> tuple[Pixels, float]:

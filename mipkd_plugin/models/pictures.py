@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from mipkd_plugin.inference.pictures import (
@@ -29,6 +30,7 @@ from mipkd_plugin.inference.pictures import (
 from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.padding import needed_multiple, padded
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
 DETAIL = 96
@@ -142,12 +144,23 @@ class ValidationPictures:
         box = choose_boxes([bicubic], truth, DETAIL, border=self._scale)[0]
         channels = lq.shape[1]
         before = [Panel(LR, box.of(squares).copy()), self._panel(BICUBIC, bicubic, box, truth, channels)]
-        after = []
-        if self._teacher is not None:
-            after.append(self._panel(TEACHER, as_picture(self._teacher(lq)), box, truth, channels))
+        after, image = [], self._of_teacher(name, lq)
+        if image is not None:
+            after.append(self._panel(TEACHER, image, box, truth, channels))
         if truth is not None:
             after.append(Panel(HR, box.of(truth)))
         return _Known(name, box, truth, before, after)
+
+    def _of_teacher(self, name: str, lq: Tensor) -> Pixels | None:
+        """What the teacher makes of a whole image; None without one, or where it fails: training needs patches only."""
+        if self._teacher is None:
+            return None
+        try:
+            return as_picture(self._teacher(lq))
+        except FOREIGN_ERRORS as error:
+            get_root_logger().warning(f'logger.val_pictures: the teacher is left out of the picture of {name}, because '
+                                      f'it cannot run on the whole image: {reason(error)}')
+            return None
 
     def _panel(self, label: str, image: Pixels, box: Box, truth: Pixels | None, channels: int) -> Panel:
         note = ''

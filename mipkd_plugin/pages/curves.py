@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mipkd_plugin.compare.figure import without_the_start
 from mipkd_plugin.compare.logs import History, read_history
+from mipkd_plugin.inference.pictures import without_math
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,16 +105,16 @@ def draw_curves(runs: Sequence[Run]) -> list[Curves]:
 def _svg(runs: Sequence[Run], series: Sequence[list[tuple[int, float]]], title: str, metric: bool) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     with rc_context({'svg.fonttype': 'none', 'text.color': _INK, 'axes.edgecolor': _INK, 'axes.labelcolor': _INK,
-                     'xtick.color': _INK, 'ytick.color': _INK, 'font.family': 'sans-serif', 'font.size': 10,
-                     'text.parse_math': False}):
+                     'xtick.color': _INK, 'ytick.color': _INK, 'font.family': 'sans-serif', 'font.size': 10}):
         figure = Figure(figsize=(5.6, 3.3), layout='constrained')
         axis = figure.add_subplot()
         for number, (run, points) in enumerate(zip(runs, series)):
             _plot(axis, run, _thinned(points), number, metric)
         axis.set_xlabel('iterations')
-        axis.set_ylabel(title)
+        axis.set_ylabel(without_math(title))
         axis.grid(alpha=0.25)
         if metric:
             limits = without_the_start([[value for _, value in points] for points in series])
@@ -121,7 +122,10 @@ def _svg(runs: Sequence[Run], series: Sequence[list[tuple[int, float]]], title: 
                 axis.set_ylim(*limits)
         elif all(value > 0 for points in series for _, value in points):
             axis.set_yscale('log')
-        axis.legend(frameon=False, fontsize=9)
+            axis.yaxis.set_major_formatter(LogFormatter())
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        if axis.lines:
+            figure.legend(loc='outside upper left', frameon=False, fontsize=9)
         return _inline(figure, title)
 
 
@@ -132,7 +136,7 @@ def _plot(axis: Axes, run: Run, points: Sequence[tuple[int, float]], number: int
         return
     style: dict[str, Any] = {'color': f'C{number % 10}', 'linestyle': ('-', '--', ':')[number // 10 % 3]}
     # a label that begins with _ is left out of the legend
-    label = f' {run.label}' if run.label.startswith('_') else run.label
+    label = without_math(f' {run.label}' if run.label.startswith('_') else run.label)
     axis.plot(*zip(*finite), marker='o' if metric else None, markersize=3, linewidth=1.4, label=label, **style)
     at = -1 if run.iteration is None else run.iteration
     here = dict(finite).get(at)

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import torch
 
-from mipkd_plugin.data.headers import BrokenImageError
+from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.inference.images import Picture, read_picture
 from mipkd_plugin.inference.pictures import HR, LR, TEACHER, as_picture
 from mipkd_plugin.inference.quality import images_in, pairs_of, read_pairs
+from mipkd_plugin.inference.tiles import MemoryLackError
 from mipkd_plugin.pages.methods import Method, PageError
 from mipkd_plugin.pages.scenes import Look, Scene, Values, look_at
+from mipkd_plugin.utils.words import counted, some
+
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,43 @@ class Images:
     scale: int
 
     def __len__(self) -> int:
-        return len(images_in(self.lr) if self.hr is None and self.lr is not None
-                   else pairs_of(self.hr or Path(), self.scale, self.lr))
+        return len(self.files())
+
+    def files(self) -> list[tuple[Path | None, Path | None]]:
+        """The original and the LR image of each pair; None where there is none."""
+        if self.hr is not None:
+            return list(pairs_of(self.hr, self.scale, self.lr))
+        return [(None, path) for path in images_in(self.lr or Path())]
+
+    def check(self, least: int) -> None:
+        """Look at the headers of all images, before the work.
+
+        Args:
+            least: Side in enlarged pixels that every image must have.
+
+        Raises:
+            PageError: An image is none, or is too small; all of them are named.
+        """
+        problems, small = [], dict[Path, int]()
+        for hr, lr in self.files():
+            for path, factor in ((hr, 1), (lr, self.scale)):
+                if path is None:
+                    continue
+                try:
+                    header = header_of_file(path, every_chunk=False)
+                except (BrokenImageError, OSError) as error:
+                    problems.append(f'{path}: {getattr(error, "strerror", None) or error}; restore it, or take it out '
+                                    'of the folder')
+                    continue
+                side = min(header.height, header.width) * factor
+                if side < least:
+                    small[path] = side
+        if small:
+            problems.append(f'--crop-size {least}: {counted(len(small), "image")} {"is" if len(small) == 1 else "are"} '
+                            f'smaller: {some(small)}; choose {min(small.values())} or less')
+        if problems:
+            more = [f'… and {len(problems) - _MOST_NAMED} more'] if len(problems) > _MOST_NAMED else []
+            raise PageError('\n'.join(problems[:_MOST_NAMED] + more))
 
     def read(self) -> Iterator[tuple[str, Picture, torch.Tensor | None]]:
         """Read all images, sorted by name.
@@ -56,7 +95,7 @@ class Images:
                     raise PageError(f'{path}: {error}; restore it, or take it out of the folder') from error
 
 
-def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int, exact_size: bool,
+def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int,
                 on_image: Callable[[], object]) -> tuple[list[Scene], dict[str, Values]]:
     """Run all networks over all images.
 
@@ -65,7 +104,6 @@ def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int
         images: The images.
         look: How to look at them.
         most: Number of images to keep: those where the weights files differ most.
-        exact_size: Whether an image smaller than a detail is refused; if not, the detail is cut to the image.
         on_image: Called behind each image.
 
     Returns:
@@ -78,11 +116,10 @@ def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int
     kept: list[tuple[float, int, Scene]] = []
     values: dict[str, list[Values]] = {}
     for place, (name, picture, original) in enumerate(images.read()):
-        height, width = (side * look.scale for side in picture.size)
-        if exact_size and min(height, width) < look.crop_size:
-            raise PageError(f'--crop-size {look.crop_size}: {name} has only {width}×{height} pixels; choose '
-                            f'{min(height, width)} or less, or take it out of the folder')
-        outputs = {method.label: method(picture) for method in methods}
+        try:
+            outputs = {method.label: method(picture) for method in methods}
+        except MemoryLackError as error:
+            raise PageError(f'{name} {error}; run the networks in tiles, which take less: --tile 128') from error
         scene = look_at(name, as_picture(picture.color), outputs, compared,
                         None if original is None else as_picture(original), look)
         for shot in scene.shots:

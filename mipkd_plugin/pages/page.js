@@ -5,7 +5,12 @@ function setZoom() {
   document.getElementById('zoomed').value = zoom.value + '×';
 }
 zoom.addEventListener('input', setZoom);
-setZoom(); // a browser may have kept the value of the last visit
+// as large as all panels of a detail fit beside each other
+const row = document.querySelector('.row'), count = row.children.length;
+const side = parseFloat(getComputedStyle(row.firstElementChild).getPropertyValue('--side'));
+const fitting = [3, 2.5, 2, 1.5, 1].find(value => count * (side * value + 12) <= row.clientWidth + 12);
+zoom.value = window.innerWidth > 640 && fitting ? fitting : 2;
+setZoom();
 
 const errors = document.getElementById('errors');
 if (errors) {
@@ -32,11 +37,12 @@ for (const scene of document.querySelectorAll('.scene')) {
       const from = picture(panel), to = stage.querySelector('.' + image);
       to.src = from.src;
       to.alt = from.alt;
-      to.classList.toggle('pixels', part.value !== 'whole');
-      stage.querySelector('.tag.' + tag).textContent = [nameOf(panel), from.dataset.values].filter(Boolean).join(' · ');
+      to.classList.toggle('pixels', part.value !== 'whole' || from.getAttribute('width') < 384);
+      stage.querySelector('.tag.' + tag).textContent = [nameOf(panel), from.dataset.psnr].filter(Boolean).join(' · ');
     }
     // a small picture is enlarged, but not beyond what fits
-    stage.style.maxWidth = part.value === 'whole' ? picture(left).getAttribute('width') + 'px' : '40rem';
+    const width = Math.max(picture(left).getAttribute('width'), 384);
+    stage.style.maxWidth = part.value === 'whole' ? width + 'px' : '40rem';
     place();
   }
 

@@ -14,6 +14,8 @@ from mipkd_plugin.pages import encode, parts
 from mipkd_plugin.pages.curves import Curves, Run
 from mipkd_plugin.pages.scenes import Look, Scene
 
+_TEXT = ' class="text"'
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -119,17 +121,16 @@ def _guide(page: Page, has_errors: bool) -> str:
 
 def _table(entries: Sequence[Entry]) -> str:
     measured = any(not math.isnan(entry.psnr) for entry in entries)
-    head = ['<th scope="col" class="text">name</th>', '<th scope="col" class="text">file</th>',
-            '<th scope="col" class="text">network</th>', '<th scope="col">iteration</th>',
-            '<th scope="col">parameters</th>']
-    head += ['<th scope="col">PSNR (dB)</th>', '<th scope="col">SSIM</th>'] if measured else []
+    head = ['<th scope="col">PSNR (dB)</th>', '<th scope="col">SSIM</th>'] if measured else []
+    head += [f'<th scope="col"{kind}>{name}</th>' for name, kind in (
+        ('parameters', ''), ('iteration', ''), ('network', _TEXT), ('file', _TEXT))]
     rows = []
     for entry in entries:
-        count = '–' if entry.parameters is None else f'{entry.parameters:,d}'
-        cells = [f'<th scope="row">{escape(entry.label)}</th>', f'<td class="text">{escape(entry.file) or "–"}</td>',
-                 f'<td class="text">{escape(entry.network) or "–"}</td>', f'<td>{escape(entry.iteration) or "–"}</td>',
-                 f'<td>{count}</td>']
-        cells += [f'<td>{parts.number(entry.psnr, 3)}</td>', f'<td>{parts.number(entry.ssim, 4)}</td>'] if measured \
+        cells = [f'<td>{parts.number(entry.psnr, 3)}</td>', f'<td>{parts.number(entry.ssim, 4)}</td>'] if measured \
             else []
-        rows.append(f'<tr>{"".join(cells)}</tr>')
-    return f'<table><thead><tr>{"".join(head)}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        count = '–' if entry.parameters is None else f'{entry.parameters:,d}'
+        cells += [f'<td>{count}</td>', f'<td>{escape(entry.iteration) or "–"}</td>',
+                  f'<td{_TEXT}>{escape(entry.network) or "–"}</td>', f'<td{_TEXT}>{escape(entry.file) or "–"}</td>']
+        rows.append(f'<tr><th scope="row">{escape(entry.label)}</th>{"".join(cells)}</tr>')
+    return f'<table><thead><tr><th scope="col">name</th>{"".join(head)}</tr></thead>' \
+           f'<tbody>{"".join(rows)}</tbody></table>'

@@ -60,11 +60,11 @@ def _crops(scene: Scene, part: int, top: float) -> str:
         name = f'{scene.name}, detail {part + 1}: {shot.label}'
         images = _plain(encode.exact(shot.crops[part]), shot, str(part), panel, name, values, 'pixels')
         if shot.crop_errors:
-            error = encode.exact(encode.colored(shot.crop_errors[part], top))
+            error = encode.colored(shot.crop_errors[part], top)
             images = f'<img class="error pixels" src="{error}" alt="{escape(name)}, errors">{images}'
         button = f'<button type="button" title="Show in the slider" aria-label="Show {escape(name)} in the slider">' \
                  f'{images}</button>'
-        lines = [values_of(values), f'whole: {values_of(shot.values)}' if shot.values else '']
+        lines = [f'detail {values_of(values)}', f'image {values_of(shot.values)}'] if values and shot.values else []
         figures.append(f'<figure class="crop" style="--side:{box.width}">{button}{_caption(shot.label, lines)}'
                        '</figure>')
     place = f'{box.width} × {box.height} pixels at {box.left}, {box.top}'
@@ -73,7 +73,8 @@ def _crops(scene: Scene, part: int, top: float) -> str:
 
 def _plain(uri: str, shot: Shot, part: str, panel: int, name: str, values: Values | None, kind: str = '') -> str:
     image = shot.whole if part == 'whole' else shot.crops[int(part)]
-    return f'<img class="plain {kind}" data-part="{part}" data-panel="{panel}" data-values="{values_of(values)}" ' \
+    psnr = f'{number(values[0], 2)} dB' if values else ''
+    return f'<img class="plain {kind}" data-part="{part}" data-panel="{panel}" data-psnr="{psnr}" ' \
            f'width="{image.shape[1]}" height="{image.shape[0]}" src="{uri}" alt="{escape(name)}">'
 
 
@@ -89,14 +90,14 @@ def _map(scene: Scene, shot: Shot, top: float) -> str:
     if shot.error is None:
         return ''
     mean = f'mean {number(float(shot.error.mean()), 2)}'
-    image = f'<img src="{encode.compressed(encode.colored(shot.error, top))}" ' \
+    image = f'<img src="{encode.colored(shot.error, top)}" ' \
             f'alt="{escape(f"{scene.name}: errors of {shot.label}, {mean} of 255")}">'
     return _figure('map', shot, image, _caption(shot.label, [mean]))
 
 
 def color_scale(top: float) -> str:
     """The color bar of all maps of errors."""
-    return f'<div class="scale"><span>0</span><img src="{encode.exact(encode.color_bar())}" alt="Color bar: dark is ' \
+    return f'<div class="scale"><span>0</span><img src="{encode.color_bar()}" alt="Color bar: dark is ' \
            f'no error, bright is {top:g} of 255 or more"><span>{top:g} and more, of 255</span></div>'
 
 

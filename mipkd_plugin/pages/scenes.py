@@ -10,7 +10,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mipkd_plugin.inference.pictures import BICUBIC, HR, LR, Box, Panel, Pixels, Strip, choose_boxes, enlarged, measured
+from mipkd_plugin.inference.pictures import (
+    BICUBIC,
+    HR,
+    LR,
+    Box,
+    Panel,
+    Pixels,
+    Strip,
+    choose_boxes,
+    draw,
+    enlarged,
+    measured,
+)
 
 Values = tuple[float, float]
 
@@ -30,8 +42,8 @@ class Look:
     scale: int
     crops: int = 2
     crop_size: int = 96
-    largest: int = 768
-    largest_error: int = 384
+    largest: int = 640
+    largest_error: int = 320
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Scene:
     difference: float
 
     def strips(self) -> list[Strip]:
-        """The details as rows of a picture."""
+        """Each detail as a row of a picture."""
         whole = self.shots[-1].whole
         factor = whole.shape[0] / self.size[0]
         rows = []
@@ -86,6 +98,19 @@ class Scene:
             rows.append(Strip(self.name, whole, framed, [
                 Panel(shot.label, shot.crops[number], note) for shot, note in zip(self.shots, notes)]))
         return rows
+
+
+def draw_scenes(scenes: Sequence[Scene]) -> Pixels:
+    """Draw the best detail of each image as every method shows it.
+
+    Args:
+        scenes: The images, all with the same methods.
+
+    Returns:
+        The picture.
+    """
+    has_values = any(shot.values is not None for shot in scenes[0].shots)
+    return draw([scene.strips()[0] for scene in scenes], 'PSNR of the whole image, Y channel' if has_values else '')
 
 
 def look_at(name: str, lr: Pixels, outputs: Mapping[str, Pixels], compared: Sequence[str], hr: Pixels | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import SHARED, write_image_pairs  # noqa: F401
-from training import train, write_options
+from training import comparison_options, train, write_options
 
 from mipkd_plugin.inference.pictures import as_picture, enlarged
 from mipkd_plugin.models.pictures import FrozenTeacher, ValidationPictures
+from mipkd_plugin import config
+from mipkd_plugin.compare import CONTROL, read_comparison
 from mipkd_plugin.testing import TEACHERS
 from basicsr.archs import build_network
 
@@ -133,3 +135,37 @@ def test_images_that_are_not_finite_are_left_out() -> None:
         pictures.add(torch.rand(1, 3, 8, 8), torch.full((1, 3, 16, 16), torch.nan), None)
         pictures.write(board, 1)
     assert not board.tags
+
+
+def test_training_goes_on_where_the_teacher_takes_patches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logging.getLogger('of this test')
+    warnings: list[str] = []
+    monkeypatch.setattr(log, 'warning', warnings.append)
+    monkeypatch.setattr('mipkd_plugin.models.pictures.get_root_logger', lambda: log)
+
+    def fails(lq: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    pictures, board = ValidationPictures(1, 2, fails), Board()
+    for iteration in (1, 2):
+        with pictures.of(Images()):
+            pictures.add(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16), None)
+            assert [panel.label for panel in pictures._strips[0].panels] == ['LR', 'bicubic', 'student']
+            pictures.write(board, iteration)
+    assert len(board.tags) == 2
+    assert len(warnings) == 1
+    assert 'the teacher is left out of the picture of b$1' in warnings[0]
+
+
+def test_teacher_with_windows_runs_on_any_size() -> None:
+    net = build_network(TEACHERS['SwinIR'])
+    assert FrozenTeacher(net, scale=2).upscale(torch.rand(1, 3, 11, 13)).shape == (1, 3, 22, 26)
+
+
+def test_control_of_a_comparison_draws_pictures_too(train_options: Make, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opt = comparison_options(train_options())
+    opt['logger'].update(val_pictures=1, use_tb_logger=True)
+    comparison = read_comparison(config.Options(opt))
+    assert {trial.options['model_type'] for trial in comparison.trials if trial.method == CONTROL} == {'AnySRModel'}

@@ -104,7 +104,8 @@ class Distill:
         return teacher
 
     def _list(self) -> int:
-        from mipkd_plugin.recipes.students import FAMILIES, students, table
+        from mipkd_plugin.recipes.students import students, table
+        from mipkd_plugin.recipes.students_families import FAMILIES
 
         self._import()
         family = self.args.student.partition(':')[0]

@@ -6,6 +6,7 @@ from faults.inputs import (
     hostile,
     images,
     not_finite,
+    pictures,
     recognition,
     rehearsal,
     resume,
@@ -16,5 +17,5 @@ from faults.inputs import (
 )
 
 MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
-           any_student, recognition)
+           any_student, pictures, recognition)
 CASES = [case for module in MODULES for case in module.CASES]

@@ -1,0 +1,118 @@
+"""``mipkd show``: what it refuses, before anything is written, and what it prints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import STUDENTS, TEACHERS, tiny_options, write_image_pairs
+
+from mipkd_plugin.cli import mipkd_main
+from basicsr.archs import build_network
+
+
+def save(name: str, seed: int = 0, **changes: object) -> None:
+    torch.manual_seed(seed)
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({'params': build_network({**STUDENTS['EDSR'], **changes}).state_dict()}, name)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with images, an option file, and two weights files, one of them of a run."""
+    monkeypatch.chdir(tmp_path)
+    opt = tiny_options(write_image_pairs(tmp_path))
+    Path('x.yml').write_text(yaml.safe_dump(opt))
+    save('experiments/tiny/models/net_g_4.pth')
+    save('b.pth', 1)
+    save('x4.pth', 2, upscale=4)
+    Path('empty').mkdir()
+    Path('nested/HR').mkdir(parents=True)
+    cv2.imwrite('nested/HR/a.png', np.zeros((48, 48, 3), np.uint8))
+    Path('page.html').write_text('mine')
+    return tmp_path
+
+
+TWO = ['--weights', 'experiments/tiny/models/net_g_4.pth', 'b.pth', '--images', 'HR']
+
+
+def files(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob('*') if path.is_file())
+
+
+@pytest.mark.parametrize(('arguments', 'says'), [
+    (['--weights', 'b.pth'], '--images DIR is missing'),
+    (['--weights', 'c.pth', '--images', 'HR'], r'--weights c\.pth: there is no such file; .* holds b\.pth, '),
+    (['--weights', 'experiments', '--images', 'HR'], '--weights experiments: is a folder'),
+    (['--weights', 'b.pth', 'x4.pth', '--images', 'HR'], r'different factors: b\.pth is x2; x4\.pth is x4'),
+    (['--weights', 'b.pth', 'b.pth', '--images', 'HR'], r'b\.pth: is given twice'),
+    (['--weights', 'x.yml', '--images', 'HR'], r'x\.yml.*text'),
+    ([*TWO, '--names', 'one'], '1 for 2 weights files'),
+    ([*TWO, '--names', 'one', 'one'], "--names 'one': every name must differ"),
+    ([*TWO, '--names', 'one', 'HR'], "--names 'HR'"),
+    ([*TWO[:-1], 'empty'], 'empty.*holds no images'),
+    ([*TWO[:-1], 'gone'], 'gone'),
+    ([*TWO[:-1], 'nested'], 'nested.*name the folder that holds them: nested/HR'),
+    ([*TWO, '--lr', 'empty'], 'empty.*holds no images'),
+    ([*TWO, '--lr', 'HR'], 'do not fit'),
+    ([*TWO, '--crop-size', '64'], r'--crop-size 64: 4 images are smaller: HR/0\.png, .* and 1 more; choose 48 or less'),
+    ([*TWO, '--crops', '0'], '--crops 0: must be from 1 to 16'),
+    ([*TWO, '--out', 'page.html'], r'--out page\.html: exists; choose another name, or replace it with --force'),
+    ([*TWO, '--out', 'b.pth', '--force'], r'must end in \.html or \.htm, as in b\.html'),
+    ([*TWO, '--png', 'a.jpg'], r'must end in \.png, as in a\.png'),
+    ([*TWO, '--out', 'empty'], 'empty: is a folder; name a file in it, such as empty/show.html'),
+    ([*TWO, '--out', 'b.pth/page.html'], r'b\.pth is a file, and no folder'),
+    (['-opt', 'x.yml', '--weights', 'x4.pth', '--images', 'HR'], 'does not fit EDSR.*leave out -opt'),
+    ([*TWO, '--force_yml', 'scale=3'], '--force_yml changes entries of an option file'),
+])
+def test_bad_input_is_refused_and_nothing_is_written(work: Path, capsys: pytest.CaptureFixture[str],
+                                                     arguments: list[str], says: str) -> None:
+    before = files(work)
+    assert mipkd_main(['show', *arguments]) == 2
+    said = capsys.readouterr().err
+    assert re.search(says, said, re.S), said
+    assert 'Traceback' not in said
+    assert files(work) == before
+
+
+def test_teacher_that_is_gone_can_be_left_out(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / 'teacher.pth').unlink()
+    assert mipkd_main(['show', '-opt', 'x.yml', *TWO]) == 2
+    assert 'leave the teacher out with --no-teacher' in capsys.readouterr().err
+    assert mipkd_main(['show', '-opt', 'x.yml', *TWO, '--no-teacher']) == 0
+    assert 'results/show_tiny.html' in capsys.readouterr().out
+
+
+def test_page_is_replaced_when_asked(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mipkd_main(['show', '--weights', 'b.pth', '--images', 'HR', '--out', 'page.html', '--force']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('bicubic')
+    assert re.match(r'b +[\d.]+ dB  SSIM [\d.]+  6,867 parameters', lines[1])
+    assert 'page.html' in lines[2]
+    text = Path('page.html').read_text()
+    assert 'the network differs most from bicubic' in text
+    assert 'http' not in re.sub(r'xmlns(:\w+)?="[^"]*"', '', text).replace('http-equiv', '')
+
+
+def test_photographs_without_originals(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gray, deep = np.random.default_rng(0).integers(0, 255, (2, 14, 19), dtype=np.uint8)
+    Path('photos').mkdir()
+    cv2.imwrite('photos/gray.png', gray)
+    cv2.imwrite('photos/16 bit.png', deep.astype(np.uint16)[..., None].repeat(4, 2) * 257)
+    assert mipkd_main(['show', *TWO[:-2], '--lr', 'photos', '--out', 'out.html', '--png', 'out.png']) == 0
+    assert 'dB' not in capsys.readouterr().out
+    text = Path('out.html').read_text()
+    assert 'There are no originals' in text
+    assert 'id="errors"' not in text
+    assert cv2.imread('out.png').shape[1] > 500
+
+
+def test_networks_of_several_kinds_are_recognized(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({'params': build_network(TEACHERS['RCAN']).state_dict()}, 'rcan.pth')
+    assert mipkd_main(['show', '--weights', 'b.pth', 'rcan.pth', '--images', 'HR', '--out', 'out.html']) == 0
+    assert '<td class="text">RCAN</td>' in Path('out.html').read_text()
