@@ -17,10 +17,11 @@ from mipkd_plugin import config
 from mipkd_plugin.networks.padding import needed_multiple
 from mipkd_plugin.networks.trunk import TapError, trunk_of
 from mipkd_plugin.recipes import defaults
-from mipkd_plugin.recipes.data import Data, cut
+from mipkd_plugin.recipes.data import Data
 from mipkd_plugin.recipes.defaults import Facts, Settings
 from mipkd_plugin.recipes.images import DataError
 from mipkd_plugin.recipes.option_file import options_of, render, with_changes
+from mipkd_plugin.recipes.pairs import cut
 from mipkd_plugin.recipes.speed import step_seconds
 from mipkd_plugin.recipes.students import Choice
 from mipkd_plugin.recipes.students_work import channels_of
