@@ -17,10 +17,11 @@ from mipkd_plugin import config
 from mipkd_plugin.networks.padding import needed_multiple
 from mipkd_plugin.networks.trunk import TapError, trunk_of
 from mipkd_plugin.recipes import defaults
-from mipkd_plugin.recipes.data import Data, cut
+from mipkd_plugin.recipes.data import Data
 from mipkd_plugin.recipes.defaults import Facts, Settings
 from mipkd_plugin.recipes.images import DataError
 from mipkd_plugin.recipes.option_file import options_of, render, with_changes
+from mipkd_plugin.recipes.pairs import cut
 from mipkd_plugin.recipes.speed import step_seconds
 from mipkd_plugin.recipes.students import Choice
 from mipkd_plugin.recipes.students_work import channels_of
@@ -80,10 +81,11 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     nets = build(student.network), teacher.build()
     notes: list[str] = []
     facts = facts_of(nets, teacher.scale, data, given)
+    imports = list(dict.fromkeys([*student.imports, *(given.get('import') or ())]))
     entries = teacher_entries(teacher, str(given['teacher']))
 
     def options_for(settings: Settings, images: Data) -> dict[str, Any]:
-        return with_changes(options_of(name, student.network, student.imports, entries, images, settings,
+        return with_changes(options_of(name, student.network, imports, entries, images, settings,
                                        teacher.scale), given.get('set') or ())
 
     def measure(settings: Settings) -> float:

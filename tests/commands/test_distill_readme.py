@@ -22,8 +22,8 @@ LINES = LINE.findall((REPO / 'docs/distill.md').read_text(encoding='utf-8'))
 TEACHERS = {
     'EDSR_x2_f64b5.pth': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 20, 'num_block': 6,
                           'upscale': 2, 'res_scale': 1},
-    'RealESRGAN_x4plus.pth': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 4, 'num_feat': 32,
-                              'num_block': 4, 'num_grow_ch': 16}}
+    'RealESRGAN_x4plus.pth': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 4, 'num_feat': 48,
+                              'num_block': 3, 'num_grow_ch': 24}}
 SHORT = ['--iterations', '3', '--batch', '2', '--patch', '16', '--crops', '4', '--threads', '1']
 
 

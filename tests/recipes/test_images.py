@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mipkd_plugin.data.headers import Header
-from mipkd_plugin.recipes.data import cut, plan
+from mipkd_plugin.recipes.data import plan
 from mipkd_plugin.recipes.images import DataError, find, held_out, same_images, scale_between, template_of
+from mipkd_plugin.recipes.pairs import cut
 
 
 def write(path: Path, side: int = 48, seed: int | None = None) -> Path:

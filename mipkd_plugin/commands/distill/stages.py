@@ -14,7 +14,7 @@ from mipkd_plugin.commands.distill import PLACES, SETTINGS
 from mipkd_plugin.commands.shared import read, read_checked
 from mipkd_plugin.utils.errors import MipkdError, UsageError
 from mipkd_plugin.utils.locks import TakenError, alone
-from mipkd_plugin.utils.stopping import Stop, Stopped, listening
+from mipkd_plugin.utils.stopping import Stop, Stopped, listening, name_of
 
 
 class DiskError(MipkdError):
@@ -71,6 +71,10 @@ class Distill:
                              f'has begun.\n   -> Write another folder: --out {record.free_name(self.out)}')
         try:
             return self._carry_out(saved)
+        except Stopped as error:
+            if error.args[0]:  # the training has said how to go on
+                raise
+            raise Stopped(error.signum, f'Stopped by {name_of(error.signum)}. Go on with: {self.command}') from error
         except OSError as error:
             raise DiskError(f'{error.filename or self.out}: {error.strerror or error}\n   -> Make room or fix the '
                             'permissions, then type the same line again') from error
@@ -101,8 +105,11 @@ class Distill:
 
     def _list(self) -> int:
         from mipkd_plugin.recipes.students import students, table
+        from mipkd_plugin.recipes.students_families import FAMILIES
 
-        for line in table(students(self._teacher())):
+        self._import()
+        family = self.args.student.partition(':')[0]
+        for line in table(students(self._teacher(), family if family in FAMILIES else None)):
             print(line)
         return 0
 
@@ -163,7 +170,7 @@ class Distill:
     def _options(self) -> argparse.Namespace:
         """The arguments that ``basicsr train`` would have."""
         return argparse.Namespace(command='train', opt=str(self.option_file), force_yml=None, launcher='none',
-                                  auto_resume=True, debug=False, imports=self.args.imports or [], local_rank=0)
+                                  auto_resume=True, debug=False, imports=[], local_rank=0)
 
     def _train(self) -> None:
         """Train, or go on; nothing to do for a run that has come to its end."""
@@ -244,6 +251,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-__all__ = ['Distill', 'Stopped']
