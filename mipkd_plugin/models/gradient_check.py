@@ -138,7 +138,7 @@ def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:
     fewest = max(_FEW_IMAGES, math.ceil(max(loss.min_batch_size for loss in model._losses()) / share))
     size = max(opt['datasets']['train'].get('batch_size_per_gpu') or fewest, fewest)
     student, teacher = model.get_bare_model(model.net_g), model.teacher
-    work = _work(student, (channels, side, side)) * (2 + 2 * _BACKWARDS) + _work(teacher, (channels, side, side)) * (
+    work = _work(student, channels, side, unit) * (2 + 2 * _BACKWARDS) + _work(teacher, channels, side, unit) * (
         5 if any(loss.reenters_network for loss in model._losses()) else 1)
     while size * work > _WORK / 2 and size > fewest:
         size = max(size // 2, fewest)
@@ -147,12 +147,13 @@ def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:
     return size, max(1, min(_MOST_BATCHES, int(_WORK / max(size * work, 1)))), side
 
 
-def _work(net: nn.Module, shape: tuple[int, int, int]) -> float:
-    """Multiply-accumulates for one image; where nobody can count them, those of one use of each weight a pixel."""
+def _work(net: nn.Module, channels: int, side: int, unit: int) -> float:
+    """Multiply-accumulates for one image, counted on a small one; without a count each weight works once a pixel."""
+    small = min(side, math.lcm(8, unit))
     try:
-        return cost(net, shape).macs
+        return cost(net, (channels, small, small)).macs * (side / small) ** 2
     except FOREIGN_ERRORS:
-        return sum(p.numel() for p in net.parameters()) * shape[1] * shape[2]
+        return float(sum(p.numel() for p in net.parameters())) * side * side
 
 
 def _parsed(opt: Mapping[str, Any]) -> dict[str, Any]:

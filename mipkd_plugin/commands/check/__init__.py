@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mipkd_plugin.commands.check.gradients import show_gradients
+from mipkd_plugin.commands.check.gradients import IS_CUT_OFF, show_gradients
 from mipkd_plugin.commands.check.schema import schema_text
 from mipkd_plugin.commands.shared import add_option_file, import_plugins, read
 from mipkd_plugin.utils.errors import UsageError
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     is_train = config.is_training(opt) if args.mode is None else args.mode == 'train'
     report = config.check_options(opt, is_train=is_train, probe='full')
     if args.gradients and _is_cut_off(report):
-        show_gradients(opt, report.built.bound, 0)
+        show_gradients(opt, report.built.bound, report.images.get('datasets.train', 0))
     config.require_clean(report.problems, opt)
     if args.decode:
         _decode(opt, report)
@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_cut_off(report: Report) -> bool:
-    """Whether the only problems are those that a trial step of the losses has found: the table shows more of them."""
+    """Whether nothing but a term without gradient is wrong: the table shows it beside the others."""
     return report.built.bound is not None and bool(report.problems) and all(
-        problem.where.startswith('train.distill_opt') for problem in report.problems)
+        IS_CUT_OFF in problem.what for problem in report.problems)
 
 
 def _show_report(opt: Options, command: str, report: Report) -> None:

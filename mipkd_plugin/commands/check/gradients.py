@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mipkd_plugin.losses.gradients import Pull
     from mipkd_plugin.models.gradient_check import GradientCheck
 
+IS_CUT_OFF = 'is cut off'
+"""What the check says of a term without a gradient."""
 LITTLE = 0.001
 """A term with a smaller share hardly acts."""
 ABOVE = 1.5
