@@ -16,7 +16,7 @@ from mipkd_plugin.exporting.layouts import OWN
 from mipkd_plugin.exporting.merging import Merged, merge
 from mipkd_plugin.exporting.onnx_export import Check, export_onnx
 from mipkd_plugin.exporting.onnx_file import OPSET, Graph
-from mipkd_plugin.exporting.student import Student
+from mipkd_plugin.exporting.student import Student, check_half
 from mipkd_plugin.exporting.torch_files import (
     LOADER,
     export_basicsr,
@@ -173,6 +173,8 @@ def export(student: Student, plan: Plan) -> Exported:
     if merged is not None and not (plan.to in GRAPHS or merged.is_described):
         merged = None  # these files hold the weights of the class as it is
     written = student if merged is None else merged.student
+    if plan.half:
+        check_half(written, plan.to in GRAPHS)
     results: list[Exported] = []
 
     def write(part: Path) -> None:
