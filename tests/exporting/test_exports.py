@@ -14,7 +14,7 @@ import torch
 from export_students import MAMBA, NETWORKS, UNUSUAL, student
 from helpers import PACKAGE
 
-from mipkd_plugin.exporting import Plan, export
+from mipkd_plugin.exporting import Plan, export, onnx_export
 from mipkd_plugin.exporting.onnx_file import Session
 from mipkd_plugin.exporting.student import noise
 from mipkd_plugin.version import __version__
@@ -157,6 +157,18 @@ def test_odd_sizes_in_onnx(network: dict[str, object], size: tuple[int, int], tm
     made = student(network)
     export(made, Plan('onnx', tmp_path / 'net.onnx'))
     lq = noise(3, *size)
+    assert (Session(tmp_path / 'net.onnx')(lq) - made(lq)).abs().max() < LIMIT
+
+
+def test_pooling_in_uneven_windows_is_padded_in_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAFMN takes any size in PyTorch; the graph is right at multiples of 8 alone."""
+    monkeypatch.setattr(onnx_export, 'EXPORTERS', ('trace', ))  # the other way fails too, slowly
+    made = student({'type': 'SAFMN', 'dim': 16, 'n_blocks': 1, 'ffn_scale': 2.0, 'upscaling_factor': 2})
+    assert made.multiple == 1
+    exported = export(made, Plan('onnx', tmp_path / 'net.onnx'))
+    assert exported.student.multiple == 8
+    assert 'multiples of 8' in exported.notes[0]
+    lq = noise(3, 24, 16)
     assert (Session(tmp_path / 'net.onnx')(lq) - made(lq)).abs().max() < LIMIT
 
 
