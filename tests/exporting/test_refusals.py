@@ -12,7 +12,7 @@ from export_students import MAMBA, NETWORKS, SWIN, UNUSUAL, of_class, student
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipkd_plugin.exporting import ExportError, Plan, check_plan, export, size_of
+from mipkd_plugin.exporting import FORMATS, ExportError, Plan, check_plan, export, size_of
 from mipkd_plugin.exporting.ncnn_ready import OPERATORS
 from mipkd_plugin.exporting.onnx_file import nodes
 
@@ -153,3 +153,23 @@ def test_plans(plan: Plan, said: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ExportError, match=said):
         check_plan(plan, Path('weights.pth'))
     assert {path.read_text() for path in tmp_path.iterdir()} == {'kept'}
+
+
+@pytest.mark.parametrize('to', FORMATS)
+def test_a_full_disk_leaves_nothing(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = student(NETWORKS['SRVGGNetCompact'])
+
+    def full(*_: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(OSError, match='No space left'):
+        export(made, Plan(to, tmp_path / f'net{FORMATS[to][0]}'))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('to', ['onnx', 'spandrel', 'basicsr'])
+def test_gray_images(to: str, tmp_path: Path) -> None:
+    made = student({**NETWORKS['SRVGGNetCompact'], 'num_in_ch': 1, 'num_out_ch': 1})
+    assert made.channels == 1
+    assert export(made, Plan(to, tmp_path / f'net{FORMATS[to][0]}')).check.difference.largest < 1e-4
