@@ -77,7 +77,7 @@ def _show(student: Student, exported: Exported, plan: Plan) -> None:
               + (f'; {merged.kept} blocks were left, their numbers differ' if merged.kept else ''))
         if merged.is_described:
             print(f'the merged network is\n  network_g: {_flow(merged.student.network)}')
-    print(f'wrote {exported.path}, {exported.path.stat().st_size / 1e6:.2f} MB{_details(student, exported, plan)}')
+    print(f'wrote {exported.path}, {exported.path.stat().st_size / 1e6:.2f} MB{_details(exported, plan)}')
     for path in exported.beside:
         print(f'  and {path}, which tells spandrel of {exported.student.kind}')
     sizes = ', '.join(f'{height}×{width}' for height, width in check.sizes)
@@ -92,18 +92,20 @@ def _show(student: Student, exported: Exported, plan: Plan) -> None:
         print(f'operators: {", ".join(exported.operators)}; ncnn has all of them')
     for note in exported.notes:
         print(f'note: {note}')
-    print('in the option file of a BasicSR:' if plan.to == 'basicsr' else 'load it elsewhere:', *_lines(exported, plan), sep='\n  ')
+    print('in the option file of a BasicSR:' if plan.to == 'basicsr' else 'load it elsewhere:',
+          *_lines(exported, plan), sep='\n  ')
 
 
-def _details(student: Student, exported: Exported, plan: Plan) -> str:
+def _details(exported: Exported, plan: Plan) -> str:
     parts = ['half precision' if plan.half else 'float32']
     graph = exported.graph
     if graph is not None:
         parts += [f'opset {graph.opset}', 'any height, width and batch' if graph.size is None else
                   f'height {graph.size[0]}, width {graph.size[1]}, batch 1']
-        if student.multiple > 1:
-            parts.append(f'padding to multiples of {student.multiple} is in the graph' if graph.padding else
-                         f'sides must be multiples of {student.multiple}')
+        multiple = exported.student.multiple
+        if multiple > 1:
+            parts.append(f'padding to multiples of {multiple} is in the graph' if graph.padding else
+                         f'sides must be multiples of {multiple}')
     return f' ({"; ".join(parts)})'
 
 

@@ -14,9 +14,9 @@ from mipkd_plugin.exporting.errors import ExportError
 from mipkd_plugin.exporting.folder import Lost, loss_on
 from mipkd_plugin.exporting.layouts import OWN
 from mipkd_plugin.exporting.merging import Merged, merge
-from mipkd_plugin.exporting.onnx_export import Check, export_onnx
+from mipkd_plugin.exporting.onnx_export import Check, export_onnx, export_padded
 from mipkd_plugin.exporting.onnx_file import OPSET, Graph
-from mipkd_plugin.exporting.student import Student
+from mipkd_plugin.exporting.student import Student, check_half
 from mipkd_plugin.exporting.torch_files import (
     LOADER,
     export_basicsr,
@@ -173,6 +173,8 @@ def export(student: Student, plan: Plan) -> Exported:
     if merged is not None and not (plan.to in GRAPHS or merged.is_described):
         merged = None  # these files hold the weights of the class as it is
     written = student if merged is None else merged.student
+    if plan.half:
+        check_half(written, plan.to in GRAPHS)
     results: list[Exported] = []
 
     def write(part: Path) -> None:
@@ -193,7 +195,17 @@ Step = tuple[Exported, Callable[[Tensor], Tensor]]
 
 def _onnx(written: Student, original: Student, plan: Plan, part: Path) -> Step:
     graph = Graph(plan.opset or OPSET, plan.size, half=plan.half)
-    check, session = export_onnx(written, original, graph, part)
+    try:
+        check, session = export_onnx(written, original, graph, part)
+    except ExportError:
+        found = export_padded(written, original, graph, part)
+        if found is None:
+            raise
+        check, session, multiple = found
+        note = (f'{written.kind} uses operations that ONNX has only for sides that are multiples of {multiple}: other '
+                'images are padded to that in the graph, and differ from those of PyTorch without padding, mostly near '
+                'the border')
+        return Exported(plan.out, replace(written, multiple=multiple), check, notes=(note, ), graph=graph), session
     return Exported(plan.out, written, check, graph=graph), session
 
 

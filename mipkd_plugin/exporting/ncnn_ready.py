@@ -56,8 +56,8 @@ def examine(student: Student, graph: Graph, path: Path) -> Fit:
     found = operators(path)
     lacking = [name for name in found if name not in OPERATORS]
     if lacking:
-        raise ExportError(f'{student.kind} cannot run in ncnn, which lacks the operator{"s" if len(lacking) > 1 else ""} '
-                          f'{", ".join(lacking)}; take --to onnx')
+        what = 'the operator' if len(lacking) == 1 else 'the operators'
+        raise ExportError(f'{student.kind} cannot run in ncnn, which lacks {what} {", ".join(lacking)}; take --to onnx')
     deep = _deepest(path)
     if deep[1] > _MOST_DIMENSIONS:
         raise ExportError(f'{student.kind} cannot run in ncnn: its {deep[0]} makes a tensor of {deep[1]} dimensions, '

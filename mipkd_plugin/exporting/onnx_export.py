@@ -15,6 +15,7 @@ from mipkd_plugin.exporting.student import Difference, Student, difference, nois
 LIMIT = 1e-4
 SIZES = ((24, 24), (19, 29), (33, 17))
 BATCHES = (1, 2)
+_MULTIPLES = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,29 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
     remedy = ('' if graph.size else '; give --static HEIGHTxWIDTH for a file of one size, or take --to safetensors')
     raise ExportError(f'{student.kind} cannot be exported to ONNX: it {kept}{remedy}' if kept.startswith(
         ('uses', 'cannot')) else f'{student.kind} cannot be exported to ONNX: {kept}{remedy}')
+
+
+def export_padded(student: Student, original: Student, graph: Graph, path: Path) -> tuple[Check, Session, int] | None:
+    """Write an ONNX file that pads images to a multiple for which the graph is right at all sizes.
+
+    Some networks, such as SAFMN, take any size in PyTorch, by operations on uneven windows that ONNX lacks.
+
+    Args:
+        student: What is written; it needs no padding in PyTorch.
+        original: What the file must equal, on images of that multiple.
+        graph: What the file is for.
+        path: The file.
+
+    Returns:
+        The check, the file in onnxruntime, and the multiple; None if there is none.
+    """
+    for multiple in _MULTIPLES if student.multiple == 1 and graph.size is None else ():
+        try:
+            write_graph(replace(student, multiple=multiple), graph, path, 'trace')
+            return *check_onnx(path, replace(original, multiple=multiple), graph), multiple
+        except ExportError:
+            continue
+    return None
 
 
 def check_onnx(path: Path, student: Student, graph: Graph) -> tuple[Check, Session]:

@@ -73,33 +73,33 @@ def write_graph(student: Student, graph: Graph, path: Path, exporter: str) -> No
     images = noise(student.channels, *(graph.size or _TRACED), batch=1 if graph.size else 2)
     try:
         with _quiet(), traceable(net, graph.simple), torch.no_grad():
-            (_trace if exporter == 'trace' else _dynamo)(whole, images, graph, path)
+            model = (_trace if exporter == 'trace' else _dynamo)(onnx, whole, images, graph)
     except FOREIGN_ERRORS as error:
         raise ExportError(_cause(error)) from error
-    model = onnx.load(path)
     if graph.half:
         model = _in_half(model)
     if graph.size:
         _fix_size(model, images, student.scale)
     _describe(onnx, model, student, graph)
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    path.write_bytes(model.SerializeToString())  # an error of the disk is an OSError then
 
 
-def _trace(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
+def _trace(onnx: Any, net: nn.Module, images: Tensor, graph: Graph) -> Any:
     torch.onnx.register_custom_op_symbolic('aten::mT', _transposed, 9)  # type: ignore[attr-defined]
     fixed = graph.size is not None and not has_loop(net)  # PyTorch would unroll a loop of known length
-    torch.onnx.export(net, (images, ), str(path), dynamo=False, opset_version=graph.opset, input_names=[INPUT],
+    buffer: Any = io.BytesIO()
+    torch.onnx.export(net, (images, ), buffer, dynamo=False, opset_version=graph.opset, input_names=[INPUT],
                       output_names=[OUTPUT], dynamic_axes=None if fixed else _AXES)
+    return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _dynamo(net: nn.Module, images: Tensor, graph: Graph, path: Path) -> None:
+def _dynamo(onnx: Any, net: nn.Module, images: Tensor, graph: Graph) -> Any:
     needed('onnxscript', 'an ONNX file of this network')
     dynamic = None if graph.size else ({axis: torch.export.Dim(name) for axis, name in _AXES[INPUT].items()}, )
     program = torch.onnx.export(net, (images, ), dynamo=True, opset_version=graph.opset, input_names=[INPUT],
                                 output_names=[OUTPUT], dynamic_shapes=dynamic, verbose=False, external_data=False)
-    if program is not None:
-        program.save(str(path))
+    return None if program is None else program.model_proto
 
 
 def _transposed(g: Any, x: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,6 +102,34 @@ def _channels(net: nn.Module, network: Mapping[str, Any]) -> int:
         if isinstance(value, int):
             return value
     return 3
+
+
+def check_half(student: Student, computes: bool) -> None:
+    """Refuse half precision for a student whose numbers are too large for it (above 65,504).
+
+    onnxruntime computes in float32 on a CPU whatever the file says, and a GPU does not: so PyTorch is asked.
+
+    Args:
+        student: The student.
+        computes: Whether features are in half precision too, not only the weights.
+
+    Raises:
+        ExportError: A weight or a feature becomes infinite.
+    """
+    large = [name for name, tensor in student.net.state_dict().items() if not bool(tensor.half().isfinite().all())]
+    if large:
+        raise ExportError(f'the weight {large[0]} is too large for half precision; leave out --fp16')
+    if not computes:
+        return
+    side = -(-16 // student.multiple) * student.multiple
+    try:
+        half = replace(student, net=copy.deepcopy(student.net).half())
+        finite = bool(half(noise(student.channels, side, side).half()).isfinite().all())
+    except FOREIGN_ERRORS:  # code that makes float32 tensors of its own, or a CPU that has no such operation
+        return
+    if not finite:
+        raise ExportError('numbers inside of the network are too large for half precision, and the image is NaN or '
+                          'infinite; leave out --fp16')
 
 
 def noise(channels: int, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,7 +43,7 @@ def export_basicsr(student: Student, original: Student, path: Path, half: bool) 
     Returns:
         The check, the file as something to call, and what else there is to say.
     """
-    torch.save({'params': _stored(student.net.state_dict(), half)}, path)
+    _save(_stored(student.net.state_dict(), half), path)
     notes = () if _is_basicsrs(student) else (
         f'plain BasicSR has no {student.kind}: this file is for a BasicSR that knows it', )
     return *_reloaded(student, original, lambda: read_tensors(path)['params'], half, 'BasicSR, strictly'), notes
@@ -88,7 +89,7 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
         _save_safetensors(_stored(state, half), path, student, half)
         content = files.load(path.read_bytes())
     else:
-        torch.save({'params': _stored(state, half)}, path)
+        _save(_stored(state, half), path)
         content = read_tensors(path)['params']
     registry = spandrel.MAIN_REGISTRY.copy()
     if student.kind in OWN:
@@ -144,13 +145,19 @@ def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
             for name, tensor in state.items()}
 
 
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    buffer = io.BytesIO()  # an error of the disk is an OSError then
+    torch.save({'params': dict(state)}, buffer)
+    path.write_bytes(buffer.getvalue())
+
+
 def _save_safetensors(state: Mapping[str, Tensor], path: Path, student: Student, half: bool) -> None:
     entries: dict[str, Any] = {
         'format': 'pt', 'name': student.name, 'architecture': student.kind,
         'network_g': json.dumps(student.network), 'scale': student.scale, 'padding_multiple': student.multiple,
         'precision': 'float16' if half else 'float32', 'input': 'NCHW, RGB, 0 to 1', 'mipkd_plugin': __version__}
-    needed('safetensors.torch', 'a file of safetensors').save_file(
-        dict(state), path, {key: str(value) for key, value in entries.items()})
+    files = needed('safetensors.torch', 'a file of safetensors')
+    path.write_bytes(files.save(dict(state), {key: str(value) for key, value in entries.items()}))
 
 
 def _is_basicsrs(student: Student) -> bool:
