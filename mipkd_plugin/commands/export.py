@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mipkd_plugin.commands.shared import add_option_file, load_network
+from mipkd_plugin.commands.shared import add_option_file
+from mipkd_plugin.commands.shared.networks import load_network
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.words import counted
 

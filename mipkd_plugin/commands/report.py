@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import Loaded, add_option_file, load_network, on_device, read
+from mipkd_plugin.commands.shared import add_option_file, read
+from mipkd_plugin.commands.shared.networks import Loaded, load_network, on_device
 from mipkd_plugin.utils.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import add_option_file, load_network, on_device, read
+from mipkd_plugin.commands.shared import add_option_file, read
+from mipkd_plugin.commands.shared.networks import load_network, on_device
 from mipkd_plugin.utils.errors import MipkdError
 
 if TYPE_CHECKING:

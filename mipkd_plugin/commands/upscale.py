@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import add_option_file, load_network, on_device
+from mipkd_plugin.commands.shared import add_option_file
+from mipkd_plugin.commands.shared.networks import load_network, on_device
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.words import counted
 

@@ -23,9 +23,9 @@ from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
 from mipkd_plugin.models.gradients import gradient_log
 from mipkd_plugin.models.pictures import FrozenTeacher
+from mipkd_plugin.models.setup_log import setup_lines
 from mipkd_plugin.models.student import StudentMixin
 from mipkd_plugin.models.terms import free_name, total_of
-from mipkd_plugin.networks.execution import PLAIN
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
 
@@ -73,13 +73,14 @@ class DistillMixin(StudentMixin):
         self.cache = config.make_cache(self.opt, self.nets, distillation.probe.to(self.device),
                                        distillation.fingerprint)
         seed = self.opt.get('manual_seed') or 0
-        for index, loss in enumerate(self._losses()):
+        losses = self.distillation_losses()
+        for index, loss in enumerate(losses):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
-        self._loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in self._losses()]
+        self._loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in losses]
         self._teacher_dismissed = False
-        self.log_gradients = gradient_log(self.opt, self.schedule, self._losses())
+        self.log_gradients = gradient_log(self.opt, self.schedule, losses)
         self.crops: Tensor | None = None
-        self._log_setup(distillation.notes)
+        get_root_logger().info('\n'.join(setup_lines(self, distillation.notes)))
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
@@ -89,7 +90,7 @@ class DistillMixin(StudentMixin):
             raise config.OptionError([config.Problem(
                 'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers, but DistillMixin trains '
                 'one network with one optimizer', 'use a model class that trains only net_g')])
-        own = {id(p) for loss in self._losses() for p in loss.self_trained_parameters()}
+        own = {id(p) for loss in self.distillation_losses() for p in loss.self_trained_parameters()}
         parameters = [p for p in self.losses.parameters() if p.requires_grad and id(p) not in own]
         if parameters:
             self.optimizer_g.add_param_group({'params': parameters})
@@ -183,7 +184,7 @@ class DistillMixin(StudentMixin):
 
     def _prepare(self, plan: StepPlan) -> dict[str, Tensor]:
         """Let losses train their own parameters; names of a second such loss end in ``_2``."""
-        own = [loss for loss in self._losses() if loss.self_trained_parameters()]
+        own = [loss for loss in self.distillation_losses() if loss.self_trained_parameters()]
         return {name if number == 1 else f'{name}_{number}': value
                 for number, loss in enumerate(own, 1) for name, value in self._prepare_one(loss, plan).items()}
 
@@ -232,29 +233,12 @@ class DistillMixin(StudentMixin):
         load_state(path, self.losses, self.teacher_fingerprint, self.opt.get('rank', 0))
         get_root_logger().info(f'Loading distillation state from {path}.')
 
-    def _losses(self) -> list[DistillationLoss]:
+    def distillation_losses(self) -> list[DistillationLoss]:
+        """The losses of ``train.distill_opt``, in the order of the option file."""
         return cast(list[DistillationLoss], list(self.losses))
 
     def _state_path(self, current_iter: int) -> Path:
         return distill_state_path(self.opt['path']['models'], label_of(current_iter))
-
-    def _log_setup(self, notes: Iterable[str]) -> None:
-        count = {name: sum(p.numel() for p in net.parameters())
-                 for name, net in (('student', self.net_g), ('teacher', self.teacher), ('losses', self.losses))}
-        lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
-                 f'losses (training only) {count["losses"]:,d} parameters.']
-        lines += [f'\t{line}' for line in config.recognition_in_words(self.opt)]
-        if self.nets.teacher.execution != PLAIN:
-            lines.append(f'\tThe teacher runs in another way: {self.nets.teacher.execution}')
-        for loss in self._losses():
-            pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
-            lines.append(f'\t{type(loss).__name__}: {pairs}' + f'; {loss.note}' * bool(loss.note))
-        if self.opt['train'].get('distill'):
-            lines.append(f'\tdistills in {self.schedule}')
-        if self.cache is not None:
-            lines.append(f'\tcache of the teacher: {self.cache}')
-        lines += [f'\tnote: {note}' for note in notes]
-        get_root_logger().info('\n'.join(lines))
 
 
 @register(MODEL_REGISTRY)

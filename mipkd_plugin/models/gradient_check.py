@@ -124,7 +124,7 @@ def _measured(model: Any, batch: dict[str, Any], iteration: int,
 
 def _iterations(model: DistillMixin) -> list[int]:
     """The iteration in which all terms act; where the training is too short for one, several."""
-    losses, schedule = model._losses(), model.schedule
+    losses, schedule = model.distillation_losses(), model.schedule
     together = common_period(schedule, losses)
     if all(together % loss.due_every == 0 for loss in losses):
         return [together]
@@ -135,11 +135,11 @@ def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:
     """(Images in a batch, number of batches, side of the LR images): as in the training, as far as time allows."""
     channels, side, _ = config.probe_shape(opt)
     unit, share = config.window_size(opt), model.schedule.share
-    fewest = max(_FEW_IMAGES, math.ceil(max(loss.min_batch_size for loss in model._losses()) / share))
+    fewest = max(_FEW_IMAGES, math.ceil(max(loss.min_batch_size for loss in model.distillation_losses()) / share))
     size = max(opt['datasets']['train'].get('batch_size_per_gpu') or fewest, fewest)
     student, teacher = model.get_bare_model(model.net_g), model.teacher
     work = _work(student, channels, side, unit) * (2 + 2 * _BACKWARDS) + _work(teacher, channels, side, unit) * (
-        5 if any(loss.reenters_network for loss in model._losses()) else 1)
+        5 if any(loss.reenters_network for loss in model.distillation_losses()) else 1)
     while size * work > _WORK / 2 and size > fewest:
         size = max(size // 2, fewest)
     while size * work > _WORK / 2 and side // 2 >= max(unit, 8) and side // 2 % unit == 0:
