@@ -278,3 +278,16 @@ def test_files_whose_student_does_not_fit(tmp_path: Path, text: str, says: str) 
         choose(write(tmp_path, text), teacher('EDSR'))
     assert error.value.exit_code == 2
     assert 'Traceback' not in str(error.value)
+
+
+@pytest.mark.parametrize(('name', 'depth'), [('EDSR', 1 / 2), ('SwinIR', 2 / 3)])
+def test_the_rule_of_width_and_depth(name: str, depth: float) -> None:
+    """Of a student of a quarter, depth brings so much of the saving; widths that kernels waste are avoided."""
+    great = teacher('EDSR', num_feat=256, num_block=32) if name == 'EDSR' else teacher(
+        'SwinIR', embed_dim=180, depths=[6] * 6, num_heads=[6] * 6)
+    search = Search(FAMILIES[name], great.network, 2, 3)
+    size = search.nearest(search.works()[search.like] / 4)
+    by_width = 2 * math.log(search.like[0] / size[0])
+    by_depth = math.log(FAMILIES[name].depth(search.like) / FAMILIES[name].depth(size))
+    assert by_depth / (by_width + by_depth) == pytest.approx(depth, abs=0.12)
+    assert size[0] % (16 if name == 'EDSR' else 6) == 0
