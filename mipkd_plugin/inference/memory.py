@@ -32,11 +32,15 @@ def peak_memory(net: nn.Module, shape: tuple[int, int, int]) -> int:
         Bytes.
     """
     lq = image_for(net, shape)
-    fixed = sum(tensor.numel() * tensor.element_size() for tensor in (*net.parameters(), *net.buffers(), lq))
+    fixed = _bytes_of(net) + lq.numel() * lq.element_size()
     with evaluating(net):
         if lq.device.type == 'cuda':
             return fixed + _on_gpu(net, lq)
         return fixed + _on_cpu(net, lq)
+
+
+def _bytes_of(net: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*net.parameters(), *net.buffers()))
 
 
 def _on_gpu(net: nn.Module, lq: torch.Tensor) -> int:
@@ -78,7 +82,8 @@ def memory_for(net: nn.Module, shape: tuple[int, int, int], multiple: int = 1) -
         Bytes.
     """
     side = -(-_SMALL // multiple) * multiple
-    return int(peak_memory(net, (shape[0], side, side)) * shape[1] * shape[2] / side ** 2)
+    weights = _bytes_of(net)
+    return weights + int((peak_memory(net, (shape[0], side, side)) - weights) * shape[1] * shape[2] / side ** 2)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -11,7 +11,7 @@ from helpers import TEACHERS
 from torch import Tensor, nn
 
 from mipkd_plugin.testing.tiny import scale_of
-from mipkd_plugin.inference.memory import peak_memory
+from mipkd_plugin.inference.memory import memory_for, peak_memory
 from mipkd_plugin.inference.tiles import Enlarger, EnlargeError
 
 CONVOLUTIONAL = {
@@ -143,3 +143,5 @@ def test_memory_falls_with_the_tile() -> None:
     assert peak_memory(net, (3, 64, 64)) == large  # the same again
     weights = sum(parameter.numel() * 4 for parameter in net.parameters())
     assert 3 < (large - weights) / (small - weights) < 4.2
+    expected = peak_memory(net, (3, 200, 220))
+    assert memory_for(net, (3, 200, 220)) == pytest.approx(expected, rel=0.1)
