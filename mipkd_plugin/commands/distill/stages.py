@@ -58,6 +58,7 @@ class Distill:
             DiskError: A file cannot be written.
             MipkdError: Something else does not fit; nothing was overwritten.
             Stopped: A signal has stopped it; the same line goes on.
+            BrokenPipeError: Nobody reads the output any more.
         """
         from mipkd_plugin.recipes import record
 
@@ -75,6 +76,8 @@ class Distill:
             if error.args[0]:  # the training has said how to go on
                 raise
             raise Stopped(error.signum, f'Stopped by {name_of(error.signum)}. Go on with: {self.command}') from error
+        except BrokenPipeError:  # the reader of our output, such as head, has stopped
+            raise
         except OSError as error:
             raise DiskError(f'{error.filename or self.out}: {error.strerror or error}\n   -> Make room or fix the '
                             'permissions, then type the same line again') from error
