@@ -184,6 +184,7 @@ def test_the_command_as_it_is_typed(train_options: Make) -> None:
     assert re.search(r'look at l_feat: its gradient is \d+ times that of l_pix', done.stdout)
     assert re.search(r'as strong as l_pix with train.distill_opt\[0\].feat_weight: [\d.]+ \(now 50\)', done.stdout)
     assert 'look at l_kr: its share is under 0.1 %: it hardly acts' in done.stdout
+    assert 'as strong as l_pix with train.distill_opt[1].loss_weight: ' in done.stdout
     assert 'look at l_logits' not in done.stdout
     assert done.stderr == ''
 
