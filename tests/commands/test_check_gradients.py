@@ -184,6 +184,7 @@ def test_the_command_as_it_is_typed(train_options: Make) -> None:
     assert re.search(r'look at l_feat: its gradient is \d+ times that of l_pix', done.stdout)
     assert re.search(r'as strong as l_pix with train.distill_opt\[0\].feat_weight: [\d.]+ \(now 50\)', done.stdout)
     assert 'look at l_kr: its share is under 0.1 %: it hardly acts' in done.stdout
+    assert 'as strong as l_pix with train.distill_opt[1].loss_weight: ' in done.stdout
     assert 'look at l_logits' not in done.stdout
     assert done.stderr == ''
 
@@ -254,9 +255,19 @@ def test_a_loss_that_crashes_is_refused_without_a_table(train_options: Make, cap
     opt = train_options()
     opt['train']['distill_opt'] = {'type': 'Crashing'}
     code, out, err = checked(opt, capsys)
-    assert code == 2
-    assert 'gradients: not measured: ' in out
+    assert (code, out) == (2, '')
     assert 'three is one too many' in err
+
+
+def test_what_cannot_be_measured_is_said_and_refuses_nothing(train_options: Make, capsys: pytest.CaptureFixture[str],
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError('Checkpointing is not compatible with .grad()')
+
+    monkeypatch.setattr('mipkd_plugin.models.gradient_check.check_gradients', failing)
+    code, out, _ = checked(train_options(), capsys)
+    assert code == 0
+    assert out.endswith('  gradients: not measured: RuntimeError: Checkpointing is not compatible with .grad()\n')
 
 
 def test_the_check_of_a_training_measures_nothing(train_options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
