@@ -45,7 +45,9 @@ class Choice:
         """Teacher, student and alternatives as a table, and what its numbers mean."""
         rows = [] if self.teacher is None else [('teacher', self.teacher)]
         rows += [('student', self)] + [('or', choice) for choice in self.alternatives]
-        return _table(rows)
+        slow = [f'{self.notation} does less work than its teacher, but is no faster on this machine: choose another '
+                'architecture, or fewer blocks'] if self.teacher is not None and self.speedup < 1 else []
+        return [*_table(rows), *slow]
 
 
 def table(choices: Sequence[Choice]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,12 @@ def test_the_lines_of_a_choice() -> None:
     assert [line.split()[0] for line in lines[1:4]] == ['teacher', 'student', 'or']
     assert 'EDSR:32x6' in lines[1]
     assert '1.0×' in lines[1]
+
+
+def test_a_student_that_is_no_faster_is_told() -> None:
+    choice = choose('1/4', teacher('EDSR'))
+    assert 'no faster on this machine' in replace(choice, speedup=0.7).lines()[-1]
+    assert 'no faster' not in ''.join(replace(choice, speedup=1.4).lines())
 
 
 def test_random_numbers_stay() -> None:
