@@ -155,9 +155,10 @@ def _conclusion(rows: list[Row]) -> str:
     """What the numbers say, and no more."""
     bicubic, student, teacher = (round(row.means()[0], 2) for row in rows)
     gain = f'The student is {abs(student - bicubic):.2f} dB {"above" if student > bicubic else "below"} bicubic'
+    more = ' The student is below the teacher too: give more --iterations, and another --out.'
     if teacher <= bicubic:
         return (f'{gain}. The teacher is below bicubic here, which a teacher is that was trained for looks or for '
-                'real photographs: look at the picture before you trust PSNR.')
+                'real photographs: look at the picture before you trust PSNR.' + more * (student < teacher))
     if student < bicubic:
         return f'{gain}: it has not trained long enough. Give more --iterations, and another --out.'
     return f'{gain} and {abs(teacher - student):.2f} dB {"below" if student < teacher else "above"} the teacher.'
