@@ -202,9 +202,8 @@ def _onnx(written: Student, original: Student, plan: Plan, part: Path) -> Step:
         if found is None:
             raise
         check, session, multiple = found
-        note = (f'{written.kind} uses operations that ONNX has only for sides that are multiples of {multiple}: other '
-                'images are padded to that in the graph, and differ from those of PyTorch without padding, mostly near '
-                'the border')
+        note = (f'the graph of {written.kind} is right at sides that are multiples of {multiple}: other images are '
+                'padded to that in the graph by reflection, and differ from those of PyTorch without padding')
         return Exported(plan.out, replace(written, multiple=multiple), check, notes=(note, ), graph=graph), session
     return Exported(plan.out, written, check, graph=graph), session
 

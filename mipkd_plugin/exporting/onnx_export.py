@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,9 +57,11 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
         ExportError: No way leads to equal images.
     """
     failures: list[str] = []
-    for exporter in EXPORTERS:
+    for exporter, multiple in _ways(student, graph):
+        if multiple > student.multiple and failures[0].startswith(('uses', 'cannot')):
+            continue  # only a graph that is wrong at some sizes can be helped by padding
         try:
-            write_graph(student, graph, path, exporter)
+            write_graph(replace(student, multiple=multiple), graph, path, exporter)
             return check_onnx(path, original, graph)
         except ExportError as error:
             failures.append(str(error))
@@ -69,6 +71,15 @@ def export_onnx(student: Student, original: Student, graph: Graph, path: Path) -
     remedy = ('' if graph.size else '; give --static HEIGHTxWIDTH for a file of one size, or take --to safetensors')
     raise ExportError(f'{student.kind} cannot be exported to ONNX: it {kept}{remedy}' if kept.startswith(
         ('uses', 'cannot')) else f'{student.kind} cannot be exported to ONNX: {kept}{remedy}')
+
+
+def _ways(student: Student, graph: Graph) -> Iterator[tuple[str, int]]:
+    """(Exporter, multiple that the graph pads to) in turn; a network may pad by itself, in code that is not kept."""
+    first, *others = EXPORTERS
+    yield first, student.multiple
+    if student.multiple == 1 and graph.size is None and graph.padding:
+        yield from ((first, multiple) for multiple in _MULTIPLES)
+    yield from ((exporter, student.multiple) for exporter in others)
 
 
 def export_padded(student: Student, original: Student, graph: Graph, path: Path) -> tuple[Check, Session, int] | None:

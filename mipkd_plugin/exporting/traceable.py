@@ -64,7 +64,7 @@ def map_of(windows: Tensor, window_size: int, h: int, w: int) -> Tensor:
     return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, h, w, windows.shape[-1])
 
 
-def shifted_mask(block: Any, x_size: tuple[int, int]) -> Tensor:
+def shifted_mask(block: Any, x_size: tuple[int, int], **_: Any) -> Tensor:
     """The mask of shifted windows: -100 between pixels that the shift has brought together.
 
     Args:
