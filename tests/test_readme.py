@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import yaml
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
@@ -82,3 +87,21 @@ def test_version_is_the_same_everywhere() -> None:
     newest, *_ = re.findall(r'^## (\S+) \((\S+)\)', (REPO / 'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)
     assert (citation['version'], str(citation['date-released'])) == newest
     assert citation['version'] == __version__
+
+
+def test_the_package_of_the_first_screen_holds_all_files(tmp_path: Path) -> None:
+    """The pip line of the first screen, without its dependencies; what it installs is all that a user gets."""
+    words = shlex.split(re.findall(r'^pip (install .*)$', FIRST_SCREEN, flags=re.M)[0], comments=True)
+    assert '.[teacher,export]' in words
+    source = tmp_path / 'clone'
+    shutil.copytree(REPO / 'mipkd_plugin', source / 'mipkd_plugin', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'constraints.txt'):
+        shutil.copy(REPO / name, source)
+    subprocess.run([sys.executable, '-m', 'pip', *words, '--no-deps', '--no-index', '--target', str(tmp_path / 'lib')],
+                   cwd=source, check=True, capture_output=True)
+    files = {path.relative_to(source) for path in (source / 'mipkd_plugin').rglob('*')
+             if path.is_file() and path.suffix != '.pyc'}
+    assert {path for path in files if not (tmp_path / 'lib' / path).is_file()} == set()
+    (metadata, ) = (tmp_path / 'lib').glob('mipkd_plugin-*.dist-info/METADATA')
+    for extra in ('teacher', 'export'):
+        assert f'Provides-Extra: {extra}' in metadata.read_text(encoding='utf-8')
