@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(schema_text(import_plugins(args)), end='')
         return 0
     if args.opt is None:
-        raise UsageError('-opt FILE.yml is missing')
+        raise UsageError('-opt FILE.yml is missing: give the option file to check, or --schema')
     if args.mode is None:
         opt = read(args)
         if 'compare' in opt:
