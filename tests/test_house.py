@@ -98,6 +98,12 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert length <= 50, f'{path.name}: {node.name} has {length} lines'
 
 
+def test_file_names_of_tests_are_unique() -> None:
+    """pytest cannot collect two files of one name, except from a package."""
+    paths = [path for path in (REPO / 'tests').rglob('test_*.py') if not (path.parent / '__init__.py').exists()]
+    assert not [str(path) for path in paths for other in paths if path.name == other.name and path != other]
+
+
 def test_no_assert_for_users() -> None:
     for path in FILES:
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text()))), path

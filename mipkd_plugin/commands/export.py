@@ -70,6 +70,8 @@ def _look_at(args: argparse.Namespace) -> None:
 
 def _show(student: Student, exported: Exported, plan: Plan) -> None:
     """Print what was written, how it was checked, and how it is loaded."""
+    from mipkd_plugin.utils.yaml_text import flow
+
     merged, check, apart = exported.merged, exported.check, exported.check.difference
     print(f'{student.kind} x{student.scale}, {student.parameters:,d} parameters')
     if merged is not None:
@@ -77,7 +79,7 @@ def _show(student: Student, exported: Exported, plan: Plan) -> None:
               f'parameters are left; largest difference {merged.difference.largest:.1e}'
               + (f'; {merged.kept} blocks were left, their numbers differ' if merged.kept else ''))
         if merged.is_described:
-            print(f'the merged network is\n  network_g: {_flow(merged.student.network)}')
+            print(f'the merged network is\n  network_g: {flow(merged.student.network)}')
     print(f'wrote {exported.path}, {exported.path.stat().st_size / 1e6:.2f} MB{_details(exported, plan)}')
     for path in exported.beside:
         print(f'  and {path}, which tells spandrel of {exported.student.kind}')
@@ -110,14 +112,10 @@ def _details(exported: Exported, plan: Plan) -> str:
     return f' ({"; ".join(parts)})'
 
 
-def _flow(network: dict[str, object]) -> str:
-    import yaml
-
-    return yaml.safe_dump(network, default_flow_style=True, sort_keys=False, width=10**6).strip()
-
-
 def _lines(exported: Exported, plan: Plan) -> list[str]:
     """The lines that load a file elsewhere."""
+    from mipkd_plugin.utils.yaml_text import flow
+
     name, student = exported.path.name, exported.student
     arguments = ', '.join(f'{key}={value!r}' for key, value in student.network.items() if key != 'type')
     if plan.to == 'onnx':
@@ -136,7 +134,7 @@ def _lines(exported: Exported, plan: Plan) -> list[str]:
         return [f"{first}net = spandrel.ModelLoader().load_from_file('{name}')",
                 f'image = net(lq)  # lq: (1, {student.channels}, H, W), 0 to 1; spandrel clips the image to 0 to 1']
     if plan.to == 'basicsr':
-        return [f'network_g: {_flow(student.network)}',
+        return [f'network_g: {flow(student.network)}',
                 f'path: {{pretrain_network_g: {name}, param_key_g: params, strict_load_g: true}}']
     return [f'net = {type(student.net).__name__}({arguments}).eval()  # from {type(student.net).__module__}',
             f"net.load_state_dict(safetensors.torch.load_file('{name}'))"]

@@ -60,6 +60,20 @@ def place(where: str, method: Any, home: str) -> str | None:
     return None
 
 
+def place_of(where: str, opt: Mapping[str, Any], method: str) -> str:
+    """The place in the option file of a comparison for a place in the options of a run of one of its methods.
+
+    Args:
+        where: YAML path in the options of the run.
+        opt: The options of the comparison.
+        method: Name of the method.
+
+    Returns:
+        The YAML path.
+    """
+    return place(where, opt['compare']['methods'][method], f'compare.methods.{method}') or where
+
+
 def apply(own: dict[str, Any], method: Any) -> None:
     """Write a method into the options of a run."""
     own['train']['distill_opt'] = copy.deepcopy(losses_of(method))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from mipkd_plugin.utils.yaml_text import flow, number
 
 
 class _Removed:
@@ -35,7 +35,7 @@ def in_words(fix: Mapping[str, Any]) -> str:
     parts = []
     for path, value in fix.items():
         key = path.rpartition('.')[2]
-        parts.append(f'remove {key}' if value is REMOVE else f'write {key}: {_flow(value)}')
+        parts.append(f'remove {key}' if value is REMOVE else f'write {key}: {_typed(value)}')
     return ', and '.join(parts)
 
 
@@ -82,18 +82,6 @@ def _first(entries: Any, path: str) -> tuple[Any, str]:
     return key, path[len(str(key)):].removeprefix('.')
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes ~ for nothing."""
-
-
-_Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar('tag:yaml.org,2002:null', '~'))
-
-
-def _flow(value: Any) -> str:
+def _typed(value: Any) -> str:
     """A value as one types it into a YAML file."""
-    if value is None:
-        return '~'
-    if isinstance(value, float):
-        return f'{value:g}' if 'e' not in f'{value:g}' else f'!!float {value:g}'
-    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=1000, sort_keys=False)
-    return text.removesuffix('\n').removesuffix('...').removesuffix('\n')
+    return number(value) if isinstance(value, float) else flow(value)

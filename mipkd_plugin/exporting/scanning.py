@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 8
-
 
 def chunked_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Equation 2 of Mamba, chunk by chunk, for sequences of any length; see ``archs/mamba_lite_arch.py``.

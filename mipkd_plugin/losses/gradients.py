@@ -23,11 +23,13 @@ class Pull:
         cosine: Cosine of the angle between this gradient and that of the pixel loss, over all parameters that both of
             them reach, in [-1, 1]; None where one of them is 0 or there is no pixel loss.
         trains_itself: Whether a gradient reaches parameters of a loss.
+        is_cut: Whether no gradient reaches the student, not even one of zeros.
     """
 
     norm: float
     cosine: float | None = None
     trains_itself: bool = False
+    is_cut: bool = False
 
 
 def pulls(terms: Mapping[str, Tensor], student: nn.Module, losses: Iterable[nn.Module] = (),
@@ -61,7 +63,7 @@ def pulls(terms: Mapping[str, Tensor], student: nn.Module, losses: Iterable[nn.M
     pixel = found.get(reference)
     sums = [_sums(gradients, pixel or [None] * len(weights)) for gradients in found.values()]
     values = torch.stack(sums).tolist() if sums else []
-    return {name: Pull(math.sqrt(square), _cosine(*products), trains_itself[name])
+    return {name: Pull(math.sqrt(square), _cosine(*products), trains_itself[name], all(g is None for g in found[name]))
             for name, (square, *products) in zip(found, values)}
 
 
@@ -121,5 +123,5 @@ def over_batches(found: Sequence[Mapping[str, Pull]]) -> dict[str, Pull]:
         own = [each[name] for each in found if name in each]
         cosines = [pull.cosine for pull in own if pull.cosine is not None]
         mean[name] = Pull(sum(pull.norm for pull in own) / len(own), sum(cosines) / len(cosines) if cosines else None,
-                          any(pull.trains_itself for pull in own))
+                          any(pull.trains_itself for pull in own), all(pull.is_cut for pull in own))
     return mean

@@ -42,6 +42,7 @@ class GradientCheck:
     Attributes:
         pulls: Mean over the batches, by name of the term.
         owners: YAML path of the loss, by name of the term; the terms of BasicSR have none.
+        silent: YAML paths of losses that have no term in that iteration.
         itself: What losses log of their own training (``meta_rec``): it acts on their parameters, not on the student.
         iteration: Number of the iteration that was tried: one in which all terms act.
         images: The batches.
@@ -52,6 +53,7 @@ class GradientCheck:
 
     pulls: dict[str, Pull]
     owners: dict[str, str]
+    silent: list[str]
     itself: list[str]
     iteration: int
     images: TrialBatches
@@ -95,9 +97,11 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
                 itself.update(dict.fromkeys(prepared))
         model.nets.close()
     paths = [where for where, _ in config.distillation_entries(opt)]
-    return GradientCheck(over_batches(found), {name: paths[number] for name, number in owners.items()},
-                         list(itself), iterations[0], images, (len(model.lq), *model.lq.shape[2:]),
-                         parsed['path'].get('pretrain_network_g'), time.perf_counter() - start)
+    return GradientCheck(
+        over_batches(found), owners={name: paths[number] for name, number in owners.items()},
+        silent=[path for number, path in enumerate(paths) if number not in owners.values()], itself=list(itself),
+        iteration=iterations[0], images=images, patch=(len(model.lq), *model.lq.shape[2:]),
+        pretrained=parsed['path'].get('pretrain_network_g'), seconds=time.perf_counter() - start)
 
 
 def _measured(model: Any, batch: dict[str, Any], iteration: int,
@@ -135,8 +139,9 @@ def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:
     """(Images in a batch, number of batches, side of the LR images): as in the training, as far as time allows."""
     channels, side, _ = config.probe_shape(opt)
     unit, share = config.window_size(opt), model.schedule.share
-    fewest = max(_FEW_IMAGES, math.ceil(max(loss.min_batch_size for loss in model.distillation_losses()) / share))
-    size = max(opt['datasets']['train'].get('batch_size_per_gpu') or fewest, fewest)
+    needed = math.ceil(max(loss.min_batch_size for loss in model.distillation_losses()) / share)
+    size = max(opt['datasets']['train'].get('batch_size_per_gpu') or _FEW_IMAGES, needed)
+    fewest = min(size, max(_FEW_IMAGES, needed))
     student, teacher = model.get_bare_model(model.net_g), model.teacher
     work = _work(student, channels, side, unit) * (2 + 2 * _BACKWARDS) + _work(teacher, channels, side, unit) * (
         5 if any(loss.reenters_network for loss in model.distillation_losses()) else 1)
@@ -144,7 +149,8 @@ def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:
         size = max(size // 2, fewest)
     while size * work > _WORK / 2 and side // 2 >= max(unit, 8) and side // 2 % unit == 0:
         side, work = side // 2, work / 4
-    return size, max(1, min(_MOST_BATCHES, int(_WORK / max(size * work, 1)))), side
+    most = _MOST_BATCHES * max(1, _FEW_IMAGES // size)
+    return size, max(1, min(most, int(_WORK / max(size * work, 1)))), side
 
 
 def _work(net: nn.Module, channels: int, side: int, unit: int) -> float:

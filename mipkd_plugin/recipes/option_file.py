@@ -14,6 +14,7 @@ import yaml
 from mipkd_plugin.recipes.data import Data
 from mipkd_plugin.recipes.defaults import LOSSES, Settings
 from mipkd_plugin.utils.errors import UsageError
+from mipkd_plugin.utils.yaml_text import flow
 
 _EPOCH = 2000
 """Iterations of an epoch. A resumed run reads past what its epoch has trained on, and a new epoch starts workers."""
@@ -157,11 +158,3 @@ def _block(block: Mapping[str, Any], comments: Mapping[str, str], path: str, ind
             else:
                 lines.append(f'{line:<38} {comment}' if comment else line)
     return lines
-
-
-def flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    if value is None:
-        return '~'
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-    return text.removesuffix('\n').removesuffix('\n...').replace(': null', ': ~')

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -181,11 +180,3 @@ def comments(settings: Settings) -> dict[str, str]:
     found['datasets.train.gt_size'] = f'HR; LR patch {settings["patch"]}, {settings.reasons["patch"]}'
     return {**found, 'num_gpu': 'one GPU; the CPU if there is none',
             'train.exact_resume': 'a stopped run ends as one that was not stopped'}
-
-
-def as_path(path: Path) -> str:
-    """A path for people: relative where it lies in the working directory."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.archs.supply import supplied
 from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
+from mipkd_plugin.utils.yaml_text import flow
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,7 @@ class Recognized:
     def as_yaml(self) -> str:
         """The block ``teacher`` of an option file that says what was recognized."""
         entries = {'network': self.network, 'weights': str(self.path), 'param_key': self.param_key}
-        return 'teacher:\n' + ''.join(f'  {key}: {_flow(value)}\n' for key, value in entries.items())
-
-
-def _flow(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-    return '~' if value is None else text.removesuffix('\n').removesuffix('\n...')
+        return 'teacher:\n' + ''.join(f'  {key}: {flow(value)}\n' for key, value in entries.items())
 
 
 def network_class(name: str) -> type[nn.Module]:

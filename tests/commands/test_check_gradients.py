@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from training import comparison_options, write_options
@@ -180,7 +181,7 @@ def test_the_command_as_it_is_typed(train_options: Make) -> None:
     assert sum(float(row[1]) for name, row in found.items() if name != 'meta_rec') == pytest.approx(100, abs=0.3)
     assert found['l_ae'][4] == found['meta_rec'][4] == 'trains the loss itself, not the student'
     assert 'it has random weights; iteration 5' in done.stdout
-    assert re.search(r'4 batches of 4 LR images of 8×8, train; [\d.]+ s', done.stdout)
+    assert re.search(r'8 batches of 2 LR images of 8×8, train; [\d.]+ s', done.stdout)
     assert re.search(r'look at l_feat: its gradient is \d+ times that of l_pix', done.stdout)
     assert re.search(r'as strong as l_pix with train.distill_opt\[0\].feat_weight: [\d.]+ \(now 50\)', done.stdout)
     assert 'look at l_kr: its share is under 0.1 %: it hardly acts' in done.stdout
@@ -219,6 +220,73 @@ def test_a_comparison_has_a_table_for_each_method(train_options: Make, capsys: p
     code, out, err = checked(comparison_options(train_options()), capsys)
     assert code == 0, err
     assert re.findall(r'gradients \((\w+)\) of each term', out) == ['logits', 'mipkd']
+
+
+def test_places_in_a_comparison_are_those_of_its_file(train_options: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """The printed weight, written where the table says, makes the norms equal."""
+    opt = comparison_options(train_options())
+    opt['compare']['methods'] = {'weak': {'type': 'LogitsKDLoss', 'loss_weight': 1e-6}, 'two': {
+        'losses': [{'type': 'FitNetLoss', 'taps': 2, 'loss_weight': 1e7}], 'crops': 4}}
+    code, out, err = checked(opt, capsys)
+    assert code == 0, err
+    assert out.count('share: norm / sum') == 1
+    found = re.findall(r'as strong as l_pix with (\S+): (.+) \(now (.+)\)', out)
+    assert [(place, now) for place, _, now in found] == [
+        ('compare.methods.weak.loss_weight', '!!float 1e-06'),
+        ('compare.methods.two.losses[0].loss_weight', '!!float 1e+07')]
+    opt['compare']['methods']['weak']['loss_weight'] = value = yaml.safe_load(found[0][1])
+    opt['compare']['methods']['two']['losses'][0]['loss_weight'] = yaml.safe_load(found[1][1])
+    assert isinstance(value, float)
+    code, out, err = checked(opt, capsys)
+    assert code == 0, err
+    factors = re.findall(r'^ +l_(?:logits|fitnet) .*×(\S+)$', out, re.M)
+    assert [float(factor) for factor in factors] == pytest.approx([1, 1], abs=0.06)
+
+
+class ManyTurns(DistillationLoss):
+    """A term with a long name; in its first iterations none."""
+
+    def __init__(self, since: int = 1) -> None:
+        super().__init__()
+        self.since = since
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        distance = (step.student.output - step.teacher.output).abs().mean()
+        return {'l_distance_of_logits': distance} if step.iteration >= self.since else {}
+
+
+def test_terms_that_are_not_measured_and_long_names(train_options: Make, capsys: pytest.CaptureFixture[str],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, 'ManyTurns', ManyTurns)
+    opt = train_options()
+    opt['train']['distill_opt'] = [{'type': 'ManyTurns'}, {'type': 'ManyTurns', 'since': 2}]
+    out = checked(opt, capsys)[1]
+    assert 'train.distill_opt[1] has no term in iteration 1, and no row here' in out
+    assert 'train.distill_opt[0] has no term' not in out
+    lines = [line for line in out.splitlines() if re.match(' +(term|l_pix|l_distance_of_logits) ', line)]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_gradient_of_zeros_is_not_called_cut_off(train_options: Make) -> None:
+    opt = train_options()
+    opt['train']['pixel_opt']['loss_weight'] = 0.0
+    opt['path'].update(pretrain_network_g=opt['teacher']['weights'], param_key_g='params')
+    opt['network_g'] = dict(opt['teacher']['network'])
+    opt['train']['distill_opt'] = {'type': 'LogitsKDLoss'}
+    found = [line for line in table(measured(opt), opt) if ' l_' in line]
+    assert len(found) == 3
+    assert all('  its gradient is 0 here: ' in line for line in found[1:])
+
+
+def test_small_batches_are_as_in_the_training(train_options: Make) -> None:
+    opt = train_options()
+    opt['train']['distill_opt'] = {'type': 'LogitsKDLoss'}
+    sizes = {}
+    for batch in (1, 2, 4):
+        opt['datasets']['train']['batch_size_per_gpu'] = batch
+        found = measured(opt)
+        sizes[found.patch[0]] = len(found.images.batches)
+    assert sizes == {1: 16, 2: 8, 4: 4}
 
 
 class CutOffLoss(DistillationLoss):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING
 
-from mipkd_plugin.commands.check.gradients import IS_CUT_OFF, show_gradients
+from mipkd_plugin.commands.check.gradients import IS_CUT_OFF, show_gradients, show_meaning
 from mipkd_plugin.commands.check.schema import schema_text
 from mipkd_plugin.commands.shared import add_option_file, import_plugins, read
 from mipkd_plugin.utils.errors import UsageError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mipkd_plugin.compare import Comparison
-    from mipkd_plugin.config import Options, Report
+    from mipkd_plugin.config import Distillation, Options, Report
 
 HELP = 'check an option file and show its networks, losses and data'
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(schema_text(import_plugins(args)), end='')
         return 0
     if args.opt is None:
-        raise UsageError('-opt FILE.yml is missing')
+        raise UsageError('-opt FILE.yml is missing: give the option file to check, or --schema')
     if args.mode is None:
         opt = read(args)
         if 'compare' in opt:
@@ -52,14 +53,19 @@ def run(args: argparse.Namespace) -> int:
     is_train = config.is_training(opt) if args.mode is None else args.mode == 'train'
     report = config.check_options(opt, is_train=is_train, probe='full')
     if args.gradients and _is_cut_off(report):
-        show_gradients(opt, report.built.bound, report.images.get('datasets.train', 0))
+        _show_gradients(opt, report.built.bound, report)
     config.require_clean(report.problems, opt)
     if args.decode:
         _decode(opt, report)
     _show_report(opt, 'train' if is_train else 'test', report)
     if args.gradients and report.built.distillation is not None:
-        show_gradients(opt, report.built.distillation, report.images.get('datasets.train', 0))
+        _show_gradients(opt, report.built.distillation, report)
     return 0
+
+
+def _show_gradients(opt: Options, distillation: Distillation | None, report: Report) -> None:
+    if show_gradients(opt, distillation, report.images.get('datasets.train', 0)):
+        show_meaning()
 
 
 def _is_cut_off(report: Report) -> bool:
@@ -111,10 +117,22 @@ def _check_comparison(opt: Options, args: argparse.Namespace) -> int:
         print(f'  ablation {", ".join(variants)}')
     print(f'  runs     {len(comparison.trials)} of {comparison.iterations:,d} iterations{_equal_time(comparison)}')
     _show_images(opt, report)
-    for trial in comparison.trials[:len(comparison.methods)] if args.gradients else ():
-        if trial.options['train'].get('distill_opt'):
-            show_gradients(trial.options, None, report.images.get('datasets.train', 0), f' ({trial.method})')
+    if args.gradients:
+        _show_gradients_of_methods(opt, comparison, report)
     return 0
+
+
+def _show_gradients_of_methods(opt: Options, comparison: Comparison, report: Report) -> None:
+    """A table for each method; places are those in the option file of the comparison."""
+    from mipkd_plugin.compare import place_of
+
+    shown = False
+    for trial in comparison.trials[:len(comparison.methods)]:
+        if trial.options['train'].get('distill_opt'):
+            shown |= show_gradients(trial.options, None, report.images.get('datasets.train', 0), f' ({trial.method})',
+                                    functools.partial(place_of, opt=opt, method=trial.method))
+    if shown:
+        show_meaning()
 
 
 def _equal_time(comparison: Comparison) -> str:

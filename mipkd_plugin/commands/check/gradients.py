@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mipkd_plugin.config import Distillation
     from mipkd_plugin.losses.gradients import Pull
     from mipkd_plugin.models.gradient_check import GradientCheck
+
+Place = Callable[[str], str]
 
 IS_CUT_OFF = 'is cut off'
 """What the check says of a term without a gradient."""
@@ -22,7 +24,8 @@ AGAINST = -0.2
 """A cosine below this one is no noise of a few batches."""
 
 
-def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pairs: int, title: str = '') -> None:
+def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pairs: int, title: str = '',
+                   place: Place = str) -> bool:
     """Measure and print the table; where that cannot be done, say why.
 
     Args:
@@ -30,6 +33,10 @@ def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pa
         distillation: Teacher and losses of the check; they are changed.
         pairs: Number of training images.
         title: Name of the method, in a comparison.
+        place: The place in the option file for a place in ``opt``.
+
+    Returns:
+        Whether there is a table.
     """
     from mipkd_plugin.models.gradient_check import check_gradients
 
@@ -37,29 +44,37 @@ def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pa
         found = check_gradients(opt, distillation, pairs)
     except FOREIGN_ERRORS as error:
         print(f'  gradients{title}: not measured: {reason(error)}')
-        return
+        return False
     if found is not None:
-        print('\n'.join(table(found, opt, title)))
+        print('\n'.join(table(found, opt, title, place)))
+    return found is not None
 
 
-def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '') -> list[str]:
-    """The lines of the table, what to look at, and what the numbers mean."""
+def show_meaning() -> None:
+    """Print what the columns are, once below all tables."""
+    print('\n'.join(f'           {line}' for line in _MEANING))
+
+
+def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '', place: Place = str) -> list[str]:
+    """The lines of the table, and what to look at."""
     from mipkd_plugin.losses.gradients import shares
 
     count, (size, height, width) = len(found.images.batches), found.patch
     start = f'starts from {found.pretrained}' if found.pretrained else 'has random weights'
+    wide = max(12, *(len(name) for name in (*found.pulls, *found.itself)))
     lines = [f'  gradients{title} of each term on the student before the training: it {start}; iteration '
              f'{found.iteration:,d}',
              f'           {count} batch{"es" if count > 1 else ""} of {size} LR images of {height}×{width}, '
              f'{found.images.source}; {found.seconds:.1f} s',
-             f'           {"term":12} {"norm":>9} {"share":>8} {"cosine":>7} {"as l_pix":>9}']
+             f'           {"term":{wide}} {"norm":>9} {"share":>8} {"cosine":>7} {"as l_pix":>9}']
     pixel = found.pulls.get('l_pix')
     for name, share in shares(found.pulls).items():
-        lines.append(f'           {name:12} {_row(name, found.pulls[name], share, pixel)}'.rstrip())
-    lines += [f'           {name:12} {"–":>9} {"–":>8} {"–":>7} {"–":>9}  trains the loss itself, not the student'
+        lines.append(f'           {name:{wide}} {_row(name, found.pulls[name], share, pixel)}'.rstrip())
+    lines += [f'           {name:{wide}} {"–":>9} {"–":>8} {"–":>7} {"–":>9}  trains the loss itself, not the student'
               for name in found.itself]
-    lines += [f'           {line}' for line in (*advice(found, opt), *_MEANING)]
-    return lines
+    lines += [f'           {place(where)} has no term in iteration {found.iteration:,d}, and no row here'
+              for where in found.silent]
+    return [*lines, *(f'           {line}' for line in advice(found, opt, place))]
 
 
 _MEANING = (
@@ -72,12 +87,19 @@ def _row(name: str, pull: Pull, share: float, pixel: Pull | None) -> str:
     cosine = '–' if pull.cosine is None or name == 'l_pix' else f'{pull.cosine:+.2f}'
     factor = '–' if name == 'l_pix' or pixel is None or not pull.norm or not pixel.norm else (
         f'×{pixel.norm / pull.norm:.3g}')
-    return (f'{pull.norm:9.3g} {100 * share:6.1f} % {cosine:>7} {factor:>9}'
-            + ('' if pull.norm else '  trains the loss itself, not the student' if pull.trains_itself else
-               '  cut off: no gradient of it reaches anything that trains'))
+    return f'{pull.norm:9.3g} {100 * share:6.1f} % {cosine:>7} {factor:>9}' + ('' if pull.norm else f'  {_why(pull)}')
 
 
-def advice(found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
+def _why(pull: Pull) -> str:
+    """Why a term does not pull at the student."""
+    if pull.trains_itself:
+        return 'trains the loss itself, not the student'
+    if pull.is_cut:
+        return 'cut off: no gradient of it reaches anything that trains'
+    return 'its gradient is 0 here: its weight is 0, or there is nothing left to learn'
+
+
+def advice(found: GradientCheck, opt: Mapping[str, Any], place: Place = str) -> list[str]:
     """What to look at, where there is something."""
     from mipkd_plugin.losses.gradients import shares
 
@@ -96,17 +118,20 @@ def advice(found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
             what.append(f'its share is under {100 * LITTLE:g} %: it hardly acts')
             is_weight = True
         if what:
-            lines += [f'look at {name}: {"; and ".join(what)}', *(_other_weight(name, found, opt) if is_weight else ())]
+            lines += [f'look at {name}: {"; and ".join(what)}',
+                      *(_other_weight(name, found, opt, place) if is_weight else ())]
     return lines
 
 
-def _other_weight(name: str, found: GradientCheck, opt: Mapping[str, Any]) -> list[str]:
+def _other_weight(name: str, found: GradientCheck, opt: Mapping[str, Any], place: Place) -> list[str]:
     """The weight with which a term would be as strong as the pixel loss, where one option alone sets it."""
     from mipkd_plugin.config import weight_option
+    from mipkd_plugin.utils.yaml_text import number
 
     where, pixel, own = found.owners[name], found.pulls.get('l_pix'), found.pulls[name]
     acting = [other for other, owner in found.owners.items() if owner == where and found.pulls[other].norm]
     option = weight_option(opt, where, name, len(acting))
     if option is None or pixel is None or not pixel.norm:
         return []
-    return [f'   as strong as l_pix with {option[0]}: {option[1] * pixel.norm / own.norm:.2g} (now {option[1]:g})']
+    return [f'   as strong as l_pix with {place(option[0])}: {number(option[1] * pixel.norm / own.norm, 2)} '
+            f'(now {number(option[1])})']
