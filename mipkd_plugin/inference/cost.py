@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -16,6 +15,9 @@ from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
 CONVENTION = ("MACs: multiply-accumulates of convolutions, linear layers and attention for one image, as PyTorch's "
               'flop counter counts them, divided by two; additions, normalization and activations are not counted')
+
+IN_SHORT = ('GMACs: billions of multiply-accumulates (convolutions, linear layers, attention) for an output of '
+            '1280×720')
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ def cost(net: nn.Module, shape: tuple[int, int, int]) -> Cost:
 
 def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int = 5,
                  seconds: float | None = None) -> list[float]:
-    """Measure how long networks take for one image, in turn, so that a busy machine slows all of them alike.
+    """Measure how long networks take for one image, in turn, the least of several rounds.
+
+    On a busy machine the mean and the median tell what else was running. On one CPU thread the thread's own time is
+    taken, so that waiting for a core does not count.
 
     Args:
         nets: The networks; they are left as they are.
@@ -66,10 +71,12 @@ def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int
         seconds: Begin no further round behind this time, but for the first that counts; None for no limit.
 
     Returns:
-        The median of each network, in milliseconds.
+        The least time of each network, in milliseconds.
     """
     taken: list[list[float]] = [[] for _ in nets]
     began = time.perf_counter()
+    on_gpu = any(parameter.is_cuda for net in nets for parameter in net.parameters())
+    clock = time.perf_counter if on_gpu or torch.get_num_threads() > 1 else time.thread_time
     for number in range(rounds + 1):
         if number > 1 and seconds is not None and time.perf_counter() - began > seconds:
             break
@@ -77,12 +84,12 @@ def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int
             lq = image_for(net, shape)
             with evaluating(net):
                 _wait(lq.device)
-                start = time.perf_counter()
+                start = clock()
                 net(lq)
                 _wait(lq.device)
             if number:
-                times.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(times) for times in taken]
+                times.append(1000 * (clock() - start))
+    return [max(min(times), 1e-3) for times in taken]
 
 
 def image_for(net: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:

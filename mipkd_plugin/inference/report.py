@@ -109,7 +109,7 @@ def as_markdown(data: Mapping[str, Any]) -> str:
         *([f'- images: {data["images"]["hr"]}; low-resolution images: {data["images"]["lr"]}',
            f'- PSNR and SSIM: {quality.CONVENTION}'] if 'images' in data else []),
         f'- {cost.CONVENTION}', f'- {memory.CONVENTION}',
-        f'- Milliseconds: median of up to 5 runs in turn, on {made["device"]}, '
+        f'- Milliseconds: least of up to 5 runs in turn, on {made["device"]}, '
         f'{counted(made["threads"], "thread")}, float32; speed-up: time of the teacher divided by time of the student',
         f'- {made["date"]}, mipkd-plugin {made["mipkd-plugin"]} ({made["commit"]}), basicsr {made["basicsr"]}, '
         f'torch {made["torch"]}, Python {made["python"]}, {made["system"]}', ''])

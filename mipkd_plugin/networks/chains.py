@@ -48,6 +48,11 @@ class Chain:
         return '.'.join(same) if same else self.paths[0]
 
     @property
+    def channels(self) -> int:
+        """Width of the signal between the calls; 0 if the first one returns no feature."""
+        return _channels(self.calls[0]) if self.calls[0].layout is not None else 0
+
+    @property
     def span(self) -> int:
         """Operations from the begin of the first call to the end of the last."""
         return sum(self.steps)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mipkd_plugin.data.headers import Header
 from mipkd_plugin.preparation.settings import SCALES
-from mipkd_plugin.preparation.sources import read_sources
+from mipkd_plugin.preparation.sources import PrepareError, read_sources
 from mipkd_plugin.recipes.images import (
     DataError,
     Found,
@@ -73,17 +73,32 @@ def plan(hr: Path, lr: Path | None, val: Path | None, val_lr: Path | None, scale
     training = replace(found, files=[path for path in found.files if path not in set(left_out)])
     if not training.files:
         raise DataError(f'--hr {hr}: all its images are those of --val {other.root} too, and nothing is left to train '
-                        'on.\n   -> Name other images: --hr DIR')
+                        'on.\n   -> Name other images: --hr DIR, or leave out --val: some of --hr are held out')
     beside = val_lr or (_beside(other, scale) if val is not None else lr)
     if beside is not None and val is not None and val_lr is None:
         notes.append(f'--val: the LR images beside it are used, {beside}')
     if lr is not None and val is not None and val_lr is None:
         notes.append('--val: its LR images are bicubic; if those of --lr are not, give --val-lr too')
     folder = out / 'data'
-    train = _pairs('train', '--lr', training, lr, scale, folder / 'train', found.files)
-    checked = _pairs('val', '--val-lr' if val is not None else '--lr', other, beside, scale, folder / 'val',
-                     found.files if val is None else other.files)
+    held = val is None
+    train, checked = _all(
+        lambda: _pairs('train', '--lr', training, lr, scale, folder / 'train', found.files),
+        lambda: _pairs('val', '--lr' if held else '--val-lr', other, beside, scale, folder / 'val',
+                       found.files if held else other.files))
     return Data(train, checked, tuple(notes))
+
+
+def _all(*makers: Callable[[], Pairs]) -> list[Pairs]:
+    """What all of these make; the images that some of them cannot use are named together."""
+    made, problems = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except PrepareError as error:
+            problems.append(str(error))
+    if problems:
+        raise PrepareError('\n'.join(problems))
+    return made
 
 
 def _pairs(name: str, flag: str, found: Found, lr: Path | None, scale: int, folder: Path,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from mipkd_plugin.utils.words import counted
 
 LOSSES: dict[str, list[dict[str, Any]]] = {
     'mipkd': [{'type': 'MiPKDLoss'}],
@@ -23,6 +22,8 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
 """``--loss``: the losses beside the pixel loss. Those with features go with logits-KD, as in our comparisons."""
 
 _TAPPED = ('MiPKDLoss', 'KRNetLoss', 'FitNetLoss', 'AttentionTransferLoss', 'RKDLoss', 'FAKDLoss', 'CrossKDLoss')
+GIVEN = 'given'
+"""The reason of what the user gave."""
 LONG = 20_000
 """Iterations from which a training is long: the student comes to its limit, and repeated crops would be missed."""
 SECONDS_ON_CPU = 240
@@ -31,6 +32,7 @@ _FEWEST, _MOST = 1000, 20_000
 _SEEN = 8
 _CLEARLY = 1.3
 _POOL = (256, 4096)
+_SHALLOW = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Facts:
         blocks: Number of blocks in the trunk of student and teacher; 0 if there is none to tap.
         width: Channels of the student's trunk.
         teacher_width: Channels of the teacher's trunk.
+        layers: Number of convolutions of the student, those of single pixels left out.
         attends: Whether the student is a transformer.
         unit: What LR patches must be a multiple of, for both networks.
         smallest: Shortest LR side of the training images, in pixels.
@@ -56,6 +59,7 @@ class Facts:
     blocks: tuple[int, int]
     width: int
     teacher_width: int
+    layers: int
     attends: bool
     unit: int
     smallest: int
@@ -98,8 +102,7 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     Args:
         facts: The networks, the images and the machine.
         given: What the user gave, by name.
-        step_seconds: Measures how long an iteration takes with the settings so far; called if the length is to be
-            chosen or to be told.
+        step_seconds: Measures how long an iteration takes with the settings so far.
 
     Returns:
         The settings, with their reasons.
@@ -109,31 +112,28 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     def choose(name: str, value: Any, reason: str) -> Any:
         is_given = given.get(name) is not None
         found.values[name] = given[name] if is_given else value
-        found.reasons[name] = 'given' if is_given else reason
+        found.reasons[name] = GIVEN if is_given else reason
         return found.values[name]
 
     length = given.get('iterations')
     is_long = (facts.gpu if length is None else length >= LONG)
     _choose_loss(facts, choose, is_long)
     _choose_batches(facts, choose, given, is_long)
-    # Adam's best step shrinks with the width: 4e-3 was the best of our trials for 16 channels (the demo), 5e-4 to
-    # 1e-3 for 64; the papers take 1e-4 for 256. Attention diverges at a quarter of what convolutions bear.
-    rate = min(max(0.064 / facts.width, 1e-4), 4e-3) / (4 if facts.attends else 1)
-    choose('learning_rate', float(f'{rate:.1g}'), f'for {facts.width} channels' + ' and attention' * facts.attends +
-           '; falls to 0 along a cosine')
+    _choose_rate(facts, choose)
     seconds = _choose_threads(facts, choose, found, step_seconds)
-    _choose_length(facts, choose, seconds)
+    _choose_length(facts, choose, found, seconds)
     total = found['iterations']
     # A pool is worth its price if each crop comes up some times: the teacher runs once on each.
     most = _pool_limit(facts, found)
-    crops = 0 if is_long else int(min(max(total * found['batch'] / _SEEN, _POOL[0]), _POOL[1], most))
-    choose('crops', crops, f'drawn once, so that the teacher runs once on each; seen about '
-           f'{max(total * found["batch"] // max(crops, 1), 1)} times' if crops else
+    samples = total * found['batch']
+    crops = 0 if is_long else int(min(max(samples / _SEEN, _POOL[0]), samples, _POOL[1], most))
+    choose('crops', crops, f'drawn once, so that the teacher runs once on each; {_seen(samples, crops)}' if crops else
            'a long training wants new crops in each iteration')
     # The moving average looks back over a fiftieth of the run: shorter and it is noisy, longer and it lags behind.
-    choose('ema', float(f'{min(max(1 - 50 / total, 0.9), 0.999):.4g}'), 'moving average of the weights, over 1/50 of '
-           'the run')
-    choose('val_freq', max(total // 10, 1), 'ten validations and checkpoints')
+    choose('ema', float(f'{min(max(1 - 50 / total, 0.9), 0.999):.4g}'), 'moving average of the weights, over '
+           f'{"1/50 of the run" if total >= 500 else "ten iterations"}')
+    every = max(total // 10, 1)
+    choose('val_freq', every, f'{counted(total // every, "validation")}, each with a checkpoint')
     # Nothing is decoded after the start of a pool, and a worker costs more than it brings then.
     choose('workers', 0 if found['crops'] else max(min(8, facts.cores - 1), 1), 'the pool is in memory' if
            found['crops'] else 'processes that read images')
@@ -141,11 +141,16 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     return found
 
 
+def _seen(samples: int, crops: int) -> str:
+    times = round(samples / crops)
+    return 'each is seen once' if times < 2 else f'each is seen about {times:,d} times'
+
+
 def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: bool) -> None:
     """The loss, its taps, and for which part of the run it works."""
     blocks = min(facts.blocks)
     # MiPKD gains most at equal iterations in all of docs/results.md; it needs blocks to tap.
-    loss = choose('loss', 'mipkd' if blocks else 'logits', 'the best in docs/results.md' if blocks else
+    loss = choose('loss', 'mipkd' if blocks else 'logits', 'the best of our comparisons' if blocks else
                   'one of the networks has no row of blocks to tap, so the images alone are matched')
     if any(entry['type'] in _TAPPED for entry in LOSSES[loss]):
         # One tap for two blocks: 2 on trunks of 5 blocks did as well as 3 (the demo), the paper has 4 on 32.
@@ -172,6 +177,19 @@ def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any], given:
     choose('batch', 16 if facts.gpu else 8, 'as in the papers' if facts.gpu else 'small, for a CPU')
 
 
+def _choose_rate(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
+    """The learning rate."""
+    # Adam's best step shrinks with the width: 4e-3 was the best of our trials for 16 channels (the demo), 5e-4 to
+    # 1e-3 for 64; the papers take 1e-4 for 256. It shrinks with the depth: RRDBNet:32x10x16, of 150 convolutions and
+    # more, diverged at 4e-3 and was better at 5e-4 than at 2e-3, 1e-3 and 2e-4; the papers take 2e-4 for 64 channels
+    # and 350. Attention diverges at a quarter of what convolutions bear.
+    deep = min((_SHALLOW / max(facts.layers, 1)) ** 0.5, 1)
+    rate = min(max(0.064 / facts.width * deep, 1e-4), 4e-3) / (4 if facts.attends else 1)
+    kind = (f'{facts.width} channels' + f' and {facts.layers} convolutions' * (deep < 1)
+            + ' and attention' * facts.attends)
+    choose('learning_rate', float(f'{rate:.1g}'), f'for {kind}; falls to 0 along a cosine')
+
+
 def _choose_threads(facts: Facts, choose: Callable[[str, Any, str], Any], found: Settings,
                     step_seconds: Callable[[Settings], float]) -> float:
     """CPU threads, and the seconds of an iteration with them.
@@ -187,7 +205,7 @@ def _choose_threads(facts: Facts, choose: Callable[[str, Any, str], Any], found:
         return step_seconds(found)
     fixed = facts.threads or (1 if facts.cores == 1 else 0)
     if choose('threads', fixed or 1, 'as OMP_NUM_THREADS says' if facts.threads else
-              'one core') and (fixed or found.reasons['threads'] == 'given'):
+              'one core') and (fixed or found.reasons['threads'] == GIVEN):
         return step_seconds(found)
     one = step_seconds(found)
     found.values['threads'] = facts.cores
@@ -199,7 +217,7 @@ def _choose_threads(facts: Facts, choose: Callable[[str, Any, str], Any], found:
     return many if is_faster else one
 
 
-def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds: float) -> None:
+def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], found: Settings, seconds: float) -> None:
     """How long to train: on a CPU by what a step takes there."""
     if facts.gpu:
         value, reason = _LONG_RUN, f'as our long comparisons; about {duration(_LONG_RUN * seconds)} here'
@@ -208,7 +226,10 @@ def _choose_length(facts: Facts, choose: Callable[[str, Any, str], Any], seconds
         unit = 10 ** max(len(str(int(fitting))) - 2, 0)
         value = int(min(max(fitting // unit * unit, _FEWEST), _MOST))
         reason = f'about {duration(value * seconds)} on this CPU'
-    choose('iterations', value, f'{reason}, {1000 * seconds:.0f} ms each, measured')
+    each = f'{1000 * seconds:.0f} ms each, measured'
+    choose('iterations', value, f'{reason}, {each}')
+    if found.reasons['iterations'] == GIVEN:
+        found.reasons['iterations'] = f'{GIVEN}; about {duration(found["iterations"] * seconds)} here, {each}'
 
 
 def _pool_limit(facts: Facts, found: Settings) -> int:
@@ -224,15 +245,3 @@ def duration(seconds: float) -> str:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)
     return f'{minutes} min' if minutes < 90 else f'{minutes // 60} h {minutes % 60:02d} min'
-
-
-def width_of(net: nn.Module) -> int:
-    """Channels of the trunk: what most layers of a network give."""
-    counts = Counter(module.weight.shape[0] for module in net.modules()
-                     if isinstance(module, (nn.Conv2d, nn.Linear)))
-    return counts.most_common(1)[0][0] if counts else 64
-
-
-def attends(net: nn.Module) -> bool:
-    """Whether a network is a transformer: it normalizes tokens."""
-    return any(isinstance(module, nn.LayerNorm) for module in net.modules())

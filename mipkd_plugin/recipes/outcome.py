@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import statistics
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from mipkd_plugin.compare.step_times import quietly
 from mipkd_plugin.config.trained import load_trained
-from mipkd_plugin.inference.cost import CONVENTION, cost, milliseconds
+from mipkd_plugin.inference.cost import IN_SHORT
 from mipkd_plugin.inference.pictures import (
     BICUBIC,
     HR,
@@ -33,13 +34,15 @@ from mipkd_plugin.inference.pictures import (
     measured,
 )
 from mipkd_plugin.inference.tiles import Enlarger
+from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, times
+from mipkd_plugin.recipes.students_work import measured as counted_work
 from mipkd_plugin.utils.files import write_bytes, write_text
+from mipkd_plugin.utils.words import counted
 
 STUDENT = 'student'
 TABLE, PICTURE = 'table.md', 'comparison.png'
 _SHOWN = 3
 _DETAIL = 96
-_SIDE = 128  # of the LR image that is timed
 _TILE = 512
 
 
@@ -49,13 +52,18 @@ class Row:
 
     Attributes:
         name: What made the images.
-        net: The network; None for interpolation.
+        own: The network and its size; None for interpolation.
         quality: PSNR (dB) and SSIM of each image.
     """
 
     name: str
-    net: nn.Module | None
+    own: Measured | None
     quality: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def net(self) -> nn.Module | None:
+        """The network; None for interpolation."""
+        return self.own.net if self.own is not None else None
 
     def means(self) -> tuple[float, float]:
         """Mean PSNR and SSIM."""
@@ -68,18 +76,38 @@ def student_file(opt: Mapping[str, Any]) -> Path:
     return Path('experiments', str(opt['name']), 'models', 'net_g_latest.pth')
 
 
+def next_lines(opt: Mapping[str, Any], option_file: Path, out: Path) -> list[str]:
+    """What to type with the student of a run, with the images it was validated on.
+
+    Args:
+        opt: The options of the run.
+        option_file: Their file.
+        out: Folder of the results.
+
+    Returns:
+        The lines; ``DIR`` stands for images where those are in an LMDB.
+    """
+    weights = student_file(opt)
+    hr, lr = (folder if os.path.isdir(folder) and not folder.endswith('.lmdb') else 'DIR' for folder in (
+        str(opt['datasets']['val'][key]) for key in ('dataroot_gt', 'dataroot_lq')))
+    own = ['-opt', option_file, '--weights', weights]
+    lines = (['upscale', *own, '--images', lr, '--out', out / 'upscaled'], ['export', *own, '--to', 'onnx'],
+             ['report', *own], ['show', *own, '--images', hr])
+    return [shlex.join(['mipkd', *map(str, line)]) for line in lines]
+
+
 def is_up_to_date(out: Path, weights: Path) -> bool:
     """Whether table and picture are there, and are of these weights."""
     newest = os.stat(weights).st_mtime
     return all(os.path.isfile(out / name) and os.stat(out / name).st_mtime >= newest for name in (TABLE, PICTURE))
 
 
-def show(opt: Mapping[str, Any], teacher: nn.Module, out: Path, threads: int) -> str:
+def show(opt: Mapping[str, Any], teacher: Teacher, out: Path, threads: int) -> str:
     """Measure and draw.
 
     Args:
         opt: The options of the run.
-        teacher: The teacher with its weights.
+        teacher: The teacher.
         out: Folder for ``table.md`` and ``comparison.png``.
         threads: CPU threads; 0 leaves them as they are.
 
@@ -90,8 +118,10 @@ def show(opt: Mapping[str, Any], teacher: nn.Module, out: Path, threads: int) ->
         OptionError: The student's weights cannot be loaded.
         OSError: A file cannot be written.
     """
-    scale, student = int(opt['scale']), load_trained(opt, student_file(opt))
-    rows = [Row(BICUBIC, None), Row(STUDENT, student), Row(TEACHER, teacher.eval())]
+    scale = int(opt['scale'])
+    nets = [(opt['network_g'], load_trained(opt, student_file(opt))), (teacher.network, teacher.build().eval())]
+    own = [counted_work(network, scale, channels_of(network), net) for network, net in nets]
+    rows = [Row(BICUBIC, None), Row(STUDENT, own[0]), Row(TEACHER, own[1])]
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     with quietly(threads):
         strips = _compare(rows, _pairs(opt), scale, device)
@@ -133,32 +163,33 @@ def _strip(name: str, rows: list[Row], images: list[Pixels], truth: Pixels, scal
 
 
 def _table(rows: list[Row], scale: int, name: str, count: int) -> str:
-    nets = [row.net for row in rows if row.net is not None]
-    times = dict(zip(map(id, nets), milliseconds(nets, (3, _SIDE, _SIDE), rounds=3)))
+    owned = [row.own for row in rows if row.own is not None]
+    taken, where = times(owned[::-1])  # the teacher first: the image is large enough for it
     cells = [['', 'parameters', 'GMACs', 'ms', 'PSNR', 'SSIM'], ['---', *['---:'] * 5]]
+    by_name = dict(zip((row.name for row in rows if row.own is not None), taken[::-1]))
     for row in rows:
         psnr, ssim = row.means()
         own = ['', '', '']
-        if row.net is not None:
-            price = cost(row.net, (3, _SIDE, _SIDE))
-            own = [f'{price.parameters:,d}', f'{price.macs / 1e9:.2f}', f'{times[id(row.net)]:.0f}']
+        if row.own is not None:
+            own = [f'{row.own.parameters:,d}', f'{row.own.macs(scale) / 1e9:,.1f}', f'{by_name[row.name]:,.1f}']
         cells.append([row.name, *own, f'{psnr:.2f}', f'{ssim:.4f}'])
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [f'| {" | ".join(cell.ljust(width) for cell, width in zip(line, widths))} |' for line in cells]
-    where = 'this GPU' if torch.cuda.is_available() else f'this CPU, {torch.get_num_threads()} thread(s)'
-    return '\n'.join([*lines, '', f'x{scale}; PSNR (dB) and SSIM of Y, border of {scale} pixels left out, mean of '
-                      f'{count} image(s) of {name}. GMACs and ms ({where}) of an LR image of {_SIDE}x{_SIDE}. '
-                      f'{CONVENTION}.', '', _conclusion(rows)])
+    return '\n'.join([*lines, '', f'x{scale}; PSNR (dB) and SSIM of Y, without a border of {scale} pixels, mean of '
+                      f'{counted(count, "image")} of {name}.', f'{IN_SHORT}.', f'ms: for {where}.', '',
+                      _conclusion(rows)])
 
 
 def _conclusion(rows: list[Row]) -> str:
     """What the numbers say, and no more."""
     bicubic, student, teacher = (round(row.means()[0], 2) for row in rows)
     gain = f'The student is {abs(student - bicubic):.2f} dB {"above" if student > bicubic else "below"} bicubic'
-    more = ' The student is below the teacher too: give more --iterations, and another --out.'
+    longer = 'Train it longer: more --iterations, in another folder (--out).'
     if teacher <= bicubic:
-        return (f'{gain}. The teacher is below bicubic here, which a teacher is that was trained for looks or for '
-                'real photographs: look at the picture before you trust PSNR.' + more * (student < teacher))
+        below = [f'The student is {teacher - student:.2f} dB below it. {longer}'] if student < teacher else []
+        return ' '.join([f'{gain}.', f'The teacher is {bicubic - teacher:.2f} dB below bicubic. Teachers that were '
+                         'trained for looks, or for photographs with blur and noise, often are: look at the picture, '
+                         'PSNR does not tell here.', *below])
     if student < bicubic:
-        return f'{gain}: it has not trained long enough. Give more --iterations, and another --out.'
+        return f'{gain}: it has not trained long enough. {longer}'
     return f'{gain} and {abs(teacher - student):.2f} dB {"below" if student < teacher else "above"} the teacher.'

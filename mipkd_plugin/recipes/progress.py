@@ -132,7 +132,8 @@ class Progress:
             with redirect_stdout(io.StringIO()) as said:
                 make_exp_dirs(opt)
             if said.getvalue():  # a start that came to no checkpoint is moved away, not overwritten
-                self.say(f'an earlier start without a checkpoint: {said.getvalue().strip()}')
+                moved = said.getvalue().strip().rpartition('Rename it to ')[2]
+                self.say(f'an earlier start came to no checkpoint; what it wrote is now in {moved}')
 
         _forget_logger()  # whoever has built a model in this process has begun it without a file
         try:

@@ -14,20 +14,19 @@ from torch import nn
 
 from mipkd_plugin import config
 from mipkd_plugin.networks.padding import needed_multiple
-from mipkd_plugin.networks.trunk import TapError, trunk_of
 from mipkd_plugin.recipes import defaults
 from mipkd_plugin.recipes.data import Data
 from mipkd_plugin.recipes.defaults import Facts, Settings
 from mipkd_plugin.recipes.images import DataError
+from mipkd_plugin.recipes.networks import attends, layers_of, trunk_size
 from mipkd_plugin.recipes.option_file import options_of, render, with_changes
 from mipkd_plugin.recipes.pairs import cut
 from mipkd_plugin.recipes.speed import step_seconds
 from mipkd_plugin.recipes.students import Choice
-from mipkd_plugin.recipes.students_work import channels_of
+from mipkd_plugin.recipes.students_work import channels_of, image_word
 from mipkd_plugin.recognition import Recognized
 from mipkd_plugin.recognition.recognized import build
 from mipkd_plugin.utils.cores import cores
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.words import counted, some
 
 LEAST_PATCH = 16
@@ -70,13 +69,10 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
         The recipe.
 
     Raises:
-        DataError: An image is smaller than the patch, or the teacher is for gray images.
+        DataError: An image is smaller than the patch.
         OptionError: The options have problems; the message lists all of them.
         UsageError: An entry of ``--set`` cannot be read.
     """
-    if channels_of(teacher.network) != 3:
-        raise DataError(f'--teacher {teacher.path}: takes images of one channel, and the images here have three.\n'
-                        '   -> Give a teacher for RGB images, or write an option file with color: y by hand')
     nets = build(student.network), teacher.build()
     notes: list[str] = []
     facts = facts_of(nets, teacher.scale, data, given)
@@ -89,8 +85,10 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
 
     def measure(settings: Settings) -> float:
         options = options_for(_provisional(settings, given), data)
+        say('Trying a training step …')
         report = config.check_options(options, is_train=True, files=False, probe='full')
-        config.require_clean(report.problems, options)
+        if report.problems:
+            raise config.OptionError([replace(problem, place=flag_of(problem.where)) for problem in report.problems])
         say('Measuring how long an iteration takes here …')
         return step_seconds(options, settings['threads'])
 
@@ -107,6 +105,18 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     data = replace(data, train=training)
     options = options_for(settings, data)
     return Recipe(options, render(options, head, comments(settings)), settings, data, (*data.notes, *notes))
+
+
+def require_color(teacher: Recognized) -> None:
+    """Refuse a teacher that does not take RGB images.
+
+    Raises:
+        DataError: It does not.
+    """
+    channels = channels_of(teacher.network)
+    if channels != 3:
+        raise DataError(f'--teacher {teacher.path}: takes {image_word(channels)}, and mipkd distill trains on color '
+                        'images.\n   -> Give a teacher for RGB images, or write an option file with color: y by hand')
 
 
 def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: Mapping[str, Any]) -> Facts:
@@ -134,21 +144,11 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
         raise DataError(f'{counted(len(small), "image")} of --hr {"is" if len(small) == 1 else "are"} smaller than '
                         f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
                         f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
-    width, teacher_width = (defaults.width_of(net) for net in nets)
-    return Facts(scale, _blocks(nets, unit), width, teacher_width, defaults.attends(nets[0]), unit, smallest,
-                 data.train.count(), torch.cuda.is_available(), cores(), psutil.virtual_memory().available,
+    (blocks, width), (teacher_blocks, teacher_width) = (trunk_size(net, unit) for net in nets)
+    return Facts(scale, (blocks, teacher_blocks), width, teacher_width, layers_of(nets[0]),
+                 attends(nets[0]), unit, smallest, data.train.count(), torch.cuda.is_available(), cores(),
+                 psutil.virtual_memory().available,
                  int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0)
-
-
-def _blocks(nets: tuple[nn.Module, nn.Module], unit: int) -> tuple[int, int]:
-    """Number of blocks in each trunk, on images whose sides are multiples of ``unit``."""
-    counts, side = [], math.ceil(8 / unit) * unit
-    for net in nets:
-        try:
-            counts.append(len(trunk_of(net, torch.rand(1, 3, side, side)).paths))
-        except (TapError, *FOREIGN_ERRORS):
-            counts.append(0)
-    return counts[0], counts[1]
 
 
 def _provisional(settings: Settings, given: Mapping[str, Any]) -> Settings:
@@ -169,14 +169,24 @@ def teacher_entries(teacher: Recognized, path: str) -> dict[str, Any]:
     return {'weights': path}
 
 
+_PLACES = {'crops': 'datasets.train.crops', 'patch': 'datasets.train.gt_size',
+           'batch': 'datasets.train.batch_size_per_gpu', 'workers': 'datasets.train.num_worker_per_gpu',
+           'iterations': 'train.total_iter', 'ema': 'train.ema_decay', 'learning_rate': 'train.optim_g',
+           'val_freq': 'val.val_freq', 'until': 'train.distill', 'loss': 'train.distill_opt',
+           'taps': 'train.distill_opt.taps', 'seed': 'manual_seed'}
+"""Where a setting stands in the option file."""
+
+
+def flag_of(where: str) -> str:
+    """The option of ``mipkd distill`` behind an entry of the option file, for messages; '' if there is none."""
+    fitting = [name for name, place in _PLACES.items() if f'{where}.'.startswith(f'{place}.')]
+    return f'--{max(fitting, key=lambda name: len(_PLACES[name])).replace("_", "-")}' if fitting else ''
+
+
 def comments(settings: Settings) -> dict[str, str]:
     """The reasons of the settings by YAML path."""
-    places = {'crops': 'datasets.train.crops', 'patch': 'datasets.train.gt_size',
-              'batch': 'datasets.train.batch_size_per_gpu', 'workers': 'datasets.train.num_worker_per_gpu',
-              'iterations': 'train.total_iter', 'ema': 'train.ema_decay', 'learning_rate': 'train.optim_g',
-              'val_freq': 'val.val_freq', 'until': 'train.distill', 'loss': 'train.distill_opt',
-              'seed': 'manual_seed'}
-    found = {places[name]: reason for name, reason in settings.reasons.items() if name in places}
+    found = {_PLACES[name]: reason for name, reason in settings.reasons.items()
+             if name in _PLACES and not reason.startswith(defaults.GIVEN)}
     found['datasets.train.gt_size'] = f'HR; LR patch {settings["patch"]}, {settings.reasons["patch"]}'
     return {**found, 'num_gpu': 'one GPU; the CPU if there is none',
             'train.exact_resume': 'a stopped run ends as one that was not stopped'}

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from basicsr.utils.registry import ARCH_REGISTRY
+
 from mipkd_plugin.config.problems import OptionError
+from mipkd_plugin.config.registered import missing_package
 from mipkd_plugin.recipes.students_choice import Choice, compared, table
-from mipkd_plugin.recipes.students_families import FAMILIES, LIGHT, PARTS, Family, Size
+from mipkd_plugin.recipes.students_families import FAMILIES, LIGHT, NEAR, PARTS, Family, Size
 from mipkd_plugin.recipes.students_notation import Wanted, read
 from mipkd_plugin.recipes.students_search import OutOfReachError, Search
 from mipkd_plugin.recipes.students_work import Measured, Teacher, channels_of, image_word, measured
@@ -45,7 +48,7 @@ def choose(text: str, teacher: Teacher) -> Choice:
                          f'{image_word(channels)}; choose one of {", ".join(gray)}')
     search = Search(family, teacher.network, teacher.scale, channels)
     if wanted.fraction is not None:
-        size = _nearest(search, own, wanted.fraction, text)
+        size = _nearest(search, own, wanted.fraction, text, teacher)
     else:
         size = family.completed(wanted.size or family.size, search.like)
         problem = family.problem(size, search.base)
@@ -97,18 +100,37 @@ def _own_family(teacher: Teacher) -> Family:
                      'the network_g of your student')
 
 
-def _nearest(search: Search, own: Measured, fraction: float, text: str) -> Size:
+def _nearest(search: Search, own: Measured, fraction: float, text: str, teacher: Teacher) -> Size:
     try:
         return search.nearest(own.work * fraction)
     except OutOfReachError as error:
-        least, most = error.least / own.work, error.most / own.work
-        if least > fraction:
-            what = f'the smallest {search.family.name} to choose here has 1/{1 / least:.3g} of the work of the teacher'
+        least, most = error.least / own.work, min(error.most / own.work, 1.)
+        name = search.family.name
+        if least > 1 / NEAR:
+            what, range_ = f'no {name} to choose here has clearly less work than the teacher', ''
         else:
-            what = f'{search.family.name} comes no larger here than 1/{1 / most:.3g} of the work of the teacher'
-        raise UsageError(f'--student {text}: {what}; write a fraction between 1/{1 / least:.3g} and '
-                         f'1/{max(1, 1 / most):.3g}, or choose another architecture, as --student SRVGGNetCompact:1/32'
-                         ) from error
+            what = (f'the smallest {name} to choose here has 1/{1 / least:.3g} of the work of the teacher'
+                    if least > fraction else
+                    f'{name} comes no larger here than 1/{1 / most:.3g} of the work of the teacher')
+            range_ = f'write a fraction between 1/{1 / least:.3g} and 1/{1 / most:.3g}, or '
+        raise UsageError(f'--student {text}: {what}; {range_}choose another architecture'
+                         + _others(search, own.work * fraction, fraction, teacher)) from error
+
+
+def _others(search: Search, work: float, fraction: float, teacher: Teacher) -> str:
+    """An architecture that has a student of this work, to type."""
+    for name in LIGHT:
+        family = FAMILIES[name]
+        if (name == search.family.name or missing_package(ARCH_REGISTRY, name)
+                or family.color_only and search.channels != 3):
+            continue
+        try:
+            Search(family, teacher.network, search.scale, search.channels).nearest(work)
+        except (OutOfReachError, OptionError):
+            continue
+        part = f'1/{1 / fraction:.3g}' if 1 / fraction == round(1 / fraction) else f'{fraction:g}'
+        return f', as --student {name}:{part}'
+    return ', or an option file with a network_g'
 
 
 def _sized(search: Search, size: Size, text: str) -> Measured:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mipkd_plugin.inference.cost import CONVENTION
+from mipkd_plugin.inference.cost import IN_SHORT
 from mipkd_plugin.recipes.students_families import FAMILIES, LIGHT, NEAR, PARTS
 from mipkd_plugin.recipes.students_work import Measured, times
 
@@ -19,7 +19,7 @@ class Choice:
         network: Type and arguments, as in YAML; plain BasicSR builds it if the architecture is BasicSR's.
         notation: The same for ``--student``; the type alone where the architecture has no rule.
         parameters: Number of parameters.
-        macs: Multiply-accumulates for an output of 1280×720; see :data:`mipkd_plugin.inference.cost.CONVENTION`.
+        macs: Multiply-accumulates for an output of 1280×720; see :data:`mipkd_plugin.inference.cost.IN_SHORT`.
         fraction: Of those of the teacher.
         milliseconds: Time for one image, on this machine.
         speedup: Time of the teacher for that image, over that of the student.
@@ -95,7 +95,7 @@ def _table(rows: Sequence[tuple[str, Choice]]) -> list[str]:
     width = [max(len(row[column]) for row in (head, *body)) for column in range(len(head))]
     lines = ['  '.join(cell.ljust(size) if column < 2 else cell.rjust(size)
                        for column, (cell, size) in enumerate(zip(row, width))).rstrip() for row in (head, *body)]
-    return [*lines, f'GMACs: for an output of 1280×720. {CONVENTION}.',
+    return [*lines, f'{IN_SHORT}.',
             f'ms: for {rows[0][1].measured_on}.']
 
 

@@ -28,6 +28,7 @@ OUTPUT = 1280 * 720
 """Pixels of the output for which papers count multiply-accumulates."""
 _SMALLEST, _SAFE = 8, 32  # side of the images that are counted; safe for networks that pad images inside
 _LONG_ENOUGH = 250  # milliseconds of the teacher for the image on which times are taken
+_ROUNDS, _PATIENCE = 7, 5.0  # rounds, and the seconds after which no further one begins
 _SIDES = {'cpu': (24, 128), 'cuda': (64, 512)}
 
 
@@ -240,10 +241,9 @@ def times(nets: Sequence[Measured], device: str | None = None) -> tuple[list[flo
     first = milliseconds(on_device[:1], (nets[0].channels, side, side), rounds=1)[0]
     longer = max(1., math.sqrt(_LONG_ENOUGH / max(first, 1e-3)))
     side = max(side, int(min(side * longer, most)) // multiple * multiple)
-    rounds = 3 if first * (side / least)**2 > _LONG_ENOUGH else 7
-    taken = milliseconds(on_device, (nets[0].channels, side, side), rounds)
+    taken = milliseconds(on_device, (nets[0].channels, side, side), _ROUNDS, _PATIENCE)
     for net in nets:
         net.net.to('cpu')
     threads = torch.get_num_threads()
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {counted(threads, "thread")}'
-    return taken, f'an LR image of {side}×{side}, this machine ({where}), median of {rounds}'
+    return taken, f'an LR image of {side}×{side}, this machine ({where}), the least of up to {_ROUNDS} rounds'

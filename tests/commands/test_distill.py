@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -67,7 +69,9 @@ def test_from_a_teacher_to_a_picture_and_again(work: Path, capsys: pytest.Captur
     assert '| student' in said.out
     assert '| teacher' in said.out
     assert '| bicubic' in said.out
-    assert 'mipkd upscale --weights experiments/run1/models/net_g_latest.pth' in said.out
+    lines = [line.strip() for line in said.out.partition('What to type next:\n')[2].splitlines()]
+    assert [line.split()[1] for line in lines] == ['upscale', 'export', 'report', 'show']
+    assert 'DIR' not in ' '.join(lines), 'each can be typed as it is'
     assert 'after 12: held_out PSNR ' in said.err
     assert 'l_pix' in said.err
     assert 'images/s' in said.err
@@ -88,6 +92,10 @@ def test_from_a_teacher_to_a_picture_and_again(work: Path, capsys: pytest.Captur
     assert 'run1 is trained.' in again
     assert said.out[said.out.index('| bicubic'):] == again[again.index('| bicubic'):]
     assert everything(work) == before, 'nothing is made twice'
+    for line in lines:
+        if 'onnx' not in line or importlib.util.find_spec('onnxruntime'):
+            assert mipkd_main(shlex.split(line)[1:]) == 0, line
+    assert [path.name for path in Path('run1/upscaled').glob('*.png')] == ['2.png']
 
 
 def test_write_only_then_basicsr(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +124,12 @@ def test_entries_of_the_file_can_be_set(work: Path) -> None:
     assert distill(*SMALL, *changes, '--write-only') == 0
     own = yaml.safe_load(Path('run1/run1.yml').read_text())
     assert (own['train']['optim_g']['lr'], own['datasets']['val']['name']) == (1e-4, 'mine')
+
+
+@pytest.mark.parametrize('more', [['--iterations', '1'], ['--until', '0.1']])
+def test_a_run_that_distills_once_is_measured(work: Path, more: list[str]) -> None:
+    """Behind its last iteration with distillation a run closes its networks."""
+    assert distill(*SMALL, *more, '--write-only') == 0
 
 
 def test_students_are_listed_without_images(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,6 +222,27 @@ def test_bad_input(work: Path, line: list[str], says: str, capsys: pytest.Captur
     message = refused(capsys, work, *SMALL, *line)
     assert says in message
     assert 'Traceback' not in message
+
+
+def test_all_unusable_images_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those to validate on too: of four images, the third is held out."""
+    for index in (0, 2):
+        cv2.imwrite(f'photos/{index}.png', np.full((64, 80, 3), index, np.uint16))
+    says = refused(capsys, work, *SMALL)
+    assert all(f'photos/{index}.png: has 16 bits per channel' in says for index in (0, 2))
+
+
+def test_a_problem_names_the_option_that_was_typed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    says = refused(capsys, work, *SMALL, '--loss', 'rkd')
+    assert 'datasets.train.batch_size_per_gpu (--batch): is 2, and RKDLoss needs 3 images or more' in says
+    assert distill(*SMALL, '--loss', 'rkd', '--batch', '3', '--write-only') == 0
+
+
+def test_a_teacher_for_gray_images(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gray = {'type': 'SRVGGNetCompact', 'num_in_ch': 1, 'num_out_ch': 1, 'num_feat': 8, 'num_conv': 2, 'upscale': 2}
+    torch.save({'params': build_network(gray).state_dict()}, 'gray.pth')
+    assert '--teacher gray.pth: takes gray images, and mipkd distill trains on color images' in refused(
+        capsys, work, *SMALL, '--teacher', 'gray.pth', '--student', '1/2')
 
 
 def test_images_smaller_than_any_patch(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

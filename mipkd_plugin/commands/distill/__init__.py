@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+from mipkd_plugin.utils.errors import UsageError
 
 HELP = "train a small student from a teacher's weights file and a folder of images"
 LOSSES = ('mipkd', 'krnet', 'logits', 'fitnets', 'at', 'rkd', 'fakd', 'crosskd', 'dukd', 'none')
@@ -84,3 +87,31 @@ def run(args: argparse.Namespace) -> int:
     from mipkd_plugin.commands.distill.stages import Distill
 
     return Distill(args).run()
+
+
+def require_fitting(args: argparse.Namespace) -> None:
+    """Refuse what does not go together.
+
+    Args:
+        args: The parsed arguments.
+
+    Raises:
+        UsageError: An option is missing, or two do not fit.
+    """
+    if args.loss in ('logits', 'dukd', 'none') and args.taps is not None:
+        raise UsageError(f'--taps {args.taps}: --loss {args.loss} has no taps.\n   -> Leave one of them out')
+    if args.chain is not None and args.loss not in (None, 'mipkd'):
+        raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
+    if args.hr is None and not args.list:
+        raise UsageError('--hr DIR is missing: the folder of images to train on (only --list needs none)')
+    if args.lr is not None and not os.path.exists(args.lr) and _is_number(str(args.lr)):
+        raise UsageError(f'--lr {args.lr}: is the folder of LR images.\n   -> For the learning rate write '
+                         f'--learning-rate {args.lr}')
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

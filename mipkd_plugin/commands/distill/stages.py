@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mipkd_plugin.commands.distill import PLACES, SETTINGS
+from mipkd_plugin.commands.distill import PLACES, SETTINGS, require_fitting
 from mipkd_plugin.commands.shared import read, read_checked
 from mipkd_plugin.utils.errors import MipkdError, UsageError
 from mipkd_plugin.utils.locks import TakenError, alone
 from mipkd_plugin.utils.stopping import Stop, Stopped, listening, name_of
+
+_TIMING = '\nTiming the teacher and smaller students …'
 
 
 class DiskError(MipkdError):
@@ -41,7 +43,7 @@ class Distill:
         given |= {'set': args.set, 'import': args.imports}
         self.given = {name: str(value) if name in PLACES else value for name, value in given.items()
                       if value is not None}
-        _require_fitting(args)
+        require_fitting(args)
         self.command = record.command_line(sys.argv[2:])
         self.request = record.request(self.given, self.command)
         self.out: Path = args.out if args.out is not None else record.default_out(args.teacher, args.student)
@@ -100,6 +102,7 @@ class Distill:
     def _teacher(self) -> Any:
         from mipkd_plugin.recognition import recognize
 
+        print(f'Reading {self.args.teacher} …', flush=True)
         teacher = recognize(Path(self.args.teacher).expanduser())
         print(f'Recognized ({teacher.source}), x{teacher.scale}:\n{teacher.as_yaml().rstrip()}')
         for note in teacher.notes:
@@ -112,7 +115,9 @@ class Distill:
 
         self._import()
         family = self.args.student.partition(':')[0]
-        for line in table(students(self._teacher(), family if family in FAMILIES else None)):
+        teacher = self._teacher()
+        print(_TIMING, flush=True)
+        for line in table(students(teacher, family if family in FAMILIES else None)):
             print(line)
         return 0
 
@@ -122,14 +127,17 @@ class Distill:
 
         self._import()
         teacher = self._teacher()
+        recipe.require_color(teacher)
         images = data.plan(self.args.hr, self.args.lr, self.args.val, self.args.val_lr, teacher.scale, self.out)
+        print(_TIMING, flush=True)
         student = students.choose(self.args.student, teacher)
-        print('', *student.lines(), sep='\n', flush=True)
+        print(*student.lines(), sep='\n', flush=True)
         head = [f'{student.notation} learns from {Path(self.args.teacher).name}. Written by this line, which also goes '
                 'on after a stop and shows the results:', f'  {self.command.replace(" --write-only", "")}',
                 'Without mipkd distill, in the same folder:',
                 f'  basicsr train -opt {self.option_file} --auto_resume']
-        made = recipe.make(self.option_file.stem, teacher, student, images, self.given, head, print)
+        made = recipe.make(self.option_file.stem, teacher, student, images, self.given, head,
+                           partial(print, flush=True))
         print('\nChosen (each can be given, see mipkd distill --help):', *made.settings.lines(), sep='\n')
         for note in made.notes:
             print(f'  note: {note}')
@@ -223,34 +231,11 @@ class Distill:
         else:
             from mipkd_plugin.recognition import recognize
 
+            print(f'\nComparing student, teacher and bicubic on {opt["datasets"]["val"]["name"]} …', flush=True)
             teacher = recognize(Path(self.args.teacher).expanduser())
-            text = outcome.show(opt, teacher.build(), self.out, self._threads())
+            text = outcome.show(opt, teacher, self.out, self._threads())
         print(f'\n{text}\n\n  table    {table}\n  picture  {picture}\n  student  {weights}\n  options  '
               f'{self.option_file}\n\nWhat to type next:')
-        for line in (f'mipkd upscale --weights {weights} --images DIR --out DIR',
-                     f'mipkd export -opt {self.option_file} --weights {weights} --to onnx',
-                     f'mipkd report -opt {self.option_file} --weights {weights}',
-                     f'mipkd show -opt {self.option_file} --weights {weights} --images DIR'):
+        for line in outcome.next_lines(opt, self.option_file, self.out):
             print(f'  {line}')
         return 0
-
-
-def _require_fitting(args: argparse.Namespace) -> None:
-    """Refuse what does not go together."""
-    if args.loss in ('logits', 'dukd', 'none') and args.taps is not None:
-        raise UsageError(f'--taps {args.taps}: --loss {args.loss} has no taps.\n   -> Leave one of them out')
-    if args.chain is not None and args.loss not in (None, 'mipkd'):
-        raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
-    if args.hr is None and not args.list:
-        raise UsageError('--hr DIR is missing: the folder of images to train on (only --list needs none)')
-    if args.lr is not None and not os.path.exists(args.lr) and _is_number(str(args.lr)):
-        raise UsageError(f'--lr {args.lr}: is the folder of LR images.\n   -> For the learning rate write '
-                         f'--learning-rate {args.lr}')
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
