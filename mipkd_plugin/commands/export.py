@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from mipkd_plugin.exporting import Exported, Plan, Student
 
 HELP = 'write a student as ONNX, safetensors, or for spandrel, plain BasicSR or ncnn; checked against PyTorch'
+_FULL = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
 _FORMATS = ('onnx', 'safetensors', 'spandrel', 'basicsr', 'ncnn-ready-onnx')
 _ENDINGS = {'onnx': '.onnx', 'ncnn-ready-onnx': '_ncnn.onnx', 'safetensors': '.safetensors',
             'spandrel': '_spandrel.safetensors', 'basicsr': '_basicsr.pth'}
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     plan = exporting.Plan(args.to, out, args.fp16, None if args.static is None else exporting.size_of(args.static),
                           args.opset, not args.no_merge, args.force, args.images)
-    exporting.check_plan(plan, args.weights)
+    exporting.check_plan(plan, args.weights.expanduser())
     student = exporting.student_of(loaded.net, loaded.network, args.weights.stem)
     if student.scale != loaded.scale:
         raise UsageError(f'{args.opt or args.weights}: scale is {loaded.scale}, and {student.kind} enlarges by '
@@ -56,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         exported = exporting.export(student, plan)
     except OSError as error:
-        raise UsageError(f'{out} cannot be written: {error.strerror or error}; free the space, or give --out in '
-                         'another folder') from error
+        raise UsageError(f'{out} cannot be written: {error.strerror or error}; '
+                         + ('free some space, or ' if error.errno in _FULL else '')
+                         + 'give --out in another folder') from error
     _show(student, exported, plan)
     return 0
 
@@ -119,22 +123,22 @@ def _lines(exported: Exported, plan: Plan) -> list[str]:
     name, student = exported.path.name, exported.student
     arguments = ', '.join(f'{key}={value!r}' for key, value in student.network.items() if key != 'type')
     if plan.to == 'onnx':
-        return [f"session = onnxruntime.InferenceSession('{name}')",
+        return [f"session = onnxruntime.InferenceSession({name!r})",
                 f"image = session.run(None, {{'input': lq}})[0]  # lq: float32 array (N, {student.channels}, H, W), "
                 f'{"RGB, " if student.channels == 3 else ""}0 to 1']
     if plan.to == 'ncnn-ready-onnx':
         size = exported.graph.size if exported.graph is not None else None
         shape = ','.join(map(str, (1, student.channels, *(size or ()))))
         base = exported.path.stem
-        return [f"pnnx {name} 'inputshape=[{shape}]'  # makes {base}.ncnn.param and {base}.ncnn.bin",
-                f"net = ncnn.Net(); net.load_param('{base}.ncnn.param'); "
-                f"net.load_model('{base}.ncnn.bin')  # in0, out0"]
+        return [f"pnnx {shlex.quote(name)} 'inputshape=[{shape}]'  # makes {base}.ncnn.param and {base}.ncnn.bin",
+                f"net = ncnn.Net(); net.load_param({f'{base}.ncnn.param'!r}); "
+                f"net.load_model({f'{base}.ncnn.bin'!r})  # in0, out0"]
     if plan.to == 'spandrel':
         first = 'import spandrel_sr; ' if exported.beside else ''
-        return [f"{first}net = spandrel.ModelLoader().load_from_file('{name}')",
+        return [f"{first}net = spandrel.ModelLoader().load_from_file({name!r})",
                 f'image = net(lq)  # lq: (1, {student.channels}, H, W), 0 to 1; spandrel clips the image to 0 to 1']
     if plan.to == 'basicsr':
         return [f'network_g: {flow(student.network)}',
-                f'path: {{pretrain_network_g: {name}, param_key_g: params, strict_load_g: true}}']
+                f'path: {flow({"pretrain_network_g": name, "param_key_g": "params", "strict_load_g": True})}']
     return [f'net = {type(student.net).__name__}({arguments}).eval()  # from {type(student.net).__module__}',
-            f"net.load_state_dict(safetensors.torch.load_file('{name}'))"]
+            f"net.load_state_dict(safetensors.torch.load_file({name!r}))"]

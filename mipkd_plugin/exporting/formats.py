@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,9 @@ from mipkd_plugin.exporting.errors import ExportError
 from mipkd_plugin.exporting.folder import Lost, loss_on
 from mipkd_plugin.exporting.layouts import OWN
 from mipkd_plugin.exporting.merging import Merged, merge
-from mipkd_plugin.exporting.onnx_export import Check, export_onnx, export_padded
+from mipkd_plugin.exporting.onnx_export import SIZES, Check, export_onnx, export_padded
 from mipkd_plugin.exporting.onnx_file import OPSET, Graph
-from mipkd_plugin.exporting.student import Student, check_half
+from mipkd_plugin.exporting.student import Student, check_half, noise
 from mipkd_plugin.exporting.torch_files import (
     LOADER,
     export_basicsr,
@@ -25,7 +26,7 @@ from mipkd_plugin.exporting.torch_files import (
     loader_text,
 )
 from mipkd_plugin.exporting.traceable import has_loop
-from mipkd_plugin.utils.files import write_atomically, write_bytes
+from mipkd_plugin.utils.files import write_alone, write_bytes
 
 FORMATS = {
     'onnx': ('.onnx', ),
@@ -39,6 +40,7 @@ GRAPHS = ('onnx', 'ncnn-ready-onnx')
 _OPSETS = {'onnx': (11, 20), 'ncnn-ready-onnx': (11, 18)}
 _SIZE = re.compile(r'(\d+)[x×](\d+)')
 _LARGEST = 4096
+_EXISTS = '{} exists and was left as it is; give another name with --out, or replace it with --force'
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,8 @@ def check_plan(plan: Plan, weights: Path) -> None:
         raise ExportError(f'--out {out} is a folder; name a file in it')
     if out.exists() and weights.exists() and out.samefile(weights):
         raise ExportError(f'--out {out} is the file of --weights, which is never overwritten; give another name')
-    if out.exists() and not plan.force:
-        raise ExportError(f'{out} exists and was left as it is; give another name with --out, or replace it with '
-                          '--force')
+    if os.path.lexists(out) and not plan.force:
+        raise ExportError(_EXISTS.format(out))
 
 
 def export(student: Student, plan: Plan) -> Exported:
@@ -169,6 +170,8 @@ def export(student: Student, plan: Plan) -> Exported:
         QualityError: The folder of images cannot be measured on.
         OSError: The file cannot be written.
     """
+    if plan.size is None and plan.to != 'ncnn-ready-onnx':
+        student(noise(student.channels, *SIZES[1]))  # a network for one size says so at once
     merged = merge(student) if plan.merges else None
     if merged is not None and not (plan.to in GRAPHS or merged.is_described):
         merged = None  # these files hold the weights of the class as it is
@@ -181,12 +184,15 @@ def export(student: Student, plan: Plan) -> Exported:
         to = _for_ncnn if plan.to == 'ncnn-ready-onnx' else _onnx if plan.to == 'onnx' else _weights
         exported, call = to(written, student, plan, part)
         lost = None if plan.images is None else loss_on(plan.images, student, call)
+        for path in exported.beside:
+            if not path.exists():
+                write_bytes(path, loader_text())
         results.append(replace(exported, merged=merged, lost=lost))
 
-    write_atomically(plan.out, write)
-    for path in results[0].beside:
-        if not path.exists():
-            write_bytes(path, loader_text())
+    try:
+        write_alone(plan.out, write, replaces=plan.force)
+    except FileExistsError as error:
+        raise ExportError(_EXISTS.format(plan.out)) from error
     return results[0]
 
 

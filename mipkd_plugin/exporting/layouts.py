@@ -94,8 +94,12 @@ def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
+_FIRST_MASK, _ASSUMED = 'layers.0.residual_group.blocks.1.attn_mask', 64
+"""The tensor from which spandrel takes img_size, and what it assumes without."""
+
+
 def _swinir(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
-    """Range, ``qk_scale`` and missing biases go into the weights; masks are those of a small square image."""
+    """Range, ``qk_scale`` and missing biases go into the weights; masks are those of a square image."""
     if student.get('ape', False) or not student.get('patch_norm', True) or student.get('patch_size', 1) != 1:
         raise ExportError('spandrel has no SwinIR with ape: true, patch_norm: false or a patch_size above 1; take '
                           '--to onnx or --to safetensors')
@@ -113,9 +117,17 @@ def _swinir(state: State, student: _Arguments) -> tuple[State, tuple[str, ...]]:
             heads = state[name.replace('qkv.weight', 'relative_position_bias_table')].shape[1]
             for part in (name, bias):
                 state[part] = torch.cat([state[part][:width] * scale * (width // heads)**0.5, state[part][width:]])
-    for name in [name for name in state if name.endswith('.attn_mask')]:
+    masks = [name for name in state if name.endswith('.attn_mask')]
+    if not masks and any('.blocks.1.' in name for name in state):
+        raise ExportError('spandrel has no SwinIR that never shifts its windows, and this one does not: its img_size '
+                          'is not larger than its window_size; take --to onnx or --to safetensors')
+    side = 2 * window if _FIRST_MASK in state else _ASSUMED
+    if masks and side % window:
+        raise ExportError(f'spandrel has no SwinIR with a window_size of {window} and one block in its first layer; '
+                          'take --to onnx or --to safetensors')
+    for name in masks:
         block: Any = student.net.get_submodule(name.removesuffix('.attn_mask'))
-        state[name] = block.calculate_mask((2 * window, 2 * window))
+        state[name] = block.calculate_mask((side, side))
     return state, ()
 
 

@@ -49,7 +49,7 @@ class EDSR(nn.Module):
         out_ch: Channels of the output.
         width: Number of features.
         blocks: Number of residual blocks.
-        scale: Scale factor: 3, or a power of two.
+        scale: Scale factor: 3, or a power of two; with 1 nothing is enlarged.
     """
 
     res_scale: Tensor
@@ -126,7 +126,7 @@ class _Arch(Architecture[Any]):  # type: ignore[misc]  # where spandrel is not i
     def scale(self, state_dict: dict[str, Any]) -> int:
         """Scale factor, from the layers that enlarge."""
         if self.network is EDSR:
-            return int(get_pixelshuffle_params(state_dict, 'upsample')[0])
+            return int(get_pixelshuffle_params(state_dict, 'upsample')[0]) if 'upsample.0.weight' in state_dict else 1
         if 'upconv2.weight' in state_dict:
             return 4
         return int((state_dict['upconv1.weight'].shape[0] // state_dict['upconv1.weight'].shape[1])**0.5)
@@ -150,7 +150,7 @@ def register(registry: Any = MAIN_REGISTRY) -> None:
         registry: By default the one that every ``ModelLoader`` uses.
     """
     registry.add(*(ArchSupport.from_architecture(arch) for arch in (
-        _Arch(EDSR, 'conv_after_body.weight', 'upsample.0.weight'), _Arch(MSRResNet, 'upconv1.weight', 'conv_hr.weight')
+        _Arch(EDSR, 'conv_after_body.weight'), _Arch(MSRResNet, 'upconv1.weight', 'conv_hr.weight')
     )), ignore_duplicates=True)
 
 

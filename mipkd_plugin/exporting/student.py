@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.exporting.errors import ExportError
 from mipkd_plugin.networks.padding import needed_multiple, padded
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, failure_of
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError, failure_of, reason
 
 CHANNEL_NAMES = ('num_in_ch', 'in_chans', 'in_nc', 'in_channels', 'n_colors', 'in_ch', 'inp_channels', 'img_channel')
 _SIDES = (24, 28, 30, 32, 48, 64, 56, 60)
@@ -51,10 +51,24 @@ class Student:
         return sum(parameter.numel() for parameter in self.net.parameters())
 
     def __call__(self, lq: Tensor) -> Tensor:
-        """Enlarge images, padded where the network needs that: (N, C, H, W) to (N, C_out, sH, sW)."""
+        """Enlarge images, padded where the network needs that.
+
+        Args:
+            lq: (N, C, H, W).
+
+        Returns:
+            (N, C_out, sH, sW).
+
+        Raises:
+            ExportError: The network does not run on images of this size.
+        """
         height, width = (side * self.scale for side in lq.shape[2:])
-        with torch.no_grad():
-            output: Tensor = self.net(padded(lq.clone(), self.multiple))  # some networks write into their input
+        try:
+            with torch.no_grad():
+                output: Tensor = self.net(padded(lq.clone(), self.multiple))  # some networks write into their input
+        except FOREIGN_ERRORS as error:
+            raise ExportError(f'{self.kind} does not run on images of {lq.shape[2]}×{lq.shape[3]}: {reason(error)}; if '
+                              'it takes images of one size only, take --to onnx --static HEIGHTxWIDTH') from error
         return output[:, :, :height, :width]
 
 

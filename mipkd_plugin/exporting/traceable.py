@@ -46,7 +46,8 @@ class AnySize(nn.Module):
             turn = 2 * side - 2 + 1 // side  # 1 for a side of one pixel
             index = torch.arange((side + self.multiple - 1) // self.multiple * self.multiple, device=image.device)
             index = index % turn
-            image = image.index_select(axis, torch.minimum(index, turn - index))
+            # not torch.minimum: ONNX has none of whole numbers before opset 12
+            image = image.index_select(axis, torch.where(index * 2 > turn, turn - index, index))
         output = self.net(image)
         return output[:, :, :height * self.scale, :width * self.scale]
 

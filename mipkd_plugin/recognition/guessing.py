@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mipkd_plugin.utils.words import some
 
+_LONGEST = 80  # letters of a name in a message
 _OTHER = 'give the weights of a network that enlarges images'
 _GENERATOR = 'give the generator that was trained with it: net_g_*.pth'
 OWN = ('if it is a network of your own, write its class and arguments yourself, as teacher: {network: {type: …}, '
@@ -85,4 +86,5 @@ def _classifier(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
 
 
 def _first(state: Mapping[str, Tensor]) -> str:
-    return some(f'{name} {"×".join(map(str, state[name].shape)) or "of one number"}' for name in state)
+    names = {name: name if len(name) < _LONGEST else f'{name[:_LONGEST - 3]}…' for name in state}
+    return some(f'{short} {"×".join(map(str, state[name].shape)) or "of one number"}' for name, short in names.items())

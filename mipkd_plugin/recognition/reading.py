@@ -21,7 +21,8 @@ KEYS = (*AVERAGES, 'params', 'state_dict', 'model_state_dict', 'net_g', 'netG', 
 """Keys of state dicts, those that users prefer first: the moving average is what published results come from."""
 PREFIXES = ('module.', '_orig_mod.', 'netG.', 'net_g.', 'generator.', 'params_ema.', 'params.', 'net.', 'network.',
             'model.', 'ema_model.', 'online_model.')
-_PARTS = ('netG.', 'net_g.', 'generator.', 'params_ema.', 'params.', 'ema_model.')
+_PARTS = ('netG.', 'net_g.', 'generator.', 'params_ema.', 'params.', 'ema_model.', 'model.', 'net.', 'network.')
+"""Prefixes of the network in a file that holds others beside it, such as a checkpoint of Lightning with its losses."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTERS = ('n_averaged', 'initted', 'step')
 
@@ -92,7 +93,7 @@ def select(path: Path, content: Any, param_key: str | None, given: bool) -> tupl
 
 
 def _inner(content: Any) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """The state dicts under the keys of a file; what is not a tensor in them is left out if most are."""
+    """The state dicts under the keys of a file."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(key, str) and is_state(value):
             yield key, value

@@ -71,7 +71,8 @@ def _search(path: Path, state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
                 return through_spandrel.read(variant)
             except UnfitError as error:
                 missed += [(str(error), OWN)] if str(error) else []
-    what, remedy = seems(list(variants(state))[-1])
+    told = [seems(variant) for variant in variants(state)]
+    what, remedy = next((one for one in told if one[0].startswith('seems')), told[0])
     if missed:
         raise RecognitionError(path, *missed[0])
     if not through_spandrel.is_installed():

@@ -33,7 +33,8 @@ def read(state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
         What was found, and the network with its weights.
 
     Raises:
-        UnfitError: spandrel knows no such network, or our option files cannot describe it.
+        UnfitError: spandrel knows no such network, or our option files cannot describe it; the text is the rest of a
+            sentence that starts with the name of the file.
     """
     import spandrel
 
@@ -42,10 +43,10 @@ def read(state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
     except spandrel.UnsupportedModelError as error:
         raise UnfitError('') from error
     except FOREIGN_ERRORS as error:
-        raise UnfitError(f'spandrel cannot read it: {reason(error)}') from error
+        raise UnfitError(f'looks like a network that spandrel knows, but it cannot read it: {reason(error)}') from error
     name = descriptor.architecture.name
     if descriptor.purpose not in _PURPOSES or not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise UnfitError(f'it is {name} ({descriptor.purpose}), which is not for super-resolution')
+        raise UnfitError(f'holds {name}, which is for other work ({descriptor.purpose}), not for super-resolution')
     model = descriptor.model.float().eval()
     network = {'type': _registered_name(model, name), **_plain(_hyperparameters(model, name))}
     own = {key: tensor.detach() for key, tensor in model.state_dict().items()}
@@ -53,7 +54,7 @@ def read(state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
         net = build(network)
         net.load_state_dict(own)
     except FOREIGN_ERRORS as error:
-        raise UnfitError(f'spandrel knows it as {name}, but it cannot be built again: {reason(error)}') from error
+        raise UnfitError(f'holds {name}, as spandrel says, but that cannot be built again: {reason(error)}') from error
     return Found(network, descriptor.scale, own, f'spandrel ({name})', notes=(_NOTE, )), net
 
 
@@ -68,15 +69,15 @@ def _registered_name(model: nn.Module, name: str) -> str:
                 continue
             if found is type(model):
                 return str(exported)
-            raise UnfitError(f'it is {name} as spandrel has it, and BasicSR has another network of the name '
+            raise UnfitError(f'holds {name} as spandrel has it, and BasicSR has another network of the name '
                              f'{exported}, which these weights do not fit')
-    raise UnfitError(f'it is {name}, which spandrel has no class of that option files can name')
+    raise UnfitError(f'holds {name}, and spandrel has no class of it that an option file can name')
 
 
 def _hyperparameters(model: nn.Module, name: str) -> dict[str, Any]:
     found: Any = getattr(model, 'hyperparameters', None)
     if not isinstance(found, dict):
-        raise UnfitError(f'it is {name}, and spandrel does not say with which arguments')
+        raise UnfitError(f'holds {name}, and spandrel does not say with which arguments')
     defaults = {key: parameter.default for key, parameter in inspect.signature(type(model)).parameters.items()}
     return {key: value for key, value in found.items() if _is_plain(value) or value is not defaults.get(key)}
 
@@ -96,4 +97,4 @@ def _plain(value: Any) -> Any:
             return kind(value)
     if value is None:
         return None
-    raise UnfitError(f'its argument {value!r} cannot be written into an option file')
+    raise UnfitError(f'holds a network with the argument {value!r}, which cannot be written into an option file')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,43 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def write_alone(path: Path, write: Callable[[Path], object], replaces: bool) -> None:
+    """The same for a file that others may write meanwhile: each has a part of its own.
+
+    Args:
+        path: The file to make.
+        write: Called with the file to write to.
+        replaces: Whether a file of this name may be replaced.
+
+    Raises:
+        FileExistsError: There is a file of this name by now; it is left as it is.
+        OSError: The file cannot be written.
+    """
+    part = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.part')
+    try:
+        write(part)
+        if replaces:
+            os.replace(part, path)
+        else:
+            _name(part, path)
+    finally:
+        remove(part)
+
+
+def _name(part: Path, path: Path) -> None:
+    """Give a part its name, unless that is taken."""
+    try:
+        os.link(part, path)  # unlike a renaming, it replaces nothing
+    except FileExistsError:
+        raise
+    except OSError as error:  # a disk without hard links
+        if not os.path.lexists(part):
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.rename(part, path)
 
 
 def remove(path: Path) -> None:

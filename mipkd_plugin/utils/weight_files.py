@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, MipkdError
-from mipkd_plugin.utils.words import gigabytes
+from mipkd_plugin.utils.weight_bombs import packed, stretched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,6 @@ _HEADS = (
 )
 _MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # of files that PyTorch wrote before version 1.6
 _LARGEST_HEADER = 10**8  # of safetensors, by its own rule
-_USUAL_LIMIT = 10**8  # bytes that any file may take in memory
 
 
 class WeightFileError(MipkdError):
@@ -88,12 +87,14 @@ def read_tensors(file: str | Path, load: Callable[..., Any] | None = None, **opt
     name = fsdecode(file)
     if not path.exists(name):
         raise FileNotFoundError(2, 'No such file', name)
-    _refuse_bomb(name)
+    _refuse(name, packed(name))
     options = {'map_location': 'cpu', **options, 'weights_only': True, 'pickle_module': None}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return (load or torch.load)(name, **options)
+            content = (load or torch.load)(name, **options)
+            _refuse(name, stretched(name, content))
+            return content
     except WeightFileError:
         raise
     except _errors() as error:
@@ -107,17 +108,9 @@ def _errors() -> tuple[type[BaseException], ...]:
     return _ERRORS if package is None else (*_ERRORS, package.SafetensorError)
 
 
-def _refuse_bomb(name: str) -> None:
-    """Refuse an archive that unpacks to much more than its size; ``torch.save`` packs without compression."""
-    try:
-        with zipfile.ZipFile(name) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        size = path.getsize(name)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error, NotImplementedError, LookupError):
-        return  # torch says what is wrong with it
-    if unpacked > max(2 * size, _USUAL_LIMIT):
-        raise WeightFileError(name, f'has {gigabytes(size)} and would take {gigabytes(unpacked)} of memory: it is '
-                              'compressed, as no file of torch.save is', f'save it again: {SAVE}')
+def _refuse(name: str, what: str) -> None:
+    if what:
+        raise WeightFileError(name, what, f'save it again: {SAVE}')
 
 
 def _diagnosis(name: str, error: BaseException) -> tuple[str, str]:

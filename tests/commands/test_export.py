@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +60,33 @@ def test_the_lines_that_it_prints_load_the_file(run: Path, capsys: pytest.Captur
         'import torch, spandrel, sys', 'lq = torch.rand(1, 3, 9, 7)', *lines, 'print(tuple(image.shape))',
         'assert "mipkd_plugin" not in sys.modules'])], capture_output=True, text=True, timeout=200)
     assert done.stdout.strip() == '(1, 3, 18, 14)', done.stderr
+
+
+@pytest.mark.parametrize('to', ['onnx', 'basicsr', 'spandrel', 'safetensors'])
+def test_lines_for_a_file_of_an_odd_name(to: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "it's a: net" + {'onnx': '.onnx', 'basicsr': '.pth'}.get(to, '.safetensors')
+    assert mipkd_main(['export', '--weights', 'net_g.pth', '--to', to, '--out', name]) == 0
+    lines = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
+    if to == 'basicsr':
+        assert yaml.safe_load('\n'.join(lines))['path']['pretrain_network_g'] == name
+    else:
+        loads = next(line for line in lines if 'it' in line).partition('  # ')[0]
+        assert name in [node.value for node in ast.walk(ast.parse(loads)) if isinstance(node, ast.Constant)]
+
+
+def test_a_disk_that_is_full_says_to_free_space(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    for number, remedy in ((errno.ENOSPC, 'free some space, or give --out'), (errno.EROFS, '; give --out in another')):
+        def fails(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Path, 'write_bytes', fails)
+        before = files(run)
+        assert mipkd_main(['export', '--weights', 'net_g.pth', '--to', 'safetensors']) == 2
+        err = capsys.readouterr().err
+        assert remedy in err
+        assert ('free' in err) == (number == errno.ENOSPC)
+        assert files(run) == before
 
 
 def test_half_precision_says_what_it_costs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,6 +160,13 @@ def test_odd_sizes_in_onnx(network: dict[str, object], size: tuple[int, int], tm
     assert (Session(tmp_path / 'net.onnx')(lq) - made(lq)).abs().max() < LIMIT
 
 
+@pytest.mark.parametrize('name', ['SwinIR', 'RRDBNet x2'])
+def test_padding_with_the_oldest_operators(name: str, tmp_path: Path) -> None:
+    made = student({**NETWORKS, **UNUSUAL}[name])
+    exported = export(made, Plan('onnx', tmp_path / 'net.onnx', opset=11))
+    assert exported.check.difference.largest < LIMIT
+
+
 def test_pooling_in_uneven_windows_is_padded_in_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SAFMN takes any size in PyTorch; the graph is right at multiples of 8 alone."""
     monkeypatch.setattr(onnx_export, 'EXPORTERS', ('trace', ))  # the other way fails too, slowly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from export_students import MAMBA, NETWORKS, SWIN, UNUSUAL, of_class, student
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipkd_plugin.exporting import FORMATS, ExportError, Plan, check_plan, export, size_of
+from mipkd_plugin.exporting import FORMATS, ExportError, Plan, check_plan, export, formats, size_of
 from mipkd_plugin.exporting.ncnn_ready import OPERATORS
 from mipkd_plugin.exporting.onnx_file import nodes
 
@@ -117,6 +118,59 @@ def test_a_missing_package_names_the_extra(module: str, to: str, ending: str, tm
     text = refused(student(NETWORKS['SRVGGNetCompact']), Plan(to, tmp_path / f'net{ending}'))
     assert f'needs the package {module}, which is not installed' in text
     assert "pip install 'mipkd-plugin[export]'" in text
+
+
+APE = {**NETWORKS['SwinIR'], 'img_size': 32, 'ape': True}
+
+
+@pytest.mark.parametrize(('network', 'said'), [
+    ({**NETWORKS['SwinIR'], 'img_size': 8}, 'never shifts its windows'),
+    ({**NETWORKS['SwinIR'], 'img_size': 28, 'window_size': 7, 'depths': [1, 2], 'num_heads': [2, 2]},
+     'a window_size of 7 and one block in its first layer'),
+])
+def test_windows_that_spandrel_lacks(network: dict[str, Any], said: str, tmp_path: Path) -> None:
+    assert said in refused(student(network), Plan('spandrel', tmp_path / 'net.safetensors'))
+
+
+@pytest.mark.parametrize('to', ['basicsr', 'safetensors', 'onnx'])
+def test_a_network_for_one_size_says_so(to: str, tmp_path: Path) -> None:
+    made = student(APE)
+    text = refused(made, Plan(to, tmp_path / f'net{FORMATS[to][0]}'))
+    assert 'does not run on images of 19×29' in text
+    assert '--static HEIGHT' in text
+    exported = export(made, Plan('onnx', tmp_path / 'net.onnx', size=(32, 32)))
+    assert exported.check.difference.largest < 1e-4
+
+
+@pytest.mark.parametrize('to', ['onnx', 'basicsr'])
+def test_two_exports_at_once_overwrite_nothing(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, out = student(NETWORKS['SRVGGNetCompact']), tmp_path / f'net{FORMATS[to][0]}'
+    number = iter((1, 2))
+
+    def meanwhile(*arguments: Any) -> Any:
+        if next(number) == 1:
+            export(made, Plan(to, out))
+        return usual(*arguments)
+
+    usual = formats._onnx if to == 'onnx' else formats._weights
+    monkeypatch.setattr(formats, usual.__name__, meanwhile)
+    with pytest.raises(ExportError, match='exists and was left as it is'):
+        export(made, Plan(to, out))
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise PermissionError(1, 'Operation not permitted')
+
+    monkeypatch.setattr(os, 'link', none)
+    out = tmp_path / 'net.pth'
+    export(student(NETWORKS['SRVGGNetCompact']), Plan('basicsr', out))
+    before = out.read_bytes()
+    with pytest.raises(ExportError, match='exists'):
+        export(student(NETWORKS['SRVGGNetCompact'], 1), Plan('basicsr', out))
+    assert out.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_another_spandrel_sr_is_left(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ CASES: list[tuple[str, Callable[[Path], object], str]] = [
     ('llm.pth', named('model.embed_tokens.weight', 'lm_head.weight'), 'seems to hold a language model'),
     ('video.pth', named('spynet.basic_module.0.x', 'backward_resblocks.weight'), 'seems to hold a network for video'),
     ('rdn.pt', named('SFENet1.weight', 'SFENet2.weight'), 'seems to hold RDN, which neither BasicSR nor spandrel has'),
+    ('wrapped.pth', saved(lambda: {f'module.{name}': tensor for name, tensor in resnet18().state_dict().items()}),
+     'seems to hold a ResNet that classifies images'),
     ('own.pth', named('stem.weight'), r'holds 1 tensors \(stem.weight 4×4\), and no network that is known here'),
     ('lacks.pth', saved(lambda: {name: value for name, value in state().items() if name != 'body.1.conv1.bias'}),
      'looks like EDSR, but it lacks body.1.conv1.bias; download it again'),
@@ -94,6 +96,9 @@ CASES: list[tuple[str, Callable[[Path], object], str]] = [
     ('nan.pth', saved(lambda: state(**{'conv_last.bias': torch.full((3, ), torch.nan)})),
      'holds weights that are not finite: 1 of 20 tensors have NaN or infinity, the first is conv_last.bias'),
     ('inf.pth', saved(lambda: state(**{'conv_last.bias': torch.full((3, ), torch.inf)})), 'are not finite'),
+    ('stretched.pth', saved(lambda: state(extra=torch.zeros(1, dtype=torch.float16).expand(10**5, 10**5))),
+     'its tensors would take 20.00 GB of memory: they repeat few numbers; save it again'),
+    ('long.pth', named('x' * 9000), r'holds 1 tensors \(x{77}… 4×4\)'),
     ('sparse.pth', saved(lambda: state(**{'conv_last.bias': torch.zeros(3).to_sparse()})),
      'has tensors that cannot be weights: conv_last.bias is sparse_coo'),
 ]

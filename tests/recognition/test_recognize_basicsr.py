@@ -132,6 +132,9 @@ STATES: dict[str, tuple[Any, str | None]] = {
     'of a GAN in Lightning': (lambda state: {'state_dict': {
         **{f'generator.{name}': tensor for name, tensor in state.items()}, 'discriminator.0.weight': torch.ones(3)}},
         'state_dict'),
+    'with its losses in Lightning': (lambda state: {'epoch': 3, 'state_dict': {
+        **{f'model.{name}': tensor for name, tensor in state.items()}, 'loss.vgg.0.weight': torch.ones(3)}},
+        'state_dict'),
     'half': (lambda state: {'params': {name: tensor.half() for name, tensor in state.items()}}, 'params'),
     'bfloat16': (lambda state: {'params': {name: tensor.bfloat16() for name, tensor in state.items()}}, 'params'),
     'double': (lambda state: {'params': {name: tensor.double() for name, tensor in state.items()}}, 'params'),

@@ -61,6 +61,18 @@ def test_large_edsr_scales_its_residuals() -> None:
     assert [choice['res_scale'] for choice in found.choices] == [0.1, 1]
 
 
+@pytest.mark.parametrize('net', [edsr(), rcan()])
+def test_layers_that_shift_by_zero_are_known_too(net: nn.Module, tmp_path: Path) -> None:
+    for layer in (net.sub_mean, net.add_mean):
+        layer.bias.data.zero_()
+    found = recognize(saved(net, tmp_path))
+    assert (found.network['rgb_mean'], found.network['img_range']) == ([0.0, 0.0, 0.0], 255.0)
+    assert 'rgb_mean is that of its layers sub_mean and add_mean' in found.notes
+    images = torch.rand(1, 3, 9, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(found.build()(images), net(images * 255) / 255, atol=2e-6, rtol=0)
+
+
 def test_layers_that_do_more_than_shift_are_refused(tmp_path: Path) -> None:
     net = edsr()
     net.sub_mean.weight.data[0, 1] = 0.5

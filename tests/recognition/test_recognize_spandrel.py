@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +60,26 @@ def test_networks_of_spandrel(make: Any, expected: dict[str, Any], tmp_path: Pat
     images = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(found.build()(images), net(images), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(('purpose', 'error', 'says'), [
+    ('FaceSR', None, 'net.pth holds SPAN, which is for other work (FaceSR), not for super-resolution; if it is'),
+    ('SR', KeyError('x'), 'net.pth looks like a network that spandrel knows, but it cannot read it: '),
+])
+def test_what_spandrel_cannot_give_is_a_sentence(purpose: str, error: Exception | None, says: str, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    spandrel = pytest.importorskip('spandrel')
+
+    def load(_: Any) -> Any:
+        if error is not None:
+            raise error
+        return SimpleNamespace(architecture=SimpleNamespace(name='SPAN'), purpose=purpose)
+
+    monkeypatch.setattr(spandrel.MAIN_REGISTRY, 'load', load)
+    torch.save({'stem.weight': torch.zeros(3)}, tmp_path / 'net.pth')
+    with pytest.raises(RecognitionError) as caught:
+        recognize(tmp_path / 'net.pth')
+    assert str(caught.value).startswith(f'{tmp_path}/{says}')
 
 
 def test_without_spandrel_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

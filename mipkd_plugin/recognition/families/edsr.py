@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mipkd_plugin.recognition.families.shifted import means, official_names, shift_choices, shift_of
+from mipkd_plugin.recognition.families.shifted import official_choices, official_names, shift_choices
 from mipkd_plugin.recognition.layout import Family, Found, Layout, upsample_scale
 
 
@@ -28,10 +28,8 @@ def _read_official(layout: Layout) -> Found:
     for index in range(blocks):
         names |= {f'body.{index}.body.0': f'body.{index}.conv1', f'body.{index}.body.2': f'body.{index}.conv2'}
     found = _read(Layout(official_names(layout, names)))
-    shift = shift_of(layout)
     res_scales = _res_scales(found.network['num_feat'], blocks)
-    choices = tuple({'res_scale': value, **shift} for value in res_scales) if shift else found.choices
-    return Found(found.network, found.scale, found.state, 'official EDSR', choices, means(shift))
+    return Found(found.network, found.scale, found.state, 'official EDSR', *official_choices(layout, res_scales))
 
 
 FAMILIES = (

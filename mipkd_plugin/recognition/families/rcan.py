@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mipkd_plugin.recognition.families.shifted import means, official_names, shift_choices, shift_of
+from mipkd_plugin.recognition.families.shifted import official_choices, official_names, shift_choices
 from mipkd_plugin.recognition.layout import Family, Found, Layout, quotient, upsample_scale
 
 
@@ -38,9 +38,8 @@ def _read_official(layout: Layout) -> Found:
             names |= {f'{old}.0': f'{new}.0', f'{old}.2': f'{new}.2', f'{old}.3.conv_du.0': f'{new}.3.attention.1',
                       f'{old}.3.conv_du.2': f'{new}.3.attention.3'}
     found = _read(Layout(official_names(layout, names)))
-    shift = shift_of(layout)  # the official blocks do not scale their residuals
-    choices = ({'res_scale': 1, **shift}, ) if shift else shift_choices((1, ))
-    return Found(found.network, found.scale, found.state, 'official RCAN', choices, means(shift))
+    # the official blocks do not scale their residuals
+    return Found(found.network, found.scale, found.state, 'official RCAN', *official_choices(layout, (1, )))
 
 
 FAMILIES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ _SHIFTS: tuple[tuple[float, list[float]], ...] = (
     (255.0, DIV2K_MEAN), (255.0, [0.0, 0.0, 0.0]), (1.0, DIV2K_MEAN), (1.0, [0.0, 0.0, 0.0]))
 
 
-def shift_choices(res_scales: Iterable[float]) -> tuple[dict[str, Any], ...]:
+def shift_choices(res_scales: Sequence[float]) -> tuple[dict[str, Any], ...]:
     """Values of ``res_scale``, ``img_range`` and ``rgb_mean`` in use; those by convention first.
 
     Args:
@@ -28,6 +28,24 @@ def shift_choices(res_scales: Iterable[float]) -> tuple[dict[str, Any], ...]:
                  for scale in res_scales for img_range, mean in _SHIFTS)
 
 
+def official_choices(layout: Layout, res_scales: Sequence[float]) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+    """What is left to choose for a state dict with official names, and a note on what its layers say.
+
+    Args:
+        layout: With official names.
+        res_scales: Values of ``res_scale``, the likelier first.
+
+    Returns:
+        The choices, and notes.
+    """
+    shift, choices = shift_of(layout), shift_choices(res_scales)
+    left = [values for values in choices if all(values[key] == shift[key] for key in shift)]
+    if 'img_range' in shift:  # other means than the usual ones are known too
+        return tuple({'res_scale': scale, **shift} for scale in res_scales), (
+            'img_range and rgb_mean are those of its layers sub_mean and add_mean', )
+    return tuple(left), ('rgb_mean is that of its layers sub_mean and add_mean', ) if shift else ()
+
+
 def shift_of(layout: Layout) -> dict[str, Any]:
     """``img_range`` and ``rgb_mean`` from the official layers ``sub_mean`` and ``add_mean``.
 
@@ -37,7 +55,7 @@ def shift_of(layout: Layout) -> dict[str, Any]:
         layout: A state dict with official names.
 
     Returns:
-        Both arguments; empty if there are no such layers, or they do nothing.
+        Both arguments; empty if there are no such layers, and without ``img_range`` if their mean is zero.
 
     Raises:
         UnfitError: The layers do something else.
@@ -51,14 +69,9 @@ def shift_of(layout: Layout) -> dict[str, Any]:
     if added is not None and not torch.allclose(added.double(), -bias, atol=1e-2 * (1 + float(bias.abs().max()))):
         raise UnfitError('add_mean does not add what sub_mean subtracts')
     if not bool(bias.any()):
-        return {}
+        return {'rgb_mean': [0.0, 0.0, 0.0]}
     img_range = 255.0 if float(bias.abs().max()) > 1 else 1.0
     return {'img_range': img_range, 'rgb_mean': [round(value / -img_range, 4) for value in bias.tolist()]}
-
-
-def means(shift: Mapping[str, Any]) -> tuple[str, ...]:
-    """A note on where ``img_range`` and ``rgb_mean`` come from, if official layers say them."""
-    return ('img_range and rgb_mean are those of its layers sub_mean and add_mean', ) if shift else ()
 
 
 def official_names(layout: Layout, blocks: Mapping[str, str]) -> dict[str, Tensor]:
