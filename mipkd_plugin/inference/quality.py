@@ -106,7 +106,8 @@ def images_in(folder: Path) -> list[Path]:
     files = _images_among(entries)
     if not files:
         inner = [str(path) for path in entries if _holds_images(path)]
-        raise QualityError(f'{folder}: holds no images (subfolders are not searched); ' + (
+        raise QualityError(f'{folder}: holds no images (subfolders are not searched; endings: '
+                           f'{" ".join(SUFFIXES)}); ' + (
             f'name the folder that holds them: {some(inner)}' if inner else 'name a folder that holds some'))
     return files
 

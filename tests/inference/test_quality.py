@@ -83,7 +83,7 @@ def test_partners_by_name(image_pairs: Path) -> None:
 def test_what_cannot_be_measured_on(image_pairs: Path) -> None:
     hr, lr = image_pairs / 'HR', image_pairs / 'LRbicx2'
     for folder, message in ((image_pairs / 'none', 'cannot be read: No such file'),
-                            (image_pairs, r'holds no images \(subfolders are not searched\); name .*HR')):
+                            (image_pairs, r'holds no images \(subfolders are not searched; endings: .*\); name .*HR')):
         with pytest.raises(QualityError, match=message):
             pairs_of(folder, 2)
     with pytest.raises(QualityError, match=r'0.png: has 24×24 pixels, which are 96×96 at scale 4, and .* 48×48'):
