@@ -133,8 +133,7 @@ def check_pairs(hr: Path, scale: int, lr: Path | None = None) -> None:
         QualityError: An image cannot be used.
     """
     for file, partner in pairs_of(hr, scale, lr):
-        sizes = [None if path is None else _size(path) for path in (file, partner)]
-        _require_fit(file, partner, sizes[0], sizes[1], scale)
+        _require_fit(file, partner, _size(file), None if partner is None else _size(partner), scale)
 
 
 def _size(path: Path) -> tuple[int, ...]:
@@ -143,21 +142,18 @@ def _size(path: Path) -> tuple[int, ...]:
         return header.height, header.width
 
 
-def _require_fit(file: Path, partner: Path | None, high: Sequence[int] | None, low: Sequence[int] | None,
-                 scale: int) -> None:
+def _require_fit(file: Path, partner: Path | None, high: Sequence[int], low: Sequence[int] | None, scale: int) -> None:
     least = _WINDOW + 2 * scale
-    if high is not None and min(high[:2]) < least:
+    if min(high[:2]) < least:
         raise QualityError(f'{file}: has {high[1]}×{high[0]} pixels, and PSNR and SSIM need '
                            f'{least}×{least} or more; take it out of the folder')
-    if high is None or low is None:
+    if low is None:
         return
     sides = [(side, scale * small) for side, small in zip(high[:2], low[:2])]
-    if any(side < wanted for side, wanted in sides):
-        why = 'they do not fit'
-    elif any(side > wanted + _CROPPED and side > 1.2 * wanted for side, wanted in sides):  # BasicSR crops it in silence
-        why = f'give low-resolution images of x{scale}'
-    else:
+    is_small = any(side < wanted for side, wanted in sides)
+    if not is_small and all(side <= max(wanted + _CROPPED, 1.2 * wanted) for side, wanted in sides):
         return
+    why = 'they do not fit' if is_small else f'give low-resolution images of x{scale}'  # BasicSR crops in silence
     raise QualityError(f'{partner}: has {low[1]}×{low[0]} pixels, which are {scale * low[1]}×{scale * low[0]} at '
                        f'scale {scale}, and {file} has {high[1]}×{high[0]}; {why}')
 
