@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
 
     from mipkd_plugin.compare.run_folders import code_version
     from mipkd_plugin.inference import report
-    from mipkd_plugin.inference.quality import pairs_of
+    from mipkd_plugin.inference.quality import check_pairs, pairs_of
 
     enlarger = next(iter(networks.values()))
+    if hr is not None:
+        check_pairs(hr, enlarger.scale, lr)  # before the work
     steps = len(sizes) + (0 if hr is None else len(pairs_of(hr, enlarger.scale, lr)))
     with tqdm(total=steps, unit='step', leave=False, disable=None) as bar:
         data = report.measured(networks, sizes, bar.update)
@@ -78,9 +81,9 @@ def _files(out: Path | None) -> list[Path]:
     files = [out if out.suffix == '.md' else out.with_name(f'{out.name}.md')]
     files.append(files[0].with_suffix('.json'))
     for file in files:
-        if file.exists():
+        if os.path.lexists(file):
             raise UsageError(f'--out {file} is there already; give another name')
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise UsageError(f'--out {out}: there is no folder {out.parent}; make it, or give another one')
     return files
 

@@ -121,7 +121,7 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
     images = Images(args.images, args.lr, scale)
     look = Look(scale, args.crops, args.crop_size or 96)
     images.check(args.crop_size or 1)
-    with tqdm(total=len(images), unit='image', desc='images') as bar:
+    with tqdm(total=len(images), unit='image', desc='images', leave=False, disable=None) as bar:
         scenes, values = look_at_all(methods, images, look, args.most, bar.update)
     page = _page(args, opt, methods, scenes, values, images, look)
     _write('--out', out, render(page).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from mipkd_plugin.commands.shared import add_option_file
 from mipkd_plugin.commands.shared.networks import load_network, on_device
 from mipkd_plugin.utils.errors import UsageError
-from mipkd_plugin.utils.words import counted
+from mipkd_plugin.utils.words import counted, some
 
 if TYPE_CHECKING:
     from mipkd_plugin.inference.tiles import Enlarger
 
 HELP = 'enlarge images with a student or a teacher'
 _ENDINGS = ('png', 'jpg', 'webp', 'tif', 'bmp')
+_UNREAD = ('.gif', '.heic', '.heif', '.avif', '.jp2', '.jxl', '.tga', '.psd', '.dng', '.cr2', '.cr3', '.nef', '.arw')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,23 +47,27 @@ def run(args: argparse.Namespace) -> int:
     files = _images(args)
     loaded = load_network(args, args.weights, args.section)
     from mipkd_plugin.inference.tiles import Enlarger
-    from mipkd_plugin.inference.upscaling import begin, describe, outputs_for
+    from mipkd_plugin.inference.upscaling import describe, filling, outputs_for
 
     net = on_device(loaded.net, args.device)
     enlarger = Enlarger(net, loaded.scale, args.tile, args.context, args.fp16)
     results = outputs_for(files, args.out, args.format)
-    to_do = begin(args.out, describe(args.weights, loaded.scale, args.format, args.fp16), results)
-    print(f'{loaded.name}, x{loaded.scale}, on {enlarger.device.type}', flush=True)
-    if enlarger.tile is not None and _any_larger(list(to_do), enlarger.tile):
-        print(_about_tiles(enlarger, enlarger.tile), flush=True)
-    began = time.perf_counter()
-    problems = _enlarge_all(to_do, enlarger)
+    made_by = describe(args.weights, loaded.scale, args.format, args.fp16)
+    with filling(args.out, made_by, results) as to_do:
+        print(f'{loaded.name}, x{loaded.scale}, on {enlarger.device.type}', flush=True)
+        if enlarger.tile is not None and _any_larger(list(to_do), enlarger.tile):
+            print(_about_tiles(enlarger, enlarger.tile), flush=True)
+        began = time.perf_counter()
+        problems = _enlarge_all(to_do, enlarger)
     done = len(to_do) - len(problems)
     there = len(results) - len(to_do)
     print(f'{counted(done, "image")} in {time.perf_counter() - began:.1f} s'
           f'{f", {there:,d} there already" if there else ""}: {args.out}')
     if problems:
         print(f'{counted(len(problems), "image")} left out:', *problems, sep='\n  ')
+    others = _other_formats(args.images)
+    if others:
+        print(f'Not looked at: {some(others)}; convert them to png, and type the command again')
     return 1 if problems else 0
 
 
@@ -75,16 +81,21 @@ def _images(args: argparse.Namespace) -> list[Path]:
         raise UsageError('--context is for tiles; add --tile 256, or leave it out')
     if args.section == 'teacher' and args.opt is None:
         raise UsageError('--section needs an option file; add -opt FILE.yml, or leave it out')
-    if args.out.exists() and not args.out.is_dir():
+    if os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UsageError(f'--out {args.out} is a file; name a folder')
-    folder = args.images if args.images.is_dir() else args.images.parent
+    folder = args.images if os.path.isdir(args.images) else args.images.parent
     if args.out.resolve() == folder.resolve():
         raise UsageError(f'--out {args.out} is the folder of the images; give another folder')
-    if args.images.is_file():
+    if os.path.isfile(args.images):
         return [args.images]
     from mipkd_plugin.inference.quality import images_in
 
     return images_in(args.images)
+
+
+def _other_formats(folder: Path) -> list[str]:
+    """Images of a folder that cannot be read here."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _UNREAD) if folder.is_dir() else []
 
 
 def _about_tiles(enlarger: Enlarger, tile: int) -> str:

@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 """Endings of image files that OpenCV reads."""
 PNG = b'\x89PNG\r\n\x1a\n'
+_TIFF = (b'II*\0', b'MM\0*')
 _END = b'\0\0\0\0IEND\xaeB`\x82'
 _HEAD = 4096
 _TAIL = 1 << 16
@@ -206,7 +207,9 @@ def _by_pillow(file: io.IOBase) -> Header:
                 orientation, width, height = (image.tag_v2.get(tag, 1) for tag in (_ORIENTATION, 256, 257))
             return Header(height, width, orientation if orientation in range(1, 9) else 1, image.format or '')
     except UnidentifiedImageError:
-        raise BrokenImageError('is not an image') from None
+        file.seek(0)
+        raise BrokenImageError('is a TIFF that cannot be read, perhaps of floating-point numbers; save it with 8 or 16 '
+                               'bits per channel' if file.read(4) in _TIFF else 'is not an image') from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise BrokenImageError(f'has a damaged header ({error})') from None
 

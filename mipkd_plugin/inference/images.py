@@ -26,6 +26,7 @@ FORMATS = {'png': 'PNG', 'jpg': 'JPEG', 'webp': 'WEBP', 'tif': 'TIFF', 'bmp': 'B
 """Formats that can be written, by ending; Pillow's name of each."""
 _BITS_PER_SAMPLE = 258
 _QUALITY = 95  # of jpg and webp (our choice)
+_SPACES = (b'RGB ', b'GRAY', b'CMYK', b'Lab ')  # of color profiles
 _ALPHA = ('png', 'tif', 'webp')
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
@@ -102,7 +103,8 @@ def read_picture(path: Path) -> Picture:
 def write_picture(path: Path, picture: Picture) -> None:
     """Write an image in the format of its file's ending, as a whole or not at all.
 
-    PNG and TIFF keep 16 bits; the others are rounded to 8. JPEG and WebP are of quality 95.
+    PNG and TIFF keep 16 bits; the others are rounded to 8. JPEG and WebP are of quality 95. A color profile is written
+    only where it is for what is written: not that of CMYK, which OpenCV has made RGB of.
 
     Args:
         path: The file: png, jpg, webp, tif or bmp.
@@ -113,6 +115,7 @@ def write_picture(path: Path, picture: Picture) -> None:
         OSError: The file cannot be written.
     """
     ending = path.suffix.lower().removeprefix('.')
+    picture = _with_fitting_profile(picture)
     if picture.alpha is not None and ending not in _ALPHA:
         raise BrokenImageError(f'is transparent, and {ending} holds no alpha; write png, tif or webp')
     if ending == 'png':
@@ -122,6 +125,12 @@ def write_picture(path: Path, picture: Picture) -> None:
     else:
         data = _as_pillow_writes(replace(picture, bits=8), FORMATS[ending])
     write_bytes(path, data)
+
+
+def _with_fitting_profile(picture: Picture) -> Picture:
+    space = (picture.profile or b'')[16:20]
+    written = b'GRAY' if picture.color.shape[1] == 1 and picture.alpha is None else b'RGB '
+    return replace(picture, profile=None) if space in _SPACES and space != written else picture
 
 
 def numbers_of(picture: Picture) -> NDArray[Any]:

@@ -14,9 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from mipkd_plugin.inference.cost import image_for
 from mipkd_plugin.networks.modes import evaluating
 
-CONVENTION = ("Peak memory: weights, the image, and what PyTorch's allocator has given out at the peak of the forward "
-              'pass for one image, on a GPU as max_memory_allocated counts it, on a CPU as the memory events of '
-              "PyTorch's profiler say; without the program itself and what the allocator keeps for later")
+CONVENTION = ('Peak memory: the weights, one image, and all that is in use at once at the peak of its forward pass; on '
+              "a GPU as max_memory_allocated counts it, on a CPU as the memory events of PyTorch's profiler say. The "
+              'process grows by more, because freed memory stays with it')
 
 _SMALL = 96
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 from basicsr.metrics import calculate_psnr, calculate_ssim
-from basicsr.utils.matlab_functions import imresize
 from numpy.typing import NDArray
 from torch import Tensor
+
+from mipkd_plugin.data.matlab_bicubic import bicubic_upsample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +123,7 @@ def _means(values: NDArray[Any], height: int, width: int) -> NDArray[np.float64]
 
 
 def enlarged(lr: Pixels, scale: int) -> tuple[Pixels, Pixels]:
-    """An LR image in the size of HR: every pixel as a square, and by MATLAB's bicubic interpolation.
+    """An LR image in the size of HR: every pixel as a square, and by MATLAB's bicubic interpolation of 8 bits.
 
     Args:
         lr: The LR image.
@@ -132,7 +133,7 @@ def enlarged(lr: Pixels, scale: int) -> tuple[Pixels, Pixels]:
         Both images.
     """
     squares = lr.repeat(scale, 0).repeat(scale, 1)
-    return squares, squares if scale == 1 else as_picture(imresize(lr.astype(np.float32) / 255, scale))
+    return squares, squares if scale == 1 else bicubic_upsample(lr, scale)
 
 
 def as_picture(image: NDArray[Any] | Tensor) -> Pixels:

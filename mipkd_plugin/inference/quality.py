@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from basicsr.utils import img2tensor, tensor2img
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mipkd_plugin.data.headers import SUFFIXES, BrokenImageError
+from mipkd_plugin.data.headers import SUFFIXES, BrokenImageError, header_of_file
 from mipkd_plugin.data.matlab_bicubic import bicubic_downsample, bicubic_upsample
 from mipkd_plugin.data.reading import decode
 from mipkd_plugin.inference.images import luma
@@ -27,6 +28,7 @@ CONVENTION = ('Y channel, border of scale pixels cut off, rounded to 8 bits: cal
               'BasicSR with test_y_channel')
 BICUBIC = 'bicubic'
 _WINDOW = 11  # of SSIM
+_CROPPED = 16  # pixels of an image that its low-resolution image may leave out: people crop to multiples of 12
 
 
 class QualityError(MipkdError):
@@ -106,7 +108,8 @@ def images_in(folder: Path) -> list[Path]:
     files = _images_among(entries)
     if not files:
         inner = [str(path) for path in entries if _holds_images(path)]
-        raise QualityError(f'{folder}: holds no images (subfolders are not searched); ' + (
+        raise QualityError(f'{folder}: holds no images (subfolders are not searched; endings: '
+                           f'{" ".join(SUFFIXES)}); ' + (
             f'name the folder that holds them: {some(inner)}' if inner else 'name a folder that holds some'))
     return files
 
@@ -123,6 +126,38 @@ def _holds_images(folder: Path) -> bool:
         return False
 
 
+def check_pairs(hr: Path, scale: int, lr: Path | None = None) -> None:
+    """Look at the headers of all images of a folder before the work; arguments as in :func:`pairs_of`.
+
+    Raises:
+        QualityError: An image cannot be used.
+    """
+    for file, partner in pairs_of(hr, scale, lr):
+        _require_fit(file, partner, _size(file), None if partner is None else _size(partner), scale)
+
+
+def _size(path: Path) -> tuple[int, ...]:
+    with _named(path):
+        header = header_of_file(path, every_chunk=False)
+        return header.height, header.width
+
+
+def _require_fit(file: Path, partner: Path | None, high: Sequence[int], low: Sequence[int] | None, scale: int) -> None:
+    least = _WINDOW + 2 * scale
+    if min(high[:2]) < least:
+        raise QualityError(f'{file}: has {high[1]}×{high[0]} pixels, and PSNR and SSIM need '
+                           f'{least}×{least} or more; take it out of the folder')
+    if low is None:
+        return
+    sides = [(side, scale * small) for side, small in zip(high[:2], low[:2])]
+    is_small = any(side < wanted for side, wanted in sides)
+    if not is_small and all(side <= max(wanted + _CROPPED, 1.2 * wanted) for side, wanted in sides):
+        return
+    why = 'they do not fit' if is_small else f'give low-resolution images of x{scale}'  # BasicSR crops in silence
+    raise QualityError(f'{partner}: has {low[1]}×{low[0]} pixels, which are {scale * low[1]}×{scale * low[0]} at '
+                       f'scale {scale}, and {file} has {high[1]}×{high[0]}; {why}')
+
+
 def read_pairs(hr: Path, scale: int, lr: Path | None = None) -> Iterator[ImagePair]:
     """Read a folder of high-resolution images, with low-resolution images as :func:`pairs_of` finds them.
 
@@ -137,15 +172,10 @@ def read_pairs(hr: Path, scale: int, lr: Path | None = None) -> Iterator[ImagePa
     """
     for file, partner in pairs_of(hr, scale, lr):
         high = _decoded(file)
-        least = _WINDOW + 2 * scale
-        if min(high.shape[:2]) < least:
-            raise QualityError(f'{file}: has {high.shape[1]}×{high.shape[0]} pixels, and PSNR and SSIM need '
-                               f'{least}×{least} or more; take it out of the folder')
+        _require_fit(file, partner, high.shape, None, scale)
         low = bicubic_downsample(high, scale) if partner is None else _decoded(partner)
+        _require_fit(file, partner, high.shape, low.shape, scale)
         height, width = (scale * side for side in low.shape[:2])
-        if high.shape[0] < height or high.shape[1] < width:
-            raise QualityError(f'{partner}: has {low.shape[1]}×{low.shape[0]} pixels, which are {width}×{height} at '
-                               f'scale {scale}, and {file} has {high.shape[1]}×{high.shape[0]}; they do not fit')
         yield ImagePair(file.name, _tensor(high[:height, :width]), _tensor(low))
 
 
@@ -202,8 +232,15 @@ def bicubic(lr: Tensor, scale: int) -> Tensor:
 
 
 def _decoded(path: Path) -> NDArray[np.uint8]:
-    try:
+    with _named(path):
         return decode(path.read_bytes())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of reading an image name it."""
+    try:
+        yield
     except OSError as error:
         raise QualityError(f'{path}: cannot be read: {error.strerror}') from error
     except BrokenImageError as error:

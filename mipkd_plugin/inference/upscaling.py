@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from mipkd_plugin.inference.memory import free_memory, memory_for
 from mipkd_plugin.inference.tiles import EnlargeError, Enlarger, MemoryLackError
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text
+from mipkd_plugin.utils.locks import TakenError, alone
 from mipkd_plugin.utils.words import gigabytes, some
 
 RECORD = 'upscale.json'
-"""What made the images of a folder, beside them."""
+"""What made the images of a folder, and of which images, beside them."""
+_LOCK = '.upscale.lock'
 _LARGE = 1 << 19  # pixels; smaller images are not worth the look at the memory
 
 
@@ -32,15 +36,20 @@ def outputs_for(files: list[Path], out: Path, ending: str) -> dict[Path, Path]:
     """Where each image goes: ``a.jpg`` to ``a.png``; beside an ``a.tif``, both keep their ending: ``a.jpg.png``.
 
     Args:
-        files: The images.
+        files: The images, of different names.
         out: The folder of the results.
         ending: Format of the results.
 
     Returns:
-        Result by image.
+        Result by image; all are different.
     """
-    times = Counter(file.stem.casefold() for file in files)
-    return {file: out / f'{file.stem if times[file.stem.casefold()] == 1 else file.name}.{ending}' for file in files}
+    names = {file: file.stem for file in files}
+    while True:  # a name with its ending may be that of another image without: a.jpg.png
+        times = Counter(name.casefold() for name in names.values())
+        longer = {file: file.name for file, name in names.items() if times[name.casefold()] > 1 and name != file.name}
+        if not longer:
+            return {file: out / f'{name}.{ending}' for file, name in names.items()}
+        names.update(longer)
 
 
 def describe(weights: Path, scale: int, ending: str, half: bool) -> dict[str, Any]:
@@ -51,47 +60,83 @@ def describe(weights: Path, scale: int, ending: str, half: bool) -> dict[str, An
     return {'weights': weights.name, 'sha256': digest.hexdigest(), 'scale': scale, 'format': ending, 'fp16': half}
 
 
-def begin(out: Path, made_by: dict[str, Any], results: dict[Path, Path]) -> dict[Path, Path]:
-    """Make the folder of the results, or go on in it.
+@contextmanager
+def filling(out: Path, made_by: dict[str, Any], results: dict[Path, Path]) -> Iterator[dict[Path, Path]]:
+    """Make the folder of the results, or go on in it; inside the block, nobody else fills it.
 
     Args:
         out: The folder.
         made_by: From :func:`describe`.
         results: Result by image.
 
-    Returns:
-        What is still to be made.
+    Yields:
+        What is still to be made, result by image.
 
     Raises:
-        UpscaleError: The folder holds results of other weights or of other images, or cannot be written.
+        UpscaleError: The folder holds results of other weights or of other images, another process fills it, or it
+            cannot be written.
+    """
+    _known(out, made_by, results)  # refuses before anything is written
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # the disk has no locks: work all the same
+                stack.enter_context(alone(out / _LOCK, keep=False))
+            known = _known(out, made_by, results)
+            to_do = {file: result for file, result in results.items() if not os.path.lexists(result)}
+            known.update((result.name, _state(file)) for file, result in to_do.items())
+            write_text(out / RECORD, json.dumps({**made_by, 'images': known}, indent=1, ensure_ascii=False) + '\n')
+        except TakenError as error:
+            raise UpscaleError(f'{out}: another mipkd upscale is filling this folder ({error.holder}); wait until it '
+                               'has finished, or give another folder as --out') from error
+        except OSError as error:
+            raise UpscaleError(f'{error.filename or out}: cannot be written: {error.strerror}; give another folder as '
+                               '--out') from error
+        yield to_do
+
+
+def _known(out: Path, made_by: dict[str, Any], results: dict[Path, Path]) -> dict[str, Any]:
+    """Check that what a folder holds is of the same weights and images.
+
+    Returns:
+        Name, size and time of each image by the name of its result, as :data:`RECORD` has them.
+
+    Raises:
+        UpscaleError: It is not.
     """
     try:
-        known = json.loads((out / RECORD).read_text(encoding='utf-8'))
+        found = json.loads((out / RECORD).read_text(encoding='utf-8'))
     except FileNotFoundError:
-        known = None
+        found = None
     except (OSError, ValueError) as error:
-        raise UpscaleError(f'{out / RECORD}: cannot be read ({error}); give another folder as --out') from error
-    there = {file: result for file, result in results.items() if result.exists()}
-    if known is None and there:
-        raise UpscaleError(f'{out}: holds {some(path.name for path in there.values())} already, and nothing says what '
-                           'made them; give another folder as --out')
-    if known is not None and known != made_by:
-        other = [f'{key} {known.get(key)!r}, now {value!r}' for key, value in made_by.items()
-                 if not isinstance(known, dict) or known.get(key) != value] if isinstance(known, dict) else [RECORD]
-        raise UpscaleError(f'{out}: holds images made in another way ({"; ".join(other)}); give another folder as '
-                           '--out')
-    changed = [file.name for file, result in there.items() if file.stat().st_mtime > result.stat().st_mtime]
+        raise UpscaleError(f'{out / RECORD}: cannot be read ({getattr(error, "strerror", None) or error}); give '
+                           'another folder as --out') from error
+    there = {file: result for file, result in results.items() if os.path.lexists(result)}
+    if found is None:
+        if there:
+            raise UpscaleError(f'{out}: holds {some(path.name for path in there.values())} already, and nothing says '
+                               'what made them; give another folder as --out')
+        return {}
+    images = found.pop('images', {}) if isinstance(found, dict) else None
+    if found != made_by or not isinstance(images, dict):
+        other = [f'{key} {found.get(key)!r}, now {value!r}' for key, value in made_by.items()
+                 if found.get(key) != value] if isinstance(found, dict) else []
+        raise UpscaleError(f'{out}: holds images made in another way ({"; ".join(other) or RECORD}); give another '
+                           'folder as --out')
+    changed = [result.name for file, result in there.items() if images.get(result.name) != _state(file)]
     if changed:
-        raise UpscaleError(f'{out}: {some(changed)} changed behind its result; give another folder as --out, or remove '
-                           'the old results')
+        raise UpscaleError(f'{out}: holds {some(changed)}, made of another image of that name, or of this one before '
+                           'it was changed; give another folder as --out, or remove the old results')
+    return images
+
+
+def _state(file: Path) -> dict[str, Any] | None:
+    """What tells an image from another one, without reading it; None if it is gone."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if known is None:
-            write_text(out / RECORD, json.dumps(made_by, indent=2) + '\n')
-    except OSError as error:
-        raise UpscaleError(f'{error.filename or out}: cannot be written: {error.strerror}; give another folder as '
-                           '--out') from error
-    return {file: result for file, result in results.items() if file not in there}
+        found = file.stat()
+    except OSError:
+        return None
+    return {'file': file.name, 'bytes': found.st_size, 'time': found.st_mtime_ns}
 
 
 def upscale(file: Path, result: Path, enlarger: Enlarger, on_tile: Callable[[int, int], None] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ class FrozenTeacher(nn.Module):
 
 @dataclass(frozen=True)
 class _Known:
-    """What stays the same about one image from validation to validation."""
+    """What stays the same about one image from validation to validation, as long as ``content`` does."""
 
     name: str
+    content: int
     box: Box
     truth: Pixels | None
     before: list[Panel]
@@ -90,9 +92,10 @@ class ValidationPictures:
 
     def __init__(self, count: int, scale: int, teacher: Callable[[Tensor], Tensor] | None = None) -> None:
         self._count, self._scale, self._teacher = count, scale, teacher
-        self._known: dict[tuple[str, int], _Known] = {}
+        self._known: dict[tuple[int, int], _Known] = {}
         self._strips: list[Strip] = []
         self._dataset: str | None = None
+        self._place = 0
         self._names: dict[int, str] = {}
         self._seen = 0
 
@@ -101,6 +104,7 @@ class ValidationPictures:
         """Inside the block, a data set is validated."""
         self._strips, self._seen, self._names = [], 0, _first_names(dataset, self._count)
         self._dataset = str(getattr(dataset, 'opt', {}).get('name', 'validation'))
+        self._place = id(dataset)  # two data sets may have one name
         try:
             yield
         finally:
@@ -119,9 +123,9 @@ class ValidationPictures:
             return
         if gt is not None and gt.shape != output.shape:  # left over from training: the data set has no originals
             gt = None
-        key = self._dataset, number
-        if key not in self._known:
-            self._known[key] = self._look(self._names[number], lq, gt)
+        key, content = (self._place, number), zlib.crc32(as_picture(lq).tobytes())
+        if key not in self._known or self._known[key].content != content:
+            self._known[key] = self._look(self._names[number], content, lq, gt)
         known, image = self._known[key], as_picture(output)
         panel = self._panel('student', image, known.box, known.truth, lq.shape[1])
         whole = image if known.truth is None else known.truth
@@ -138,7 +142,7 @@ class ValidationPictures:
             picture = draw([strip], 'PSNR of Y, whole image')[:, :, ::-1]
             tb_logger.add_image(f'pictures/{self._dataset}/{strip.name}', picture.copy(), iteration, dataformats='HWC')
 
-    def _look(self, name: str, lq: Tensor, gt: Tensor | None) -> _Known:
+    def _look(self, name: str, content: int, lq: Tensor, gt: Tensor | None) -> _Known:
         squares, bicubic = enlarged(as_picture(lq), self._scale)
         truth = None if gt is None else as_picture(gt)
         box = choose_boxes([bicubic], truth, DETAIL, border=self._scale)[0]
@@ -149,7 +153,7 @@ class ValidationPictures:
             after.append(self._panel(TEACHER, image, box, truth, channels))
         if truth is not None:
             after.append(Panel(HR, box.of(truth)))
-        return _Known(name, box, truth, before, after)
+        return _Known(name, content, box, truth, before, after)
 
     def _of_teacher(self, name: str, lq: Tensor) -> Pixels | None:
         """What the teacher makes of a whole image; None without one, or where it fails: training needs patches only."""

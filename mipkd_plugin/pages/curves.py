@@ -32,12 +32,14 @@ class Run:
         folder: ``experiments/<name>``; None if no log files lie where a run has them.
         history: What its log files say.
         iteration: Iteration of the weights file, if its name says so.
+        problem: Why its log files cannot be read; '' if they can, or if there are none.
     """
 
     label: str
     folder: Path | None
     history: History
     iteration: int | None
+    problem: str = ''
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ def find_run(label: str, weights: Path) -> Run:
     """
     folder, named = weights.resolve().parent, _WEIGHTS.fullmatch(weights.name)
     run = folder.parent if folder.name == 'models' else folder
-    history = read_history(run)
+    try:
+        history = read_history(run)
+    except (OSError, ValueError) as error:  # damaged, or not a log at all: the page says so, and shows the rest
+        return Run(label, None, History(), _number(named, None), f'{run}/train_*.log: {error}')
     if not history.seconds and not history.metrics:
         return Run(label, None, History(), _number(named, None))
     reached = max([*history.seconds, *(iteration for iteration, _ in history.metrics)])

@@ -13,7 +13,7 @@ import torch
 from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.inference.images import Picture, read_picture
 from mipkd_plugin.inference.pictures import HR, LR, TEACHER, as_picture
-from mipkd_plugin.inference.quality import images_in, pairs_of, read_pairs
+from mipkd_plugin.inference.quality import check_pairs, images_in, pairs_of, read_pairs
 from mipkd_plugin.inference.tiles import MemoryLackError
 from mipkd_plugin.pages.methods import Method, PageError
 from mipkd_plugin.pages.scenes import Look, Scene, Values, look_at
@@ -53,6 +53,7 @@ class Images:
 
         Raises:
             PageError: An image is none, or is too small; all of them are named.
+            QualityError: An image does not fit its partner, or is too small for PSNR and SSIM.
         """
         problems, small = [], dict[Path, int]()
         for hr, lr in self.files():
@@ -74,6 +75,8 @@ class Images:
         if problems:
             more = [f'… and {len(problems) - _MOST_NAMED} more'] if len(problems) > _MOST_NAMED else []
             raise PageError('\n'.join(problems[:_MOST_NAMED] + more))
+        if self.hr is not None:
+            check_pairs(self.hr, self.scale, self.lr)
 
     def read(self) -> Iterator[tuple[str, Picture, torch.Tensor | None]]:
         """Read all images, sorted by name.

@@ -118,9 +118,11 @@ def _viewer(scene: Scene, shown: tuple[int, int]) -> str:
 
 def curves_html(curves: Sequence[Curves], runs: Sequence[Run]) -> str:
     """The curves of all runs, and which files have none."""
-    without = [run.label for run in runs if run.folder is None]
+    without = [run.label for run in runs if run.folder is None and not run.problem]
     lack = f'<p>No log files of a training were found for {escape(", ".join(without))}: they are looked for as ' \
            'train_*.log in the folder above the one that holds the weights.</p>' if without else ''
+    lack += ''.join(f'<p>The log files of {escape(run.label)} cannot be read: {escape(run.problem)}</p>'
+                    for run in runs if run.problem)
     if not curves and not lack:
         return ''
     folders = ''.join(f'<div><dt>{escape(run.label)}</dt><dd>{escape(str(run.folder))}</dd></div>'

@@ -128,7 +128,7 @@ def test_sizes_are_rounded_up_to_windows(work: Path, capsys: pytest.CaptureFixtu
     (['--images', 'HR', '--lr', 'HR'], 'which are 96×96 at scale 2'),
     (['--out', 'taken.md'], '--out taken.md is there already; give another name'),
     (['--out', 'there'], '--out there.json is there already'),
-    (['--out', 'none/x.md'], 'there is no folder none'),
+    (['--out', 'none/x.md'], 'there is no folder none'), (['--out', 'nowhere'], '--out nowhere.md is there already'),
     (['--teacher', 'x4.pth'], 'the networks enlarge by different factors: net.pth x2, x4.pth x4'),
     (['--weights', 'x.yml'], 'x.yml'),
     (['-opt', 'x.yml', '--weights', 'teacher.pth'], 'holds the weights of the teacher')])
@@ -136,7 +136,16 @@ def test_bad_input(work: Path, capsys: pytest.CaptureFixture[str], more: list[st
     torch.save({'params': build_network(TEACHERS['RRDBNet']).state_dict()}, 'x4.pth')
     for name in ('taken.md', 'there.json'):
         Path(name).write_text('mine')
+    Path('nowhere.md').symlink_to('gone/x.md')
     before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
     assert run(*more) == 2
     assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in work.rglob('*') if path.is_file()} == before
+
+
+def test_images_are_looked_at_before_the_work(work: Path, capsys: pytest.CaptureFixture[str],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mipkd_plugin.inference.report.measured', lambda *args: pytest.fail('measured in vain'))
+    cv2.imwrite('HR/3.png', np.zeros((12, 48, 3), np.uint8))
+    assert run('--images', 'HR') == 2
+    assert 'HR/3.png: has 48×12 pixels' in capsys.readouterr().err

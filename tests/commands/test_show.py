@@ -116,3 +116,22 @@ def test_networks_of_several_kinds_are_recognized(work: Path, capsys: pytest.Cap
     torch.save({'params': build_network(TEACHERS['RCAN']).state_dict()}, 'rcan.pth')
     assert mipkd_main(['show', '--weights', 'b.pth', 'rcan.pth', '--images', 'HR', '--out', 'out.html']) == 0
     assert '<td class="text">RCAN</td>' in Path('out.html').read_text()
+
+
+def test_images_too_small_for_psnr_are_named_before_the_work(work: Path, capsys: pytest.CaptureFixture[str],
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mipkd_plugin.pages.gallery.look_at_all', lambda *args: pytest.fail('run in vain'))
+    cv2.imwrite('HR/3.png', np.zeros((12, 48, 3), np.uint8))
+    assert mipkd_main(['show', '--weights', 'b.pth', '--images', 'HR', '--out', 'new.html']) == 2
+    assert 'HR/3.png: has 48×12 pixels, and PSNR and SSIM need 15×15 or more' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content', [b'9999-99-99 99:99:99,999 INFO: x\n', None])
+def test_a_broken_log_is_said_and_all_else_shown(work: Path, capsys: pytest.CaptureFixture[str],
+                                                 content: bytes | None) -> None:
+    log = Path('experiments/tiny/train_broken.log')
+    log.mkdir() if content is None else log.write_bytes(content)
+    assert mipkd_main(['show', *TWO, '--out', 'new.html']) == 0
+    assert 'dB' in capsys.readouterr().out
+    assert re.search(r'The log files of tiny cannot be read: \S+experiments/tiny/train_\*\.log: .+</p>',
+                     Path('new.html').read_text())

@@ -18,6 +18,7 @@ from basicsr.archs import build_network
 from helpers import STUDENTS, TEACHERS, tiny_options
 
 from mipkd_plugin.cli import mipkd_main
+from mipkd_plugin.utils.locks import alone
 
 MIPKD = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
 RNG = np.random.default_rng(0)
@@ -80,7 +81,7 @@ def test_nothing_is_overwritten(work: Path, capsys: pytest.CaptureFixture[str]) 
     assert "format 'png', now 'jpg'" in refused(capsys, '--format', 'jpg')
     assert Path('out/upscale.json').read_text() == record
     os.utime('in/a.png', (2e9, 2e9))
-    assert 'a.png changed behind its result; give another folder' in refused(capsys)
+    assert 'holds a.png, made of another image of that name, or of this one before it was changed' in refused(capsys)
     os.remove('out/upscale.json')
     assert 'holds a.png, b.png already, and nothing says what made them' in refused(capsys)
     Path('out/upscale.json').write_text('[]')
@@ -108,6 +109,58 @@ def test_images_of_one_name_keep_their_endings(work: Path) -> None:
     assert sorted(os.listdir('out')) == ['A.jpg.webp', 'a.png.webp', 'b.webp', 'upscale.json']
 
 
+def test_a_name_with_an_ending_inside_takes_no_other_result(work: Path) -> None:
+    for number, name in enumerate(('c.jpg', 'c.png', 'c.jpg.png')):
+        cv2.imwrite(f'in/{name}', np.full((4, 4 + number), 100, dtype=np.uint8))
+    assert run() == 0
+    found = {path.name: cv2.imread(str(path)).shape[1] for path in Path('out').glob('c*')}
+    assert found == {'c.jpg.png': 8, 'c.png.png': 10, 'c.jpg.png.png': 12}
+
+
+def test_images_of_another_folder_are_not_taken_for_done(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    Path('other').mkdir()
+    cv2.imwrite('other/a.png', RNG.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    os.utime('other/a.png', (1e9, 1e9))  # an older file
+    before = Path('out/upscale.json').read_text()
+    assert 'out: holds a.png, made of another image of that name' in refused(capsys, '--images', 'other')
+    assert Path('out/upscale.json').read_text() == before
+    os.rename('other/a.png', 'other/c.png')
+    assert run('--images', 'other') == 0
+    assert run() == 0
+    assert '0 images in' in capsys.readouterr().out
+    Path('out/a.png').unlink()  # as the message says
+    os.rename('other/c.png', 'other/a.png')
+    assert run('--images', 'other') == 0
+    assert cv2.imread('out/a.png').shape == (12, 12, 3)
+
+
+def test_a_link_to_nowhere_is_no_free_place(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path('out').mkdir()
+    Path('out/a.png').symlink_to('nowhere.png')
+    assert 'holds a.png already, and nothing says what made them' in refused(capsys)
+    assert os.readlink('out/a.png') == 'nowhere.png'
+
+
+def test_two_do_not_fill_one_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path('out').mkdir()
+    with alone(Path('out/.upscale.lock')):
+        assert 'out: another mipkd upscale is filling this folder (process ' in refused(capsys)
+    os.remove('out/.upscale.lock')
+    assert not os.listdir('out')
+
+
+def test_photographs_that_cannot_be_read_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ('IMG_1.HEIC', 'b.gif', 'notes.txt'):
+        Path('in', name).touch()
+    assert run() == 0
+    assert capsys.readouterr().out.endswith(
+        'Not looked at: IMG_1.HEIC, b.gif; convert them to png, and type the command again\n')
+    Path('in/b.png').rename('b.png')
+    Path('in/a.png').rename('a.png')
+    assert 'in: holds no images (subfolders are not searched; endings: .png .jpg' in refused(capsys, '--out', 'new')
+
+
 def test_tiles_are_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run('--tile', '8') == 0
     assert 'tiles of 8 with ' in (printed := capsys.readouterr().out)
@@ -126,7 +179,8 @@ def test_tiles_are_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (['--out', 'in'], 'is the folder of the images; give another folder'),
     (['--out', './empty/../in'], 'is the folder of the images'),
     (['--images', 'in/a.png', '--out', 'in'], 'is the folder of the images'),
-    (['--out', 'net.pth'], 'is a file; name a folder'),
+    (['--out', 'net.pth'], 'is a file; name a folder'), (['--out', 'x' * 300], '(File name too long); give another'),
+    (['--images', 'x' * 300], 'File name too long; name a folder of images'),
     (['--tile', '0'], '--tile must be 1 or more, not 0'),
     (['--context', '8'], '--context is for tiles; add --tile 256'),
     (['--fp16'], 'half precision needs a GPU'),

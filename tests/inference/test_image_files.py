@@ -106,6 +106,21 @@ def test_damage_and_numbers_that_are_no_image(tmp_path: Path) -> None:
             read_picture(tmp_path / name)
     with pytest.raises(BrokenImageError, match='float32; save it with 8 or 16 bits'):
         read_picture(saved(tmp_path / 'float.tif', COLOR[..., 0].astype(np.float32)))
+    with pytest.raises(BrokenImageError, match='is a TIFF .* floating-point numbers; save it with 8 or 16 bits'):
+        read_picture(saved(tmp_path / 'color.tif', COLOR.astype(np.float32)))
+
+
+def test_a_profile_of_other_colors_is_left_out(tmp_path: Path) -> None:
+    for space, gray, kept in ((b'RGB ', False, True), (b'CMYK', False, False), (b'Lab ', False, False),
+                              (b'GRAY', True, True), (b'RGB ', True, False), (b'GRAY', False, False)):
+        profile = bytes(16) + space + bytes(200)
+        write_picture(tmp_path / 'a.png', Picture(torch.rand(1, 1 if gray else 3, 4, 4), profile=profile))
+        with Image.open(tmp_path / 'a.png') as image:
+            assert image.info.get('icc_profile') == (profile if kept else None)
+    write_picture(tmp_path / 'a.png', Picture(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4),
+                                              profile=bytes(16) + b'GRAY' + bytes(200)))  # written as RGBA
+    with Image.open(tmp_path / 'a.png') as image:
+        assert 'icc_profile' not in image.info
 
 
 @pytest.mark.parametrize('ending', ['jpg', 'bmp'])

@@ -16,7 +16,7 @@ from basicsr.models.sr_model import SRModel
 from helpers import STUDENTS, tiny_options
 
 from mipkd_plugin.cli import basicsr_main
-from mipkd_plugin.inference.quality import BICUBIC, QualityError, measure, pairs_of, read_pairs
+from mipkd_plugin.inference.quality import BICUBIC, QualityError, check_pairs, measure, pairs_of, read_pairs
 from mipkd_plugin.inference.tiles import Enlarger
 
 X2 = {'num_block': 5, 'upscale': 2, 'res_scale': 1, 'img_range': 255.0, 'rgb_mean': [0.0, 0.0, 0.0]}
@@ -83,12 +83,24 @@ def test_partners_by_name(image_pairs: Path) -> None:
 def test_what_cannot_be_measured_on(image_pairs: Path) -> None:
     hr, lr = image_pairs / 'HR', image_pairs / 'LRbicx2'
     for folder, message in ((image_pairs / 'none', 'cannot be read: No such file'),
-                            (image_pairs, r'holds no images \(subfolders are not searched\); name .*HR')):
+                            (image_pairs, r'holds no images \(subfolders are not searched; endings: .*\); name .*HR')):
         with pytest.raises(QualityError, match=message):
             pairs_of(folder, 2)
     with pytest.raises(QualityError, match=r'0.png: has 24×24 pixels, which are 96×96 at scale 4, and .* 48×48'):
         list(read_pairs(hr, 4, lr))
+    for small, fits in ((20, True), (12, False)):  # of HR cropped to 40×40; of another scale
+        for number in range(4):
+            cv2.imwrite(str(lr / f'{number}.png'), np.zeros((small, small, 3), np.uint8))
+        if fits:
+            assert [pair.hr.shape[2:] for pair in read_pairs(hr, 2, lr)] == [(40, 40)] * 4
+            check_pairs(hr, 2, lr)
+        else:
+            for look in (check_pairs, lambda *args: list(read_pairs(*args))):
+                with pytest.raises(QualityError, match=r'which are 24×24 at scale 2, and .* 48×48; give low-.* of x2$'):
+                    look(hr, 2, lr)
     cv2.imwrite(str(hr / '1.png'), np.zeros((14, 40, 3), np.uint8))
+    with pytest.raises(QualityError, match='1.png: has 40×14 pixels, and PSNR and SSIM need 15×15 or more'):
+        check_pairs(hr, 2)
     with pytest.raises(QualityError, match='1.png: has 40×14 pixels, and PSNR and SSIM need 15×15 or more'):
         list(read_pairs(hr, 2))
     shutil.copy(hr / '0.png', hr / '1.png')

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from helpers import REPO, STUDENTS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from mipkd_plugin.models import DistillModel
@@ -61,12 +62,18 @@ def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]
     opt = train_options()
     opt['train']['distill_opt'] = [opt['train']['distill_opt'],
                                    {'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 2}]
+    opt['val']['val_freq'] = 2
+    opt['logger'].update(use_tb_logger=True, val_pictures=1)
     (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
     command = [*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch']
     result = run(command, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     states = tmp_path / 'experiments/tiny/training_states'
     assert sorted(p.name for p in states.iterdir()) == ['2.state', '4.state']
+    file, = (tmp_path / 'tb_logger').rglob('events.out.*')  # of the first rank alone
+    events = EventAccumulator(str(file), size_guidance={'images': 0}).Reload()
+    assert events.Tags()['images'] == ['pictures/val/0']
+    assert {event.step for event in events.Images('pictures/val/0')} >= {2, 4}
     (states / '4.state').unlink()
     result = run([*command, '--auto_resume'], tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from training import comparison_options, train, write_options
+from training import comparison_options, train, train_until, write_options
 
 from mipkd_plugin.inference.pictures import as_picture, enlarged
 from mipkd_plugin.models.pictures import FrozenTeacher, ValidationPictures
@@ -97,10 +97,10 @@ def test_teacher_runs_once_and_nothing_random_moves() -> None:
         return teacher.upscale(lq)
 
     lq, gt = torch.rand(1, 3, 17, 13), torch.rand(1, 3, 34, 26)
-    pictures, board = ValidationPictures(1, 2, counted), Board()
+    pictures, board, images = ValidationPictures(1, 2, counted), Board(), Images()
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     for iteration in (5, 10):
-        with pictures.of(Images()):
+        with pictures.of(images):
             for _ in range(3):  # two more than are drawn
                 pictures.add(lq, gt.roll(1, 3), gt)
             pictures.write(board, iteration)
@@ -146,10 +146,10 @@ def test_training_goes_on_where_the_teacher_takes_patches_only(monkeypatch: pyte
     def fails(lq: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError('CUDA out of memory')
 
-    pictures, board = ValidationPictures(1, 2, fails), Board()
+    pictures, board, images, lq = ValidationPictures(1, 2, fails), Board(), Images(), torch.rand(1, 3, 8, 8)
     for iteration in (1, 2):
-        with pictures.of(Images()):
-            pictures.add(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16), None)
+        with pictures.of(images):
+            pictures.add(lq, torch.rand(1, 3, 16, 16), None)
             assert [panel.label for panel in pictures._strips[0].panels] == ['LR', 'bicubic', 'student']
             pictures.write(board, iteration)
     assert len(board.tags) == 2
@@ -169,3 +169,38 @@ def test_control_of_a_comparison_draws_pictures_too(train_options: Make, tmp_pat
     opt['logger'].update(val_pictures=1, use_tb_logger=True)
     comparison = read_comparison(config.Options(opt))
     assert {trial.options['model_type'] for trial in comparison.trials if trial.method == CONTROL} == {'AnySRModel'}
+
+
+def test_a_run_with_a_pool_and_a_cache_resumes_exactly_with_pictures(train_options: Make, tmp_path: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = {}
+    for name, count in (('with', 1), ('without', None)):
+        opt = train_options(name=name)
+        opt['datasets']['train'].update(type='CropPoolDataset', crops=6)
+        opt['teacher']['cache'] = 'memory'
+        opt['train']['exact_resume'] = True
+        opt['val']['val_freq'] = 1
+        opt['logger']['val_pictures'] = count
+        file = write_options(opt, tmp_path / f'{name}.yml')
+        if count:
+            train_until(file, 'validated', 3)
+        assert train(file, *(['--auto_resume'] if count else [])) == 0
+        ended[name] = {**torch.load(f'experiments/{name}/models/net_g_4.pth', weights_only=True)}
+    assert set(ended['with']) >= {'params', 'params_ema'}
+    for part, tensors in ended['without'].items():
+        assert all(torch.equal(ended['with'][part][name], tensor) for name, tensor in tensors.items()), part
+    steps = sorted(step for step, _ in pictures_of(tmp_path / 'tb_logger' / 'with')['pictures/val/0'])
+    assert set(steps) >= {1, 2, 3, 4}
+
+
+def test_two_data_sets_of_one_name_do_not_share_a_picture() -> None:
+    pictures, board = ValidationPictures(1, 2), Board()
+    sets = Images(), Images()
+    for images, side in (*zip(sets, (8, 12)), *zip(sets, (8, 10))):  # the second is of another size in the end
+        with pictures.of(images):
+            pictures.add(torch.rand(1, 3, side, side), torch.rand(1, 3, 2 * side, 2 * side),
+                         torch.rand(1, 3, 2 * side, 2 * side))
+            assert {panel.image.shape for panel in pictures._strips[0].panels} == {(2 * side, 2 * side, 3)}
+            pictures.write(board, 1)
+    assert len(board.tags) == 4

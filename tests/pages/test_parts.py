@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mipkd_plugin.inference.pictures import Box, choose_boxes, draw, measured
+from mipkd_plugin.data.matlab_bicubic import bicubic_upsample
+from mipkd_plugin.inference.pictures import Box, choose_boxes, draw, enlarged, measured
 from mipkd_plugin.pages.curves import draw_curves, find_run
 from mipkd_plugin.pages.encode import color_bar, colored, common_top, exact
 from mipkd_plugin.pages.methods import PageError, label_files
@@ -70,6 +71,11 @@ def test_values_are_those_of_basicsr() -> None:
     assert measured(image, truth, 2) == (calculate_psnr(image, truth, **options),
                                          calculate_ssim(image, truth, **options))
     assert np.isnan(measured(image[:9], truth[:9], 0)[1])
+
+
+def test_bicubic_is_that_of_reports() -> None:
+    low = noise(3, 9, 12)
+    assert np.array_equal(enlarged(low, 3)[1], bicubic_upsample(low, 3))
 
 
 def test_scene_and_page_show_what_they_are_given() -> None:
