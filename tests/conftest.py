@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from torchvision.models.vgg import cfgs, make_layers
 # tiny networks: a second thread brings little, and waits in a busy loop where another program has the core
 torch.set_num_threads(1)
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# a shell starts what it puts into the background with Ctrl-C ignored, and programs here respect that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
