@@ -6,9 +6,13 @@ import io
 import itertools
 import logging
 import os
+import subprocess
+import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import basicsr.models.sr_model
 import basicsr.train
@@ -19,9 +23,10 @@ import yaml
 from basicsr.utils.logger import initialized_logger
 
 from mipkd_plugin.checkpoints.writing import CheckpointSet
-from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.cli import basicsr_main, mipkd_main
 from mipkd_plugin.utils.launcher import NEEDED
 
+Finished = subprocess.CompletedProcess[str]
 _TIMES = itertools.count(20200101_000000)
 
 
@@ -55,6 +60,43 @@ def launched(monkeypatch: pytest.MonkeyPatch, rank: int = 0, ranks: int = 1) -> 
     """Set what torchrun sets."""
     for name in NEEDED['pytorch']:
         monkeypatch.setenv(name, {'RANK': str(rank), 'WORLD_SIZE': str(ranks)}.get(name, '0'))
+
+
+def typed(*arguments: str, program: Callable[[list[str]], int] = mipkd_main, cwd: Path | None = None) -> Finished:
+    """``mipkd …`` as typed in a shell, in a copy of this process: a new one would import for four seconds."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            _run_and_end(program, arguments, cwd or Path.cwd(), out.fileno(), err.fileno())
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return Finished(arguments, code, *texts)
+
+
+def _run_and_end(program: Callable[[list[str]], int], arguments: tuple[str, ...], cwd: Path, out: int,
+                 err: int) -> NoReturn:
+    """The child of a fork: nothing of the tests may run in it."""
+    code = 70
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        with open(1, 'w', closefd=False) as stdout, open(2, 'w', closefd=False, buffering=1) as stderr:
+            sys.stdout, sys.stderr = stdout, stderr
+            os.chdir(cwd)
+            forget_logger()
+            try:
+                code = program(list(arguments))
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else 1
+            except BaseException:  # noqa: BLE001
+                traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def train_until(path: Path | str, moment: str, count: int) -> None:

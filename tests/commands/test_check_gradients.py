@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
-from training import comparison_options, write_options
+from training import comparison_options, typed, write_options
 
 from mipkd_plugin import DistillationLoss, Step, config
 from mipkd_plugin.cli import mipkd_main
@@ -172,9 +170,7 @@ def test_the_command_as_it_is_typed(train_options: Make) -> None:
     opt['train']['distill_opt'] = [{**MIPKD, 'feat_weight': 50}, {
         'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4, 'loss_weight': 1e-6}]
     write_options(opt, Path('o.yml'))
-    start = 'from mipkd_plugin.cli import mipkd_main; raise SystemExit(mipkd_main())'
-    done = subprocess.run([sys.executable, '-c', start, 'check', '-opt', 'o.yml'], capture_output=True, text=True,
-                          check=False, timeout=120)
+    done = typed('check', '-opt', 'o.yml')
     assert done.returncode == 0, done.stderr
     found = rows(done.stdout)
     assert list(found) == ['l_pix', 'l_feat', 'l_ae', 'l_logits', 'l_block', 'l_kr', 'meta_rec']

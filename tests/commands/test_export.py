@@ -14,6 +14,7 @@ import torch
 import yaml
 from export_students import ECBSR, NETWORKS, student
 from helpers import STUDENTS, tiny_options
+from training import typed
 
 from mipkd_plugin.cli import mipkd_main
 from basicsr.archs import build_network
@@ -38,9 +39,7 @@ def files(folder: Path) -> list[str]:
 
 def test_typed_in_a_shell(run: Path) -> None:
     before = files(run)
-    done = subprocess.run([sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; '
-                           'sys.exit(mipkd_main())', 'export', '-opt', 'run.yml', '--weights', 'net_g.pth', '--to',
-                           'onnx'], capture_output=True, text=True, timeout=200)
+    done = typed('export', '-opt', 'run.yml', '--weights', 'net_g.pth', '--to', 'onnx')
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert 'EDSR x2' in done.stdout

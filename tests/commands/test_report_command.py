@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from helpers import STUDENTS, TEACHERS, tiny_options
+from training import typed
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.inference.cost import cost
@@ -22,7 +21,6 @@ from mipkd_plugin.inference.quality import measure, read_pairs
 from mipkd_plugin.inference.report import OUTPUT
 from mipkd_plugin.inference.tiles import Enlarger
 
-MIPKD = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
 
 
 @pytest.fixture
@@ -47,8 +45,7 @@ def loaded(options: dict[str, Any], file: str) -> Any:
 
 
 def test_of_an_option_file(work: Path) -> None:
-    done = subprocess.run([sys.executable, '-c', MIPKD, 'report', '-opt', 'x.yml', '--weights', 'net.pth', '--sizes',
-                           '16x12', '24x24', '--out', 'report.md'], capture_output=True, text=True, check=True)
+    done = typed('report', '-opt', 'x.yml', '--weights', 'net.pth', '--sizes', '16x12', '24x24', '--out', 'report.md')
     assert done.stderr == ''
     text = Path('report.md').read_text()
     assert done.stdout == f'{text}-> report.md\n-> report.json\n'

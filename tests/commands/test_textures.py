@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +15,8 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from helpers import REPO, STUDENTS, TEACHERS
+from helpers import STUDENTS, TEACHERS
+from training import typed
 from torch import nn
 
 from mipkd_plugin import KRNetLoss, bind, config
@@ -68,10 +67,7 @@ def everything(folder: Path) -> list[str]:
 
 # --------------------------------------------------------------------------------------------- the command
 def mipkd_as_a_process(*arguments: str) -> str:
-    code = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO), 'CUDA_VISIBLE_DEVICES': ''}
-    result = subprocess.run([sys.executable, '-c', code, *arguments], env=environment, capture_output=True, text=True,
-                            timeout=240, check=False)
+    result = typed(*arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,11 +14,11 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from helpers import STUDENTS, TEACHERS, tiny_options
+from training import typed
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.utils.locks import alone
 
-MIPKD = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
 RNG = np.random.default_rng(0)
 
 
@@ -47,8 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], *more: str, weights: str = 'net.
 
 
 def test_from_a_file_alone(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run([sys.executable, '-c', MIPKD, 'upscale', '--weights', 'net.pth', '--images', 'in',
-                           '--out', 'out/deep'], capture_output=True, text=True, check=True)
+    done = typed('upscale', '--weights', 'net.pth', '--images', 'in', '--out', 'out/deep')
     assert done.stdout.startswith('EDSR of net.pth, x2, on cpu\n2 images in ')
     assert done.stdout.endswith(' s: out/deep\n')
     assert done.stderr == ''

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 from helpers import REPO, change
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import comparison_options, write_options
+from training import comparison_options, typed, write_options
 
 from mipkd_plugin import config
 from mipkd_plugin.cli import mipkd_main
@@ -268,11 +266,9 @@ def test_plugins_are_in_the_schema_of_their_file(train_options: Make, tmp_path: 
     opt = train_options(imports=['mine.py'])
     opt['train']['distill_opt'] = {'type': 'SchemaKDLoss', 'strength': 3.0}
     write_options(opt, tmp_path / 'o.yml')
-    start = 'from mipkd_plugin.cli import mipkd_main; raise SystemExit(mipkd_main())'
     texts = []
     for arguments_ in (['--import', 'mine.py'], ['-opt', 'o.yml']):
-        done = subprocess.run([sys.executable, '-c', start, 'check', '--schema', *arguments_], cwd=tmp_path, text=True,
-                              capture_output=True, check=False, timeout=120)
+        done = typed('check', '--schema', *arguments_, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, '')
         texts.append(done.stdout)
     assert not list(tmp_path.glob('__pycache__'))

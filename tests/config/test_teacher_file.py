@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from helpers import REPO, TEACHERS, as_parsed
-from training import comparison_options, train, write_options
+from helpers import TEACHERS, as_parsed
+from training import comparison_options, train, typed, write_options
 
 from mipkd_plugin import config
 from mipkd_plugin.cli import mipkd_main
@@ -81,9 +78,7 @@ def test_another_teacher_is_refused_on_resume(train_options: Make, folder: Path,
 
 def test_the_check_prints_yaml_that_says_it(train_options: Make, folder: Path) -> None:
     path = write_options(alone(train_options(), weights='teacher.pth'), folder / 'x.yml')
-    done = subprocess.run([
-        sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())', 'check',
-        '-opt', str(path)], capture_output=True, text=True, cwd=folder, env={**os.environ, 'PYTHONPATH': str(REPO)})
+    done = typed('check', '-opt', str(path), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert 'recognized in teacher.pth (layout: BasicSR), as if the option file said:' in done.stdout
     lines = done.stdout.splitlines()

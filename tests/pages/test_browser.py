@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import STUDENTS, tiny_options, write_image_pairs
-from training import train, write_options
+from training import train, typed, write_options
 
 from basicsr.archs import build_network
 
@@ -39,12 +37,10 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / '3.png').rename(folder / name / NASTY)
     torch.manual_seed(5)
     torch.save({'params': build_network(STUDENTS['EDSR']).state_dict()}, folder / 'other & <i>.pth')
-    typed = [
-        sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())',
+    done = typed(
         'show', '-opt', 'x.yml', '--weights', 'experiments/tiny/models/net_g_latest.pth', 'other & <i>.pth',
         '--images', 'HR', '--lr', 'LRbicx2', '--crop-size', '20', '--most', '3', '--out', 'out/ü page.html',
-        '--png', 'out/page.png']
-    done = subprocess.run(typed, cwd=folder, capture_output=True, text=True, check=False)
+        '--png', 'out/page.png', cwd=folder)
     assert done.returncode == 0, done.stderr
     assert 'teacher' in done.stdout
     assert (folder / 'out/page.png').stat().st_size > 10_000

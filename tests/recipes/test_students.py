@@ -96,18 +96,18 @@ def test_a_third_of_each_architecture_can_be_distilled(name: str, monkeypatch: p
             if key not in (*FAMILIES[name].keys, 'num_heads', 'squeeze_factor')}
     assert rest == {key: great.network[key] for key in rest}
     losses = [MiPKDLoss(taps=2, latent_channels=8)]
-    side = 8 if name == 'MambaLite' else 16  # it takes one step after the other
-    nets = bind(losses, net, great.build(), torch.rand(1, 3, side, side))
-    assert trial_problem(losses[0], nets, (3, side, side), 2) == ''
+    nets = bind(losses, net, great.build(), torch.rand(1, 3, 8, 8))
+    assert trial_problem(losses[0], nets, (3, 8, 8), 2) == ''
     nets.close()
 
 
 @pytest.mark.parametrize('name', ['EDSR', 'RCAN', 'RRDBNet', 'SwinIR', 'SPAN'])
-def test_sizes_are_written_as_they_are_read(name: str) -> None:
+def test_sizes_are_written_as_they_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each alternative can be typed, and is the same network then."""
     great = teacher(name)
     choice = choose(f'{name}:1/2', great)
     assert choice.alternatives
+    monkeypatch.setattr(Search, 'around', lambda *_: [])  # the alternatives of these are not looked at
     for other in (choice, *choice.alternatives[:1]):
         assert choose(other.notation, great).network == other.network
     assert len({other.notation for other in (choice, *choice.alternatives)}) == 1 + len(choice.alternatives)
