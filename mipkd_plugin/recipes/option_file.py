@@ -22,6 +22,8 @@ _FLOW = {'io_backend', 'network_g', 'network', 'optim_g', 'scheduler', 'pixel_op
          'distill_opt', 'logger'}
 """Blocks on one line."""
 _WIDE = 120
+_OTHERWISE = {'name': '--out', 'train:total_iter': '--iterations', 'manual_seed': '--seed'}
+"""Entries that have an option of their own, which changes others too or is recorded."""
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.IGNORECASE)
 
 
@@ -108,11 +110,14 @@ def with_changes(options: Mapping[str, Any], changes: Sequence[str]) -> dict[str
         Changed options.
 
     Raises:
-        UsageError: An entry cannot be read, or its place is not a block.
+        UsageError: An entry cannot be read, its place is not a block, or it has an option of its own.
     """
     found = copy.deepcopy(dict(options))
     for change in changes:
         path, equals, text = change.partition('=')
+        if path in _OTHERWISE:
+            raise UsageError(f'--set {change}: more than this entry hangs on it.\n   -> Write {_OTHERWISE[path]} '
+                             f'{text or "…"} instead')
         *above, last = path.split(':')
         place: Any = found
         for key in above:

@@ -86,16 +86,15 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     def measure(settings: Settings) -> float:
         options = options_for(_provisional(settings, given), data)
         say('Trying a training step …')
-        report = config.check_options(options, is_train=True, files=False, probe='full')
-        if report.problems:
-            raise config.OptionError([replace(problem, place=flag_of(problem.where)) for problem in report.problems])
+        _require_clean(options, 'full')
         say('Measuring how long an iteration takes here …')
         return step_seconds(options, settings['threads'])
 
     try:
         settings = defaults.resolve(facts, given, measure)
     except config.OptionError as error:
-        if any(given.get(name) is not None for name in ('loss', 'taps', 'chain', 'set')):
+        if (any(given.get(name) is not None for name in ('loss', 'taps', 'chain', 'set'))
+                or not any(problem.where.startswith('train.distill_opt') for problem in error.problems)):
             raise
         notes.append('loss: MiPKD does not fit this pair of networks, so the teacher\'s images alone are matched ('
                      f'{error.problems[0].where}: {error.problems[0].what})')
@@ -104,7 +103,15 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     training = cut(data.train, settings['patch'] * teacher.scale, bool(settings['crops']), teacher.scale)
     data = replace(data, train=training)
     options = options_for(settings, data)
+    _require_clean(options, 'none')
     return Recipe(options, render(options, head, comments(settings)), settings, data, (*data.notes, *notes))
+
+
+def _require_clean(options: dict[str, Any], probe: str) -> None:
+    """Check options before they are written; problems name the option that was typed."""
+    found = config.check_options(options, is_train=True, files=False, probe=probe).problems
+    if found:
+        raise config.OptionError([replace(problem, place=flag_of(problem.where)) for problem in found])
 
 
 def require_color(teacher: Recognized) -> None:
@@ -159,7 +166,8 @@ def _provisional(settings: Settings, given: Mapping[str, Any]) -> Settings:
         crops = 0 if total >= defaults.LONG or not given.get('iterations') and torch.cuda.is_available() else max(
             min(total * settings['batch'] // 8, 4096), 1)
     known = {'iterations': total, 'crops': crops, 'ema': 0.99, 'val_freq': total, 'workers': 0, 'seed': 0}
-    return Settings({**known, **settings.values}, dict(settings.reasons))
+    typed = {name: given[name] for name in known if given.get(name) is not None}
+    return Settings({**known, **typed, **settings.values}, dict(settings.reasons))
 
 
 def teacher_entries(teacher: Recognized, path: str) -> dict[str, Any]:

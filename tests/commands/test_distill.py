@@ -144,7 +144,8 @@ def test_ctrl_c_loses_nothing(work: Path) -> None:
     """Stopped in the middle and typed again, a run ends with the bits of one that was not stopped."""
     long = ['--iterations', '40', '--batch', '2', '--patch', '16', '--crops', '8', '--threads', '1', '--val-freq', '40']
     command = [
-        sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())']
+        sys.executable, '-c', 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); '
+        'from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())']  # shells start jobs that ignore Ctrl-C
     line = [*LINE, *long, '--set', 'logger:print_freq=1']
     with subprocess.Popen([*command, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         _wait_for_iteration(process, work / 'experiments/run1', 5)
@@ -212,6 +213,10 @@ def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[st
     (['--teacher', 'nowhere.pth'], '--teacher nowhere.pth: there is no such file'),
     (['--teacher', 'photos/0.png'], 'photos/0.png'),
     (['--out', 'photos/run1'], '--out photos/run1: is inside the folder of --hr'),
+    (['--set', 'name=other'], '--set name=other: more than this entry hangs on it.\n   -> Write --out other instead'),
+    (['--seed', '99999999999'], 'manual_seed (--seed): must be a whole number from 0 to 4e9'),
+    (['--loss', 'none', '--until', '0.5'], '--until 0.5: --loss none does not distill at all'),
+    (['--out', 'experiments/run1'], 'Name a folder outside of experiments: --out run1'),
     (['--set', 'train'], '--set train: is not an entry of the option file'),
     (['--set', 'train:warmup=1'], 'warmup'),
     (['--taps', '9'], '9 is not between 1 and 3, the number of blocks'),
@@ -243,6 +248,13 @@ def test_a_teacher_for_gray_images(work: Path, capsys: pytest.CaptureFixture[str
     torch.save({'params': build_network(gray).state_dict()}, 'gray.pth')
     assert '--teacher gray.pth: takes gray images, and mipkd distill trains on color images' in refused(
         capsys, work, *SMALL, '--teacher', 'gray.pth', '--student', '1/2')
+
+
+def test_more_threads_than_cores(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        distill(*SMALL, '--threads', '5000')
+    assert f'--threads: must be from 1 to {os.cpu_count()}, the cores of this machine, not 5000' in (
+        capsys.readouterr().err)
 
 
 def test_images_smaller_than_any_patch(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

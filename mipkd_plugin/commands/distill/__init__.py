@@ -53,7 +53,7 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
             ('ema', _number(float, lambda value: 0 <= value < 1, 'at least 0, and below 1'),
              'decay of the moving average'),
             ('val-freq', _whole(1), 'iterations between validations'),
-            ('workers', _whole(0), 'processes that read images'), ('threads', _whole(1), 'CPU threads of PyTorch'),
+            ('workers', _whole(0), 'processes that read images'), ('threads', _up_to_cores(), 'CPU threads of PyTorch'),
             ('seed', _whole(0), 'of weights and crops')):
         add(f'--{name}', type=kind, metavar='N', help=text)
     add('--chain', choices=('yes', 'no'), help="the block chain of MiPKD, its dearest part")
@@ -89,6 +89,11 @@ def run(args: argparse.Namespace) -> int:
     return Distill(args).run()
 
 
+def _up_to_cores() -> Callable[[str], float]:
+    cores = os.cpu_count() or 1
+    return _number(int, lambda value: 1 <= value <= cores, f'from 1 to {cores}, the cores of this machine')
+
+
 def require_fitting(args: argparse.Namespace) -> None:
     """Refuse what does not go together.
 
@@ -102,6 +107,11 @@ def require_fitting(args: argparse.Namespace) -> None:
         raise UsageError(f'--taps {args.taps}: --loss {args.loss} has no taps.\n   -> Leave one of them out')
     if args.chain is not None and args.loss not in (None, 'mipkd'):
         raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
+    if args.until is not None and args.loss == 'none':
+        raise UsageError(f'--until {args.until:g}: --loss none does not distill at all.\n   -> Leave one of them out')
+    if args.out is not None and Path('experiments').resolve() in args.out.resolve().parents:
+        raise UsageError(f'--out {args.out}: BasicSR keeps the run itself in experiments/{args.out.resolve().name}.\n'
+                         f'   -> Name a folder outside of experiments: --out {args.out.resolve().name}')
     if args.hr is None and not args.list:
         raise UsageError('--hr DIR is missing: the folder of images to train on (only --list needs none)')
     if args.lr is not None and not os.path.exists(args.lr) and _is_number(str(args.lr)):
