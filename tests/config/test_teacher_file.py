@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from helpers import REPO, TEACHERS, as_parsed
+from helpers import TEACHERS, as_parsed
 from training import comparison_options, train, write_options
 
 from mipkd_plugin import config
@@ -79,20 +76,19 @@ def test_another_teacher_is_refused_on_resume(train_options: Make, folder: Path,
     assert 'is not the teacher that' in capsys.readouterr().err
 
 
-def test_the_check_prints_yaml_that_says_it(train_options: Make, folder: Path) -> None:
+def test_the_check_prints_yaml_that_says_it(train_options: Make, folder: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     path = write_options(alone(train_options(), weights='teacher.pth'), folder / 'x.yml')
-    done = subprocess.run([
-        sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())', 'check',
-        '-opt', str(path)], capture_output=True, text=True, cwd=folder, env={**os.environ, 'PYTHONPATH': str(REPO)})
-    assert done.returncode == 0, done.stderr
-    assert 'recognized in teacher.pth (layout: BasicSR), as if the option file said:' in done.stdout
-    lines = done.stdout.splitlines()
+    assert mipkd_main(['check', '-opt', str(path)]) == 0
+    out = capsys.readouterr().out
+    assert 'recognized in teacher.pth (layout: BasicSR), as if the option file said:' in out
+    lines = out.splitlines()
     start = next(index for index, line in enumerate(lines) if line.strip() == 'teacher:')
     block = yaml.safe_load('\n'.join(line[11:] for line in lines[start:start + 4]))
     assert block['teacher']['param_key'] == 'params'
     opt = {**train_options(), **block}
     assert problems(opt) == []
-    assert 'were assumed: a weights file does not show them' in done.stdout
+    assert 'were assumed: a weights file does not show them' in out
 
 
 @pytest.mark.parametrize('entries', [{}, {'param_key': 'params'}])
