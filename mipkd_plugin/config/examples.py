@@ -46,6 +46,8 @@ def example(ctx: Context, where: str, kind: Kind) -> Any:
         return kind.example
     if where in ('path', 'path.pretrain_network_g') and not ctx.is_train:
         return REMOVE
+    if where == 'teacher' and isinstance(value, str) and value:
+        return {'weights': value}  # its network is recognized
     if key.startswith('param_key'):
         return 'params'
     if where in _VALUES:

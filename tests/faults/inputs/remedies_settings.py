@@ -88,6 +88,7 @@ KEYS = [
     odd('key that nothing reads', 'train.zzz', 1),
     Mistake('key with a dot that nothing reads', 'teacher.a.b', {'teacher': {
         'a.b': 1, 'network': dict(TEACHERS['EDSR']), 'weights': 'teacher.pth'}}),
+    odd('teacher that is a file', 'teacher', 'teacher.pth'),
     odd('name that is a number', 'name', 5),
     odd('patch that is a text', 'datasets.val.gt_size', 'x'),
     odd('block that is a number', 'dist_params', 5),
