@@ -13,11 +13,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from helpers import TEACHERS, as_parsed
-<<<<<<< HEAD
-from training import comparison_options, train, typed, write_options
-=======
 from training import comparison_options, train, write_options
->>>>>>> 992168d8386b7bc93e27b2fe959384a89bbbc4eb
 
 from mipkd_plugin import config
 from mipkd_plugin.cli import mipkd_main
@@ -83,17 +79,10 @@ def test_another_teacher_is_refused_on_resume(train_options: Make, folder: Path,
 def test_the_check_prints_yaml_that_says_it(train_options: Make, folder: Path,
                                             capsys: pytest.CaptureFixture[str]) -> None:
     path = write_options(alone(train_options(), weights='teacher.pth'), folder / 'x.yml')
-<<<<<<< HEAD
-    done = typed('check', '-opt', str(path), cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert 'recognized in teacher.pth (layout: BasicSR), as if the option file said:' in done.stdout
-    lines = done.stdout.splitlines()
-=======
     assert mipkd_main(['check', '-opt', str(path)]) == 0
     out = capsys.readouterr().out
     assert 'recognized in teacher.pth (layout: BasicSR), as if the option file said:' in out
     lines = out.splitlines()
->>>>>>> 992168d8386b7bc93e27b2fe959384a89bbbc4eb
     start = next(index for index, line in enumerate(lines) if line.strip() == 'teacher:')
     block = yaml.safe_load('\n'.join(line[11:] for line in lines[start:start + 4]))
     assert block['teacher']['param_key'] == 'params'
