@@ -93,10 +93,10 @@ def pairs_of(hr: Path, scale: int, lr: Path | None = None) -> list[tuple[Path, P
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder by their ending, sorted by name.
+    """The images of a folder by their ending.
 
     Returns:
-        The files, sorted.
+        The files, sorted by name.
 
     Raises:
         QualityError: The folder cannot be read, or holds none.
