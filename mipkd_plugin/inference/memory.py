@@ -18,6 +18,8 @@ CONVENTION = ('Peak memory: the weights, one image, and all that is in use at on
               "a GPU as max_memory_allocated counts it, on a CPU as the memory events of PyTorch's profiler say. The "
               'process grows by more, because freed memory stays with it')
 
+LARGE = 1 << 19
+"""Pixels; smaller images are not worth the look at the memory."""
 _SMALL = 96
 
 

@@ -93,10 +93,10 @@ def pairs_of(hr: Path, scale: int, lr: Path | None = None) -> list[tuple[Path, P
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder by their ending, sorted by name.
+    """The images of a folder by their ending.
 
     Returns:
-        The files, sorted.
+        The files, sorted by name.
 
     Raises:
         QualityError: The folder cannot be read, or holds none.
@@ -138,13 +138,11 @@ def check_pairs(hr: Path, scale: int, lr: Path | None = None) -> None:
 
 def _size(path: Path) -> tuple[int, ...]:
     with _named(path):
-        header = header_of_file(path, every_chunk=False)
-        return header.height, header.width
+        return header_of_file(path, every_chunk=False)[:2]
 
 
 def _require_fit(file: Path, partner: Path | None, high: Sequence[int], low: Sequence[int] | None, scale: int) -> None:
-    least = _WINDOW + 2 * scale
-    if min(high[:2]) < least:
+    if min(high[:2]) < (least := _WINDOW + 2 * scale):
         raise QualityError(f'{file}: has {high[1]}×{high[0]} pixels, and PSNR and SSIM need '
                            f'{least}×{least} or more; take it out of the folder')
     if low is None:

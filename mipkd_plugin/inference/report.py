@@ -14,7 +14,8 @@ import torch
 
 from mipkd_plugin.inference import cost, memory, quality
 from mipkd_plugin.inference.tiles import Enlarger
-from mipkd_plugin.utils.words import counted
+from mipkd_plugin.utils.errors import UsageError
+from mipkd_plugin.utils.words import counted, gigabytes
 from mipkd_plugin.version import __version__
 
 Size = tuple[int, int]
@@ -36,11 +37,16 @@ def measured(networks: Mapping[str, Enlarger], sizes: Sequence[Size], on_step: C
     Returns:
         ``scale``, ``sizes``, and in ``networks`` by role ``type``, ``parameters``, ``macs_1280x720`` and by size
         ``macs``, ``milliseconds``, ``peak_bytes``.
+
+    Raises:
+        UsageError: An image of one of the sizes does not fit into memory.
     """
     nets = {role: enlarger.net for role, enlarger in networks.items()}
     scale = next(iter(networks.values())).scale
     multiple = math.lcm(*(enlarger.multiple for enlarger in networks.values()))
     rounded = list(dict.fromkeys((_up(width, multiple), _up(height, multiple)) for width, height in sizes))
+    for size in rounded:
+        _require_memory(networks, size)
     found: dict[str, Any] = {}
     for role, enlarger in networks.items():
         large = [_up(-(-side // scale), enlarger.multiple) for side in OUTPUT]
@@ -160,6 +166,17 @@ def _giga(number: int) -> str:
 
 def _scores(place: Mapping[str, Any]) -> list[str]:
     return [f'{place["psnr"]:.3f} dB', f'{place["ssim"]:.4f}']
+
+
+def _require_memory(networks: Mapping[str, Enlarger], size: Size) -> None:
+    """Refuse a size that would fill the memory, before the work: the system may end the program without a word."""
+    width, height = size
+    for enlarger in networks.values() if width * height >= memory.LARGE else ():
+        needed = memory.memory_for(enlarger.net, (enlarger.channels, height, width), enlarger.multiple)
+        free = memory.free_memory(enlarger.device)
+        if free is not None and needed > free:
+            raise UsageError(f'--sizes {width}x{height}: would take about {gigabytes(needed)} of memory, and '
+                             f'{gigabytes(free)} are free; measure with smaller images')
 
 
 def _times(networks: Mapping[str, Enlarger], size: Size) -> dict[str, float]:

@@ -155,7 +155,8 @@ class Enlarger:
         wanted = (1, lq.shape[1], lq.shape[2] * self.scale, lq.shape[3] * self.scale)
         if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
             raise EnlargeError(f'{type(self.net).__name__} returns {described(output)} for an image of '
-                               f'{lq.shape[3]}×{lq.shape[2]}, and not the image enlarged {self.scale} times')
+                               f'{lq.shape[3]}×{lq.shape[2]}, and not the image enlarged {self.scale} times'
+                               + _other_scale(output, lq))
         return output.float().cpu()
 
     @contextmanager
@@ -200,3 +201,12 @@ class Enlarger:
             except EnlargeError:
                 continue
         return self._rounded(_PROBE)
+
+
+def _other_scale(output: object, lq: Tensor) -> str:
+    """What to write where the image is enlarged by another factor."""
+    if isinstance(output, Tensor) and output.dim() == 4:
+        scale = output.shape[3] // lq.shape[3]
+        if scale and tuple(output.shape) == (*lq.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale):
+            return f'; write scale: {scale} into the option file'
+    return ''

@@ -15,7 +15,7 @@ import torch
 
 from mipkd_plugin.data.headers import BrokenImageError
 from mipkd_plugin.inference.images import Picture, enlarge, read_picture, write_picture
-from mipkd_plugin.inference.memory import free_memory, memory_for
+from mipkd_plugin.inference.memory import LARGE, free_memory, memory_for
 from mipkd_plugin.inference.tiles import EnlargeError, Enlarger, MemoryLackError
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.files import write_text
@@ -25,7 +25,6 @@ from mipkd_plugin.utils.words import gigabytes, some
 RECORD = 'upscale.json'
 """What made the images of a folder, and of which images, beside them."""
 _LOCK = '.upscale.lock'
-_LARGE = 1 << 19  # pixels; smaller images are not worth the look at the memory
 
 
 class UpscaleError(MipkdError):
@@ -176,7 +175,7 @@ def _require_memory(file: Path, picture: Picture, enlarger: Enlarger) -> None:
     else:
         most = enlarger.tile + 2 * enlarger.context
         wanted = min(height, most), min(width, most)
-    if wanted[0] * wanted[1] < _LARGE:
+    if wanted[0] * wanted[1] < LARGE:
         return
     needed = memory_for(enlarger.net, (enlarger.channels, *wanted), enlarger.multiple)
     free = free_memory(enlarger.device)

@@ -121,6 +121,8 @@ def test_sizes_are_rounded_up_to_windows(work: Path, capsys: pytest.CaptureFixtu
     (['--sizes', '64'], '--sizes 64: write width x height, as 128x128'),
     (['--sizes', '0x8'], '--sizes 0x8: write width'),
     (['--lr', 'LRbicx2'], '--lr needs --images'),
+    (['--sizes', '8x8', '99999x99999'], '--sizes 99999x99999: would take about '),
+    (['-opt', 'x3.yml'], 'not the image enlarged 3 times; write scale: 2 into the option file'),
     (['--images', 'none'], 'none: cannot be read'),
     (['--images', 'HR', '--lr', 'HR'], 'which are 96×96 at scale 2'),
     (['--out', 'taken.md'], '--out taken.md is there already; give another name'),
@@ -133,6 +135,9 @@ def test_bad_input(work: Path, capsys: pytest.CaptureFixture[str], more: list[st
     torch.save({'params': build_network(TEACHERS['RRDBNet']).state_dict()}, 'x4.pth')
     for name in ('taken.md', 'there.json'):
         Path(name).write_text('mine')
+    opt = yaml.safe_load(Path('x.yml').read_text())
+    del opt['teacher'], opt['train']['distill_opt']
+    Path('x3.yml').write_text(yaml.safe_dump({**opt, 'model_type': 'SRModel', 'scale': 3}))
     Path('nowhere.md').symlink_to('gone/x.md')
     before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
     assert run(*more) == 2

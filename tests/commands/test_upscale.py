@@ -207,7 +207,7 @@ def test_an_image_larger_than_the_memory_is_named(work: Path, capsys: pytest.Cap
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     from mipkd_plugin.inference import upscaling
 
-    monkeypatch.setattr(upscaling, '_LARGE', 100)
+    monkeypatch.setattr(upscaling, 'LARGE', 100)
     monkeypatch.setattr(upscaling, 'free_memory', lambda device: 10 ** 5)
     assert run() == 1
     assert re.search(r'in/a.png: 20×13 pixels would take about 0.1\d MB of memory, and 0.10 MB are free; use --tile',
