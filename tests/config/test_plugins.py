@@ -16,7 +16,7 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from helpers import REPO
-from training import comparison_options, write_options
+from training import comparison_options, typed, write_options
 
 from mipkd_plugin import config
 from mipkd_plugin.cli import basicsr_main, mipkd_main
@@ -317,12 +317,12 @@ def test_train_with_import(train_options: Make, work: Path) -> None:
     (work / 'theirs.py').write_text(LOSS + NETWORK + MODEL)
     path = option_file(train_options, work.parent / 'home', network_g={'type': 'TheirNet', 'width': 8},
                        model_type='TheirModel')
-    refused = run('train', '-opt', path, cwd=work)
+    refused = typed('train', '-opt', path, program=basicsr_main, cwd=work)
     assert refused.returncode == 2
     assert "there is no model 'TheirModel'" in refused.stderr
     assert "there is no network 'TheirNet'" in refused.stderr
     assert os.listdir(work) == ['theirs.py']
-    trained = run('train', '-opt', path, '--import', 'theirs.py', cwd=work)
+    trained = typed('train', '-opt', path, '--import', 'theirs.py', program=basicsr_main, cwd=work)
     assert trained.returncode == 0, trained.stderr
     assert (work / 'experiments/tiny/models/net_g_2.pth').is_file()
     assert 'l_their' in next((work / 'experiments/tiny').glob('train_tiny_*.log')).read_text()
