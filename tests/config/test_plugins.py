@@ -343,7 +343,8 @@ def test_spawned_workers_find_a_data_set_of_theirs(train_options: Make, work: Pa
     assert len(list(work.glob('worker_*.txt'))) >= 1
 
 
-def test_compare_with_a_loss_of_theirs(train_options: Make, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_with_a_loss_of_theirs(train_options: Make, work: Path, capsys: pytest.CaptureFixture[str],
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs have option files in other folders, and find the file all the same; wherever the folder is moved."""
     home = work.parent / 'home'
     (home / 'theirs.py').write_text(LOSS)
@@ -351,10 +352,8 @@ def test_compare_with_a_loss_of_theirs(train_options: Make, work: Path, capsys: 
     opt['train']['total_iter'] = opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = 2
     opt['compare'] = {'seeds': [0], 'methods': {'theirs': {'type': 'TheirLoss'}}}
     path = write_options(opt, home / 'x.yml')
-    environment = {**os.environ, 'PYTHONPATH': str(REPO), 'CUDA_VISIBLE_DEVICES': ''}
-    program = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
-    result = subprocess.run([sys.executable, '-c', program, 'compare', '-opt', str(path)], cwd=work, env=environment,
-                            capture_output=True, text=True, timeout=240, check=False)
+    monkeypatch.setenv('PYTHONPATH', str(REPO))
+    result = typed('compare', '-opt', str(path), cwd=work)
     assert result.returncode == 0, result.stderr
     assert '| theirs |' in result.stdout
     assert 'l_their' in next((work / 'experiments/tiny_theirs_seed0').glob('*.log')).read_text()
