@@ -16,7 +16,7 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from helpers import REPO
-from training import comparison_options, write_options
+from training import comparison_options, typed, write_options
 
 from mipkd_plugin import config
 from mipkd_plugin.cli import basicsr_main, mipkd_main
@@ -317,12 +317,12 @@ def test_train_with_import(train_options: Make, work: Path) -> None:
     (work / 'theirs.py').write_text(LOSS + NETWORK + MODEL)
     path = option_file(train_options, work.parent / 'home', network_g={'type': 'TheirNet', 'width': 8},
                        model_type='TheirModel')
-    refused = run('train', '-opt', path, cwd=work)
+    refused = typed('train', '-opt', path, program=basicsr_main, cwd=work)
     assert refused.returncode == 2
     assert "there is no model 'TheirModel'" in refused.stderr
     assert "there is no network 'TheirNet'" in refused.stderr
     assert os.listdir(work) == ['theirs.py']
-    trained = run('train', '-opt', path, '--import', 'theirs.py', cwd=work)
+    trained = typed('train', '-opt', path, '--import', 'theirs.py', program=basicsr_main, cwd=work)
     assert trained.returncode == 0, trained.stderr
     assert (work / 'experiments/tiny/models/net_g_2.pth').is_file()
     assert 'l_their' in next((work / 'experiments/tiny').glob('train_tiny_*.log')).read_text()
@@ -343,7 +343,8 @@ def test_spawned_workers_find_a_data_set_of_theirs(train_options: Make, work: Pa
     assert len(list(work.glob('worker_*.txt'))) >= 1
 
 
-def test_compare_with_a_loss_of_theirs(train_options: Make, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_with_a_loss_of_theirs(train_options: Make, work: Path, capsys: pytest.CaptureFixture[str],
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs have option files in other folders, and find the file all the same; wherever the folder is moved."""
     home = work.parent / 'home'
     (home / 'theirs.py').write_text(LOSS)
@@ -351,10 +352,8 @@ def test_compare_with_a_loss_of_theirs(train_options: Make, work: Path, capsys: 
     opt['train']['total_iter'] = opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = 2
     opt['compare'] = {'seeds': [0], 'methods': {'theirs': {'type': 'TheirLoss'}}}
     path = write_options(opt, home / 'x.yml')
-    environment = {**os.environ, 'PYTHONPATH': str(REPO), 'CUDA_VISIBLE_DEVICES': ''}
-    program = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main())'
-    result = subprocess.run([sys.executable, '-c', program, 'compare', '-opt', str(path)], cwd=work, env=environment,
-                            capture_output=True, text=True, timeout=240, check=False)
+    monkeypatch.setenv('PYTHONPATH', str(REPO))
+    result = typed('compare', '-opt', str(path), cwd=work)
     assert result.returncode == 0, result.stderr
     assert '| theirs |' in result.stdout
     assert 'l_their' in next((work / 'experiments/tiny_theirs_seed0').glob('*.log')).read_text()
