@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -99,11 +98,6 @@ class Enlarger:
                 if on_tile is not None:
                     on_tile(number, len(boxes))
         return result[..., :height * scale, :width * scale]
-
-    def tiles_of(self, height: int, width: int) -> int:
-        """Number of runs that an image of this size takes."""
-        sides = (self._rounded(max(side, self._least)) for side in (height, width))
-        return 1 if self.tile is None else math.prod(-(-side // self.tile) for side in sides)
 
     @cached_property
     def reach(self) -> Reach:

@@ -67,17 +67,17 @@ def _with(net: nn.Module, found: Found, values: Mapping[str, Any]) -> nn.Module:
 def _note(found: Found, chosen: Mapping[str, Any], errors: list[float]) -> str:
     """What was assumed or measured, in words."""
     varied = [key for key in chosen if any(values[key] != chosen[key] for values in found.choices)]
-    named, was = ', '.join(f'{key} {chosen[key]}' for key in varied), 'was' if len(varied) == 1 else 'were'
-    hidden = f'a weights file does not show {"it" if len(varied) == 1 else "them"}'
+    named = ', '.join(f'{key} {chosen[key]}' for key in varied)
+    hidden = f'a weights file does not show {", ".join(varied)}'
     own = errors[list(found.choices).index(dict(chosen))]
     if not own < _NEAR:
-        return f'{named} {was} assumed: {hidden}'
+        return f'assumed: {named}; {hidden}'
     other = min(error for values, error in zip(found.choices, errors) if values != chosen)
     if _ALIKE * own > other:
-        return (f'{named} {was} assumed: {hidden}, and on a smooth image other usual values do as well (distance from '
+        return (f'assumed: {named}; {hidden}, and on a smooth image other usual values do as well (distance from '
                 f'bicubic interpolation {own:.2g}, with others {other:.2g})')
-    return (f'{named} {was} measured: {hidden}, and so the output on a smooth image is nearest to bicubic '
-            f'interpolation (distance {own:.2g}, with other usual values {other:.2g} or more)')
+    return (f'measured: {named}; {hidden}. With these values the image is nearest to bicubic interpolation '
+            f'(distance {own:.2g}; other usual values {other:.2g} or more)')
 
 
 def _distance(found: Found, net: nn.Module) -> float:

@@ -88,7 +88,7 @@ def test_the_check_prints_yaml_that_says_it(train_options: Make, folder: Path,
     assert block['teacher']['param_key'] == 'params'
     opt = {**train_options(), **block}
     assert problems(opt) == []
-    assert 'were assumed: a weights file does not show them' in out
+    assert 'assumed: res_scale 1' in out
 
 
 @pytest.mark.parametrize('entries', [{}, {'param_key': 'params'}])
