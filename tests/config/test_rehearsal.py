@@ -24,6 +24,7 @@ from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.config import reconstruction, rehearsal, training
 from mipkd_plugin.config.patches import patch_problem
+from mipkd_plugin.utils import weight_bombs
 
 Make = Callable[..., dict[str, Any]]
 
@@ -354,7 +355,8 @@ def test_weights_of_vgg_that_are_not_there(perceptual: dict[str, Any], tmp_path:
     assert problems_of(perceptual) == [], 'BasicSR downloads them'
 
 
-def test_weights_of_vgg_that_do_not_fit(perceptual: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_of_vgg_that_do_not_fit(perceptual: dict[str, Any], tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / 'experiments/pretrained_models/vgg19-dcbb9e9d.pth'
     path.parent.mkdir(parents=True)
     path.write_bytes(b'<html>')
@@ -366,6 +368,7 @@ def test_weights_of_vgg_that_do_not_fit(perceptual: dict[str, Any], tmp_path: Pa
     with torch.device('meta'):
         small = {name: torch.zeros(1, device='cpu').expand(value.shape) for name, value in vgg19().state_dict().items()}
     torch.save(small, path)
+    monkeypatch.setattr(weight_bombs, '_USUAL_LIMIT', 10**9)  # a real one has half a gigabyte
     assert problems_of(perceptual) == []
     perceptual['train']['perceptual_opt']['vgg_type'] = 'vgg16'
     problem, = problems_of(perceptual)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from training import comparison_options, typed, write_options
 
 from mipkd_plugin import config
 from mipkd_plugin.cli import mipkd_main
-from mipkd_plugin.commands.check.schema import schema_text
 from mipkd_plugin.compare.checks import ABLATE, COMPARE
 from mipkd_plugin.compare.methods import METHOD
 from mipkd_plugin.config import keys
@@ -41,7 +42,9 @@ def validator_of(text: str) -> Any:
 
 @pytest.fixture(scope='module')
 def text() -> str:
-    return schema_text()
+    """As it is typed, in a process of its own: tests of this one register classes."""
+    typed = 'import sys; from mipkd_plugin.cli import mipkd_main; sys.exit(mipkd_main(["check", "--schema"]))'
+    return subprocess.run([sys.executable, '-c', typed], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope='module')
