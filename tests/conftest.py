@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import random
 import signal
@@ -27,20 +28,15 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_SLOWEST = ('test_signals.py', 'test_runs.py', 'test_distributed.py', 'test_real_data.py', 'test_plugins.py',
-            'test_bad_inputs.py', 'test_students.py', 'test_new_method.py', 'test_distill.py', 'test_check.py')
-"""Files that take longest begin first, so that no worker is left alone with one of them at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _SLOWEST)
-
-
 @pytest.fixture(autouse=True)
 def seed_everything() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    log = logging.getLogger('basicsr')  # a training in another test logs to a stream that is closed by now
+    for handler in list(log.handlers):
+        if getattr(getattr(handler, 'stream', None), 'closed', False):
+            log.removeHandler(handler)
 
 
 @pytest.fixture
