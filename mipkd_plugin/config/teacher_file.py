@@ -122,7 +122,7 @@ def recognition_in_words(opt: Mapping[str, Any]) -> list[str]:
 
 
 def check_recognized(ctx: Context) -> None:
-    """Check a teacher without ``network``: its file is recognized, and its scale factor is that of the data."""
+    """Check a teacher without ``network``: its file is recognized, and it enlarges by the ``scale`` of the data."""
     teacher = ctx.section('teacher')
     if _lacks_network(teacher) and (ctx.files or ctx.always_distills):
         try:

@@ -18,13 +18,7 @@ from mipkd_plugin.exporting.merging import Merged, merge
 from mipkd_plugin.exporting.onnx_export import SIZES, Check, export_onnx, export_padded
 from mipkd_plugin.exporting.onnx_file import OPSET, Graph
 from mipkd_plugin.exporting.student import Student, check_half, noise
-from mipkd_plugin.exporting.torch_files import (
-    LOADER,
-    export_basicsr,
-    export_safetensors,
-    export_spandrel,
-    loader_text,
-)
+from mipkd_plugin.exporting.torch_files import LOADER, export_basicsr, export_safetensors, export_spandrel, loader_text
 from mipkd_plugin.exporting.traceable import has_loop
 from mipkd_plugin.utils.files import write_alone, write_bytes
 

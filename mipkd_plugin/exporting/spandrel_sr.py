@@ -152,6 +152,3 @@ def register(registry: Any = MAIN_REGISTRY) -> None:
     registry.add(*(ArchSupport.from_architecture(arch) for arch in (
         _Arch(EDSR, 'conv_after_body.weight'), _Arch(MSRResNet, 'upconv1.weight', 'conv_hr.weight')
     )), ignore_duplicates=True)
-
-
-register()

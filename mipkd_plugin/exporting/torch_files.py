@@ -32,17 +32,7 @@ Written = tuple[Check, Callable[[Tensor], Tensor], tuple[str, ...]]
 
 
 def export_basicsr(student: Student, original: Student, path: Path, half: bool) -> Written:
-    """Write ``{params: …}``, as BasicSR's ``pretrain_network_g`` wants it.
-
-    Args:
-        student: What is written.
-        original: What the file must equal.
-        path: The file.
-        half: Whether to write half precision.
-
-    Returns:
-        The check, the file as something to call, and what else there is to say.
-    """
+    """Write ``{params: …}``, as BasicSR's ``pretrain_network_g`` wants it; see :func:`export_spandrel`."""
     _save(_stored(student.net.state_dict(), half), path)
     notes = () if _is_basicsrs(student) else (
         f'plain BasicSR has no {student.kind}: this file is for a BasicSR that knows it', )
@@ -50,17 +40,7 @@ def export_basicsr(student: Student, original: Student, path: Path, half: bool) 
 
 
 def export_safetensors(student: Student, original: Student, path: Path, half: bool) -> Written:
-    """Write safetensors with the network in the file's metadata.
-
-    Args:
-        student: What is written.
-        original: What the file must equal.
-        path: The file.
-        half: Whether to write half precision.
-
-    Returns:
-        The check, the file as something to call, and what else there is to say.
-    """
+    """Write safetensors with the network in the file's metadata; see :func:`export_spandrel`."""
     files = needed('safetensors.torch', 'a file of safetensors')
     _save_safetensors(_stored(student.net.state_dict(), half), path, student, half)
     return *_reloaded(student, original, lambda: files.load(path.read_bytes()), half, 'safetensors, strictly'), ()
@@ -121,8 +101,8 @@ def export_spandrel(student: Student, original: Student, path: Path, half: bool,
 
 
 def loader_text() -> bytes:
-    """The content of ``spandrel_sr.py``."""
-    return Path(__file__).with_name(LOADER).read_bytes()
+    """The content of ``spandrel_sr.py``: its import tells spandrel, while that of our own module changes nothing."""
+    return Path(__file__).with_name(LOADER).read_bytes() + b'\n\nregister()\n'
 
 
 def _reloaded(student: Student, original: Student, load: Callable[[], Mapping[str, Tensor]], half: bool,

@@ -20,8 +20,8 @@ class Pull:
     Attributes:
         norm: Euclidean norm of d(term)/d(student's trainable parameters), weights of the term and of the schedule
             applied; 0 if no gradient reaches them.
-        cosine: Cosine of the angle between this gradient and that of the pixel loss, over all parameters that both of
-            them reach, in [-1, 1]; None where one of them is 0 or there is no pixel loss.
+        cosine: Cosine between this gradient and the gradient of the pixel loss, over the parameters that both reach,
+            in [-1, 1]; None where one of them is 0 or there is no pixel loss.
         trains_itself: Whether a gradient reaches parameters of a loss.
         is_cut: Whether no gradient reaches the student, not even one of zeros.
     """

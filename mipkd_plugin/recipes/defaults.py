@@ -75,7 +75,7 @@ class Settings:
     """The chosen values, and why.
 
     Attributes:
-        values: Value by name; the name is that of the option of ``mipkd distill``.
+        values: Value by name, as the options of ``mipkd distill`` are named.
         reasons: Reason by name; ``given`` for what the user gave.
     """
 

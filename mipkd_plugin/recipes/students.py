@@ -66,7 +66,7 @@ def students(teacher: Teacher, family: str | None = None) -> list[Choice]:
 
     Args:
         teacher: The teacher.
-        family: Architecture of the students; that of the teacher by default.
+        family: Architecture of the students; by default the teacher's.
 
     Returns:
         The students; sizes that do not exist are left out.

@@ -22,7 +22,7 @@ class Choice:
         macs: Multiply-accumulates for an output of 1280×720; see :data:`mipkd_plugin.inference.cost.IN_SHORT`.
         fraction: Of those of the teacher.
         milliseconds: Time for one image, on this machine.
-        speedup: Time of the teacher for that image, over that of the student.
+        speedup: How many times as fast as the teacher.
         measured_on: The image and the machine, in words.
         teacher: The teacher in the same terms; None for the teacher itself.
         alternatives: Students around it.

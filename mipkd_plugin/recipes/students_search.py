@@ -55,7 +55,7 @@ class Search:
 
         Args:
             work: Multiply-accumulates per pixel of the low-resolution image.
-            shape: Logarithm of the ratio of width to depth, over that of the teacher; by the rule if it is None.
+            shape: How much wider than deep, as :meth:`_shape` counts it; None follows the rule of the family.
 
         Returns:
             The size.
@@ -99,11 +99,12 @@ class Search:
         return self._known
 
     def _rule(self, fraction: float) -> float:
-        """Logarithm of the ratio of width to depth, over that of the teacher, for a fraction of its work."""
+        """The shape, as :meth:`_shape` counts it, for a fraction of the work of the teacher."""
         by_depth = self.family.by_depth
         return math.log(fraction) * ((1 - by_depth) / 2 - by_depth)
 
     def _shape(self, size: Size) -> float:
+        """Width divided by depth, both relative to the teacher, as a logarithm: 0 is the teacher's shape."""
         depth = self.family.depth(size) / self.family.depth(self.like)
         return math.log(size[0] / self.like[0] / depth) if len(size) > 1 else 0.
 

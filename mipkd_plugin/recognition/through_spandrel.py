@@ -39,7 +39,7 @@ def read(state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
     import spandrel
 
     try:
-        descriptor = _own_registry().load(dict(state))
+        descriptor = spandrel.MAIN_REGISTRY.load(dict(state))
     except spandrel.UnsupportedModelError as error:
         raise UnfitError('') from error
     except FOREIGN_ERRORS as error:
@@ -56,22 +56,6 @@ def read(state: Mapping[str, Tensor]) -> tuple[Found, nn.Module]:
     except FOREIGN_ERRORS as error:
         raise UnfitError(f'holds {name}, as spandrel says, but that cannot be built again: {reason(error)}') from error
     return Found(network, descriptor.scale, own, f'spandrel ({name})', notes=(_NOTE, )), net
-
-
-def _own_registry() -> Any:
-    """The networks of spandrel without those of our ``spandrel_sr.py``, which an export in this process may have added.
-
-    The rules here know these, and refuse sizes that would fill the memory.
-
-    Returns:
-        A registry of spandrel.
-    """
-    import spandrel
-
-    registry = spandrel.ArchRegistry()
-    registry.add(*(support for support in spandrel.MAIN_REGISTRY
-                   if not type(support.architecture).__module__.endswith('spandrel_sr')))
-    return registry
 
 
 def _registered_name(model: nn.Module, name: str) -> str:

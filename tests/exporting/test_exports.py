@@ -148,8 +148,16 @@ def test_what_spandrel_fixes_is_folded_into_the_weights(name: str, tmp_path: Pat
 
 def test_the_file_for_spandrel_stands_alone(folder: Path) -> None:
     text = (folder / 'spandrel_sr.py').read_text()
-    assert text == (PACKAGE / 'exporting' / 'spandrel_sr.py').read_text()
+    assert text == (PACKAGE / 'exporting' / 'spandrel_sr.py').read_text() + '\n\nregister()\n'
     assert 'import mipkd_plugin' not in text
+
+
+def test_an_export_leaves_this_process_as_it_is(folder: Path) -> None:
+    """What it was loaded with for the check is nobody else's: recognition reads files of strangers."""
+    spandrel = pytest.importorskip('spandrel')
+    assert (folder / 'spandrel_sr.py').is_file()
+    assert not [support.architecture.id for support in spandrel.MAIN_REGISTRY
+                if support.architecture.id in ('BasicSR_EDSR', 'BasicSR_MSRResNet')]
 
 
 @pytest.mark.parametrize(('network', 'size'), [(UNUSUAL['RRDBNet x2'], (13, 7)), (MAMBA, (9, 14))])

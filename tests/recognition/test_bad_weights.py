@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import zipfile
 from collections.abc import Callable
@@ -120,7 +119,6 @@ def test_what_it_seems_to_be(name: str, write: Callable[[Path], object], says: s
     ('body.\u00b2.conv1.weight', (8, 8, 3, 3)), ('conv_first.weight', (10**6, 3, 1, 1)),
     ('upsample.0.weight', (10**6, 1, 1, 1))])
 def test_numbers_that_would_make_it_huge(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
-    importlib.import_module('mipkd_plugin.exporting.spandrel_sr').register()  # as an export in this process does
     torch.save(state(**{name: torch.zeros(shape)}), tmp_path / 'net.pth')
     with pytest.raises(RecognitionError, match='looks like EDSR, but '):
         recognize(tmp_path / 'net.pth')

@@ -75,7 +75,7 @@ def test_what_spandrel_cannot_give_is_a_sentence(purpose: str, error: Exception 
             raise error
         return SimpleNamespace(architecture=SimpleNamespace(name='SPAN'), purpose=purpose)
 
-    monkeypatch.setattr(spandrel.ArchRegistry, 'load', lambda self, state: load(state))
+    monkeypatch.setattr(spandrel.MAIN_REGISTRY, 'load', load)
     torch.save({'stem.weight': torch.zeros(3)}, tmp_path / 'net.pth')
     with pytest.raises(RecognitionError) as caught:
         recognize(tmp_path / 'net.pth')

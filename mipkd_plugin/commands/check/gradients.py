@@ -19,7 +19,7 @@ IS_CUT_OFF = 'is cut off'
 LITTLE = 0.001
 """A term with a smaller share hardly acts."""
 ABOVE = 1.5
-"""A term whose norm is so many times that of the pixel loss leads."""
+"""A term leads if its norm is so many times the norm of the pixel loss."""
 AGAINST = -0.2
 """A cosine below this one is no noise of a few batches."""
 
