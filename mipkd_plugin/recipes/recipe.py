@@ -147,10 +147,12 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
     small = [path for path, header in data.train.headers.items() if min(header.height, header.width) // scale < least]
     if small:
         what = f'--patch {given["patch"]}' if given.get('patch') else f'the smallest patch, {least}'
+        away = ('Name a folder of larger images' if len(small) == len(data.train.headers) else
+                f'Remove {"it" if len(small) == 1 else "them"} from the folder')
         fitting = f' or write --patch {smallest // unit * unit}' if smallest >= unit and given.get('patch') else ''
         raise DataError(f'{counted(len(small), "image")} of --hr {"is" if len(small) == 1 else "are"} smaller than '
-                        f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> Remove '
-                        f'{"it" if len(small) == 1 else "them"} from the folder{fitting}')
+                        f'{what} LR pixels ({least * scale} HR pixels at x{scale}): {some(small)}.\n   -> {away}'
+                        f'{fitting}')
     (blocks, width), (teacher_blocks, teacher_width) = (trunk_size(net, unit) for net in nets)
     return Facts(scale, (blocks, teacher_blocks), width, teacher_width, layers_of(nets[0]),
                  attends(nets[0]), unit, smallest, data.train.count(), torch.cuda.is_available(), cores(),

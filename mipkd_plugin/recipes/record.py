@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mipkd_plugin.config.suggestions import nearest
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.files import write_text
 
@@ -134,9 +135,13 @@ def request(given: Mapping[str, Any], command: str) -> Record:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        what = 'there is no such file' if not os.path.exists(path) else error.strerror or str(error)
-        raise UsageError(f'--teacher {path}: {what} (looked in {Path.cwd()}).\n   -> Name a weights file, such as '
-                         'EDSR_x2.pth') from error
+        missing = not os.path.exists(path)
+        what = 'there is no such file' if missing else error.strerror or str(error)
+        remedy = 'Name a weights file'
+        if missing and path.parent.is_dir():
+            beside = nearest(path.name, [file.name for file in path.parent.iterdir() if file.is_file()])
+            remedy = remedy if beside is None else f'Did you mean {path.with_name(beside)}?'
+        raise UsageError(f'--teacher {path}: {what} (looked in {Path.cwd()}).\n   -> {remedy}') from error
     return Record(command, own, digest)
 
 

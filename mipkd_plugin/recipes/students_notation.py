@@ -19,6 +19,7 @@ from mipkd_plugin.utils.words import counted
 EXAMPLES = 'write an architecture with its size, as EDSR:64x16, a fraction of the teacher, as 1/4, or an option file'
 _FRACTION = re.compile(r'(\d{1,6}(?:\.\d{1,6})?)(?:/(\d{1,6}(?:\.\d{1,6})?))?|(\.\d{1,6})')
 _SIZE = re.compile(r'\d{1,5}(?:[xX×]\d{1,5})*')
+_JOINED = re.compile(r'([A-Za-z]+)_?(\d{1,5}(?:[xX]\d{1,5})*)')  # EDSR16x5
 _FILES = ('.yml', '.yaml')
 _LONGEST = 100
 
@@ -93,10 +94,14 @@ def _family(name: str, text: str) -> Family:
     whatever_case = {known.lower(): family for known, family in FAMILIES.items()}
     if name.lower() in whatever_case:
         return whatever_case[name.lower()]
+    joined = _JOINED.fullmatch(name)
+    if joined and joined[1].lower() in whatever_case:
+        raise UsageError(f'--student {text}: the colon is missing; write {whatever_case[joined[1].lower()].name}:'
+                         f'{joined[2]}')
     near = nearest(name, FAMILIES)
     raise UsageError(
-        f'--student {text}: there is no rule for the size of such a network; '
-        + (f'did you mean {near}? ' if near else '')
+        f'--student {text}: there is no rule for the size of such a network. '
+        + (f'Did you mean {near}? ' if near else '')
         + f'Architectures with a rule: {", ".join(FAMILIES)}. Any other network: an option file with its network_g')
 
 

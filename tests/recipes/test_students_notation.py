@@ -33,7 +33,8 @@ def test_what_it_asks_for(text: str, family: str | None, size: tuple[int, ...] |
 
 @pytest.mark.parametrize(('text', 'says'), [
     ('', 'is no size, no fraction and no file that is there'),
-    ('EDRS:16x5', 'did you mean EDSR?'),
+    ('EDRS:16x5', 'Did you mean EDSR?'),
+    ('edsr16x5', 'the colon is missing; write EDSR:16x5'),
     ('Banana:16x5', 'Architectures with a rule: EDSR, RCAN'),
     ('EDSR:', 'behind the colon stands no size; write EDSR:WIDTHxBLOCKS, as EDSR:64x16, or a fraction'),
     ('EDSR:16x', 'behind the colon stands no size'),
