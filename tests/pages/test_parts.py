@@ -96,6 +96,17 @@ def test_scene_and_page_show_what_they_are_given() -> None:
     assert draw_scenes([scene]).shape[2] == 3
 
 
+def test_details_of_one_file_lie_where_it_differs_from_bicubic() -> None:
+    lr = noise(4, 32, 48)
+    one = enlarged(lr, 2)[1].copy()
+    one[30:50, 60:80] //= 2
+    scene = look_at('x', lr, {'A': one}, ['A'], None, Look(2, 1, 16))
+    (box, ) = scene.boxes
+    assert 50 <= box.left <= 74
+    assert 20 <= box.top <= 44
+    assert scene.difference > 0
+
+
 def test_errors_have_one_scale() -> None:
     lr, hr = noise(4, 30, 40), noise(5)
     near, far = (np.clip(hr.astype(int) + step, 0, 255).astype(np.uint8) for step in (1, 20))
