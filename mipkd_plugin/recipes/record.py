@@ -107,8 +107,9 @@ def refuse_other(saved: Record, now: Record, out: Path) -> None:
         different.append(f'--{name.replace("_", "-")}: {_text(old)} there, {_text(new)} here')
     if different:
         listed = '\n'.join(f'   {line}' for line in different)
+        back = '' if saved.teacher == now.teacher else f'put the old {saved.given["teacher"]} back, and '
         raise UsageError(f'{out}: holds a run with other options:\n{listed}\n   -> Train in another folder: --out '
-                         f'{free_name(out)}; or go on with that run: {saved.command}')
+                         f'{free_name(out)}; or {back}go on with that run: {saved.command}')
 
 
 def _text(value: Any) -> str:

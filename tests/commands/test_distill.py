@@ -190,6 +190,19 @@ def test_an_existing_run_of_other_options(work: Path, capsys: pytest.CaptureFixt
         'learning_rate']), '--write-only') == 0, 'what it had chosen may be given'
 
 
+def test_another_teacher_under_the_same_name(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert distill(*SMALL, '--write-only') == 0
+    old = Path('teacher.pth').read_bytes()
+    state = torch.load('teacher.pth', weights_only=True)
+    state['params']['conv_last.bias'] += 1
+    torch.save(state, 'teacher.pth')
+    says = refused(capsys, work, *SMALL)
+    assert '   --teacher: teacher.pth there had other content than teacher.pth here\n' in says
+    assert '; or put the old teacher.pth back, and go on with that run: mipkd distill --teacher' in says
+    Path('teacher.pth').write_bytes(old)
+    assert distill(*SMALL, '--write-only') == 0
+
+
 def test_a_run_that_basicsr_began(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path('experiments/run1').mkdir(parents=True)
     assert 'is a run that no mipkd distill --out run1 has begun.\n   -> Write another folder: --out run1_2' in refused(
