@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mipkd_plugin.recognition import RecognitionError, Recognized, recognize
+from mipkd_plugin.recognition import RecognitionError, Recognized, measuring, recognize
+from mipkd_plugin.recognition.layout import Found
 from mipkd_plugin.recognition.measuring import smooth_image
 from mipkd_plugin.recognition.recognized import build
 
@@ -223,3 +224,18 @@ def test_random_weights_decide_nothing(tmp_path: Path) -> None:
     assert (found.network['res_scale'], found.network['img_range'], found.network['rgb_mean']) == (1, 255.0, DIV2K)
     assert found.notes[0].startswith('assumed: ')
     assert 'a weights file does not show ' in found.notes[0]
+
+
+@pytest.mark.parametrize(('errors', 'taken', 'says'), [
+    ((0.014, 0.008, 0.03), 0, 'assumed: '),  # nearer, but not twice as near
+    ((0.020, 0.008, 0.03), 1, 'measured: '),
+    ((0.030, 0.012, 0.009), 1, 'assumed: '),  # nearly alike: the first of them
+    ((0.200, 0.090, 0.08), 0, 'assumed: ')])  # far away: not trained
+def test_convention_gives_way_to_what_is_clearly_nearer(errors: tuple[float, ...], taken: int, says: str,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = ({'res_scale': 1}, {'res_scale': 0.1}, {'res_scale': 0.5})
+    left = list(errors)
+    monkeypatch.setattr(measuring, '_distance', lambda found, net: left.pop(0))
+    found, (note, ) = measuring.choose(Found(EDSR, 2, {}, choices=choices), build(EDSR))
+    assert found == choices[taken]
+    assert note.startswith(says)
