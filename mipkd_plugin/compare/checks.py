@@ -91,6 +91,9 @@ def _usable(name: Any, taken: Mapping[str, Any]) -> str:
 def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     """Check the keys of a method with further settings; return whether they can be used."""
     check_keys(ctx, where, method, METHOD, strict=True)
+    if 'losses' not in method and method['eco'] is None:
+        ctx.add(f'{where}.losses', 'is missing, and with eco: ~ nothing of a method is left',
+                fix={f'{where}.losses': DISTILLATION_LOSS})
     teacher = method.get('teacher')
     for key in teacher if isinstance(teacher, Mapping) else ():
         if key in SHARED_TEACHER:

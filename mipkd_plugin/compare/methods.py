@@ -10,27 +10,32 @@ from typing import Any
 
 from basicsr.utils.registry import LOSS_REGISTRY
 
-from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key
+from mipkd_plugin.config.eco import EcoSchedule
+from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key, optional
 from mipkd_plugin.config.registered import lookup
 
-METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER)}
+METHOD = {'losses': Key(LOSSES), 'distill': Key(MAPPING), 'eco': Key(optional(MAPPING)), 'teacher': Key(MAPPING),
+          'crops': Key(INTEGER)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
 SHARED_TEACHER = ('network', 'weights', 'param_key')
 """What a method may not change in the block ``teacher``."""
 
-_PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'teacher': 'teacher',
+_PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'eco': 'train.eco', 'teacher': 'teacher',
            'crops': 'datasets.train.crops'}
+
+_ECO = {name: parameter.default for name, parameter in inspect.signature(EcoSchedule).parameters.items()
+        if parameter.default is not parameter.empty}
 
 
 def has_settings(method: Any) -> bool:
-    """Whether a method is a block with ``losses`` and other keys, not just one loss or a list of them."""
-    return isinstance(method, Mapping) and 'losses' in method
+    """Whether a method is a block with ``losses`` or ``eco`` and other keys, not just one loss or a list of them."""
+    return isinstance(method, Mapping) and ('losses' in method or 'eco' in method)
 
 
 def losses_of(method: Any) -> Any:
-    """The losses of a method, as in ``train.distill_opt``."""
-    return method['losses'] if has_settings(method) else method
+    """The losses of a method, as in ``train.distill_opt``; an empty list for ECO alone."""
+    return method.get('losses', []) if has_settings(method) else method
 
 
 def with_losses(method: Any, losses: Any) -> Any:
@@ -76,11 +81,17 @@ def place_of(where: str, opt: Mapping[str, Any], method: str) -> str:
 
 def apply(own: dict[str, Any], method: Any) -> None:
     """Write a method into the options of a run."""
-    own['train']['distill_opt'] = copy.deepcopy(losses_of(method))
+    losses = losses_of(method)
+    if losses:
+        own['train']['distill_opt'] = copy.deepcopy(losses)
+    else:
+        own['train'].pop('distill', None)  # it is for losses
     if not has_settings(method):
         return
     if method.get('distill'):
         own['train']['distill'] = dict(method['distill'])
+    if 'eco' in method:
+        own['train']['eco'] = None if method['eco'] is None else dict(method['eco'])
     if method.get('teacher'):
         own['teacher'] = {**own.get('teacher', {}), **method['teacher']}
     if method.get('crops'):
@@ -96,7 +107,8 @@ def arguments_of(loss: Any) -> dict[str, Any]:
 def method_text(method: Any) -> str:
     """A method as one line of JSON, to compare it with another line.
 
-    The line also holds the defaults of omitted options of its losses, because a later version may change a default.
+    The line also holds the defaults of omitted options of its losses and of ECO, because a later version may change a
+    default.
 
     Args:
         method: The method, as under ``compare.methods``.
@@ -108,7 +120,9 @@ def method_text(method: Any) -> str:
     entries = losses if isinstance(losses, list) else [losses]
     full: Any = [{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries]
     if has_settings(method):
-        full = {**method, 'losses': full}
+        full = {**method, **({'losses': full} if full else {})}
+        if isinstance(method.get('eco'), Mapping):
+            full['eco'] = {**_ECO, **method['eco']}
     return json.dumps(full, sort_keys=True, default=str)
 
 

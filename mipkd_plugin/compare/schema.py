@@ -18,10 +18,12 @@ def compare_schema() -> dict[str, Any]:
     """
     losses = {'$ref': DISTILLATION}
     own = {key: entry for key, entry in TEACHER.items() if key not in SHARED_TEACHER}
+    blocks = {key: {'anyOf': [{'$ref': f'#/$defs/{key}'}, {'type': 'null'}]} for key in ('distill', 'eco')}
     settings = table(METHOD, 'compare.methods.*', {
-        'losses': losses, 'distill': {'anyOf': [{'$ref': '#/$defs/distill'}, {'type': 'null'}]},
-        'teacher': table(own, 'teacher', when=(), closed=True)}, closed=True)
-    method = {'if': {'type': 'object', 'required': ['losses']}, 'then': settings, 'else': losses}
+        'losses': losses, **blocks, 'teacher': table(own, 'teacher', when=(), closed=True)}, closed=True)
+    settings['anyOf'] = [{'required': ['losses']}, {'properties': {'eco': {'type': 'object'}}, 'required': ['eco']}]
+    is_block = {'type': 'object', 'anyOf': [{'required': ['losses']}, {'required': ['eco']}]}
+    method = {'if': is_block, 'then': settings, 'else': losses}
     return table(COMPARE, 'compare', {
         'seeds': {'type': 'array', 'minItems': 1, 'uniqueItems': True,
                   'items': {'type': 'integer', 'minimum': 0, 'exclusiveMaximum': 2**31}},

@@ -106,7 +106,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
     if method:
         apply(own, method)
     else:
-        own['train'].pop('distill', None)
+        for key in ('distill', 'eco'):
+            own['train'].pop(key, None)
         own['model_type'] = plain_model(str(opt.get('model_type')))
         asks = opt.get('output') is not None or (opt.get('logger') or {}).get('val_pictures')
         if asks and own['model_type'] in ('SRModel', 'SwinIRModel'):  # which would ignore both

@@ -8,6 +8,7 @@ from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
 from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.devices import launcher_problem
 from mipkd_plugin.config.distillation import Distillation, prepared
+from mipkd_plugin.config.eco import EcoSchedule, read_eco
 from mipkd_plugin.config.patches import probe_shape, window_size
 from mipkd_plugin.config.plugins import absolute_imports, load_plugins
 from mipkd_plugin.config.problems import OptionError, Options, Problem, require_clean
@@ -20,9 +21,9 @@ from mipkd_plugin.config.weight_options import weight_option
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options
 
-__all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
-           'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries',
-           'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_plugins', 'load_run',
-           'make_cache', 'models_folder', 'prepared', 'probe_shape', 'read_options', 'read_schedule',
-           'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan', 'teacher_fingerprint',
-           'weight_option', 'window_size']
+__all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'EcoSchedule', 'OptionError', 'Options', 'Problem',
+           'Report', 'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options',
+           'distillation_entries', 'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_plugins',
+           'load_run', 'make_cache', 'models_folder', 'prepared', 'probe_shape', 'read_eco', 'read_options',
+           'read_schedule', 'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan',
+           'teacher_fingerprint', 'weight_option', 'window_size']

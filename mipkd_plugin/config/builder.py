@@ -12,6 +12,7 @@ from torch import nn
 
 from mipkd_plugin.config.components import construct, distillation_entries
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
+from mipkd_plugin.config.eco import EcoSchedule, check_eco
 from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.outputs import add_output_problem, check_use, choose_outputs
@@ -45,6 +46,7 @@ class Built:
         pairs: YAML path → tap pairs, as the probe run saw them.
         distillation: Teacher and losses, if there were no problems up to here.
         bound: Teacher and losses as soon as the losses are bound, whatever a trial step says of them.
+        eco: What ``train.eco`` asks for, if it is there.
         cache: What the cache of the teacher's passes will take, in words, if there is one.
         execution: How the teacher will run.
         difference: How far it is then from float32, on the images of the probe run; None if it runs in float32.
@@ -56,6 +58,7 @@ class Built:
     pairs: dict[str, list[TapPair]] = field(default_factory=dict)
     distillation: Distillation | None = None
     bound: Distillation | None = None
+    eco: EcoSchedule | None = None
     cache: str | None = None
     execution: Execution = PLAIN
     difference: Difference | None = None
@@ -101,7 +104,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
             _fit(ctx, built, shape, trial)
         else:
             check_names_of_taps(ctx, built.losses, built.student, built.teacher)
-    if trial and all(sizes_fit) and (not ctx.distills or built.losses and not ctx.problems):
+    if trial and all(sizes_fit) and (not ctx.distills or (built.losses or built.eco) and not ctx.problems):
         check_use(ctx, nets)
     return built
 
@@ -112,6 +115,7 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
         if built.teacher is not None and built.student is not None:
             built.teacher.to(next(built.student.parameters()).device)
     check_schedule(ctx)
+    built.eco = check_eco(ctx)
     for where, options in distillation_entries(ctx.opt):
         loss = construct(ctx, where, options, LOSS_REGISTRY) if ctx.clean(where) else None
         if loss is not None:
@@ -176,7 +180,8 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     fingerprint = teacher_fingerprint(teacher)
     built.cache = check_cache(ctx, nets, probe, fingerprint)
     nets.close()
-    built.bound = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes) if losses else None
+    if losses or built.eco:
+        built.bound = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes)
     if not ctx.problems:
         built.distillation = built.bound
 

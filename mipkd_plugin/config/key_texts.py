@@ -34,6 +34,7 @@ TEXTS = {
     'train.perceptual_opt': 'Perceptual loss between the output and the HR image; needs the weights of a VGG.',
     'train.distill_opt': 'Distillation losses: one, or a list of them. mipkd check shows how strongly each one pulls.',
     'train.distill': 'When to distill, on which part of a batch, with which weight; without it in every iteration.',
+    'train.eco': 'ECO: begin with the images of the teacher, and go over to the real ones. Needs no distill_opt.',
     'train.exact_resume': 'Whether a resumed run ends like one without a stop, to the last bit.',
     'train.resume_hyperparameters': 'A resumed run goes on with the learning rate, betas, milestones … of the '
                                     'checkpoint (keep) or of this file (new).',
@@ -100,6 +101,7 @@ TEXTS = {
     'compare.ablate.options': 'Values by option of its loss.',
     'compare.methods.*.losses': 'The losses of the method: one, or a list of them.',
     'compare.methods.*.distill': 'As train.distill, for this method alone.',
+    'compare.methods.*.eco': 'As train.eco, for this method alone; with it a method needs no losses.',
     'compare.methods.*.teacher': 'Further entries of teacher, for this method alone.',
     'compare.methods.*.crops': 'Train on a pool of so many crops.',
 }

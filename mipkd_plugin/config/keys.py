@@ -143,7 +143,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'ema_decay': Key(FRACTION), 'optim_g': Key(MAPPING, 'train'), 'scheduler': Key(MAPPING, 'train'),
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
-        'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'exact_resume': Key(FLAG),
+        'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'eco': Key(optional(MAPPING)),
+        'exact_resume': Key(FLAG),
         'resume_hyperparameters': Key(optional(KEEP_OR_NEW)),
     },
     'val': {

@@ -13,13 +13,16 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 from mipkd_plugin.checkpoints.trial import SCHEDULERS
+from mipkd_plugin.config.eco import EcoSchedule
 from mipkd_plugin.config.problems import block
 from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.schedule import DistillSchedule
 
 _NOT_TRAINING = ('total_iter', 'exact_resume', 'resume_hyperparameters')
 _NOT_DATA = ('name', 'io_backend', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers',
              'use_shuffle', 'scale', 'phase')
 _TEACHER = {'dtype': 'float32', 'channels_last': False, 'compile': False, 'cache_dtype': 'float32'}
+_SCHEDULES: dict[str, type] = {'train.distill': DistillSchedule, 'train.eco': EcoSchedule}
 
 Change = tuple[str, Any, Any]
 """YAML path, old value, new value."""
@@ -48,7 +51,7 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     found = {key: opt[key] for key in opt
              if key in ('manual_seed', 'model_type', 'output') or str(key).startswith('network_')}
     found |= {f'train.{key}': value for key, value in train.items() if key not in own and key not in _NOT_TRAINING}
-    if train.get('distill'):
+    if train.get('distill') or train.get('eco') is not None:
         found['train.total_iter'] = train.get('total_iter')
     for key, value in {'dataset_enlarge_ratio': 1, **data}.items():
         if key not in _NOT_DATA:
@@ -125,6 +128,8 @@ def _complete(path: str, value: Any) -> Any:
 
 
 def _parameters(path: str, name: Any) -> Mapping[str, inspect.Parameter]:
+    if path in _SCHEDULES:
+        return inspect.signature(_SCHEDULES[path]).parameters
     if not isinstance(name, str):
         return {}
     if path.startswith('train.optim_'):

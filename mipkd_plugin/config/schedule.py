@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.suggestions import other_key
 from mipkd_plugin.utils.ranges import ArgumentError, Count, checked
 
@@ -38,6 +40,13 @@ class DistillSchedule:
     Raises:
         ArgumentError: An option is out of range, or no iteration would distill.
     """
+
+    @classmethod
+    def never(cls) -> DistillSchedule:
+        """No iteration distills: there are no losses, and the teacher has another use."""
+        schedule = cls(1)
+        schedule.last = 0
+        return schedule
 
     @checked
     def __init__(self, total_iter: Count, until: PartOfAll = 1.0, every: Count = 1, share: PartOfAll = 1.0,
@@ -90,11 +99,13 @@ def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
         opt: The options.
 
     Returns:
-        The schedule; without ``train.distill`` each iteration distills, on the whole batch.
+        The schedule; without ``train.distill`` each iteration distills, on the whole batch; without losses none does.
 
     Raises:
         ArgumentError: An option is unknown or out of range.
     """
+    if not distillation_entries(opt):
+        return DistillSchedule.never()
     options = opt['train'].get('distill')
     if not options:
         return DistillSchedule(sys.maxsize)
@@ -107,6 +118,11 @@ def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
 def check_schedule(ctx: Context) -> None:
     """Check ``train.distill``."""
     if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
+        return
+    if not distillation_entries(ctx.opt):
+        if ctx.section('train').get('eco') is not None and ctx.clean('train.distill_opt'):
+            ctx.add(PLACE, 'is for the losses of train.distill_opt, and there are none; train.eco ends with its own '
+                    'end_ratio', 'remove it', {PLACE: REMOVE})
         return
     if not ITERATIONS.fits(ctx.section('train').get('total_iter')):
         if ctx.clean('train.total_iter'):

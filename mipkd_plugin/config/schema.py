@@ -12,6 +12,7 @@ from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
+from mipkd_plugin.config.eco import EcoSchedule
 from mipkd_plugin.config.key_texts import TEXTS
 from mipkd_plugin.config.keys import (
     ANYTHING,
@@ -121,8 +122,8 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
     one = {'$ref': '#/$defs/distillation_loss'}
     definitions['distillation'] = {'if': {'type': 'array'}, 'then': {'type': 'array', 'minItems': 1, 'items': one},
                                    'else': one}
-    schedule = of_signature(DistillSchedule, given=('self', 'total_iter'), typed=False)
-    definitions['distill'] = {'type': 'object', **schedule}
+    for name, schedule in (('distill', DistillSchedule), ('eco', EcoSchedule)):
+        definitions[name] = {'type': 'object', **of_signature(schedule, given=('self', 'total_iter'), typed=False)}
     definitions['training_set'], definitions['other_set'] = _data_sets(('always', 'train')), _data_sets(('always', ))
     network, loss = {'$ref': '#/$defs/network'}, {'anyOf': [{'$ref': '#/$defs/loss'}, _OR_NONE]}
     other_set = {'$ref': '#/$defs/other_set'}
@@ -132,7 +133,7 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
              'datasets': {'type': 'object', 'properties': {'train': {'$ref': '#/$defs/training_set'}},
                           'patternProperties': {'^(val|test)(_.*)?$': other_set}}},
         'train': {'pixel_opt': loss, 'perceptual_opt': loss, 'distill_opt': {'type': ['object', 'array']},
-                  'distill': {'type': ['object', 'null']}},
+                  'distill': {'type': ['object', 'null']}, 'eco': {'type': ['object', 'null']}},
         'val': {'metrics': {'type': ['object', 'null'], 'additionalProperties': {'$ref': '#/$defs/metric'}}},
         'logger': {'wandb': {'anyOf': [table(SECTIONS['logger.wandb'], 'logger.wandb'), _OR_NONE]}}}
 
@@ -219,7 +220,9 @@ def _teaching(models: Sequence[str], imports: Sequence[str]) -> Schema:
         'properties': {
             'teacher': table(TEACHER, 'teacher', {'network': {'$ref': '#/$defs/network'}}, closed=True),
             'train': {'properties': {'distill_opt': {'$ref': DISTILLATION},
-                                     'distill': {'anyOf': [{'$ref': '#/$defs/distill'}, _OR_NONE]}}}},
+                                     **{key: {'anyOf': [{'$ref': f'#/$defs/{key}'}, _OR_NONE]}
+                                        for key in ('distill', 'eco')}}}},
         'allOf': [{'if': {'required': ['train'], 'not': {'required': ['compare']}}, 'then': {
-                       'required': ['teacher'], 'properties': {'train': {'required': ['distill_opt']}}}},
+                       'required': ['teacher'], 'properties': {'train': {'anyOf': [{'required': ['distill_opt']}, {
+                           'required': ['eco'], 'properties': {'eco': {'type': 'object'}}}]}}}},
                   {'if': _seen(imports), 'then': {'properties': {'train': {'properties': {'distill_opt': known}}}}}]})

@@ -207,16 +207,23 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
             elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher'}
+            eco = ctx.section('train').get('eco') is not None
+            if key == 'distill_opt' and eco:
+                continue  # ECO needs no loss
             if key not in section and not elsewhere & set(ctx.opt) and MAPPING.fits(ctx.opt.get('train', {})):
                 fix: dict[str, Any] = {where: DISTILLATION_LOSS} if key == 'distill_opt' else {}
-                ctx.add(where, f'is missing, and {ctx.opt.get("model_type", "a model that distills")} needs it',
-                        f'{in_words(fix)}, or another loss' if fix else 'see options/train_MiPKD_*.yml', fix)
+                remedy = f'{in_words(fix)}, or another loss' if fix else 'see options/train_MiPKD_*.yml'
+                if not fix and eco and 'distill_opt' not in ctx.section('train'):
+                    fix = {'train.eco': REMOVE, 'model_type': 'AnySRModel'}
+                    remedy += f'; or, to train without one, {in_words(fix)}'
+                user = 'train.eco' if key == 'teacher' and eco else ctx.opt.get('model_type', 'a model that distills')
+                ctx.add(where, f'is missing, and {user} needs it', remedy, fix)
     elif strict and not ctx.distills and ctx.is_train:
         name = distilling_model(ctx.opt['model_type'])
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train')),
-                               ('train.distill', ctx.section('train'))):
+                               ('train.distill', ctx.section('train')), ('train.eco', ctx.section('train'))):
             if where.rpartition('.')[2] in section:
-                whole = 'teacher' in ctx.opt and 'distill_opt' in ctx.section('train')
+                whole = 'teacher' in ctx.opt and bool({'distill_opt', 'eco'} & set(ctx.section('train')))
                 fix = {'model_type': name} if whole else {where: REMOVE}
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
                         f'{in_words(fix)}, or {"remove it" if whole else f"write model_type: {name}"}', fix)

@@ -21,11 +21,12 @@ from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_st
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
+from mipkd_plugin.models.eco import Batch, batch_of
 from mipkd_plugin.models.gradients import gradient_log
 from mipkd_plugin.models.pictures import FrozenTeacher
 from mipkd_plugin.models.setup_log import setup_lines
 from mipkd_plugin.models.student import StudentMixin
-from mipkd_plugin.models.terms import free_name, total_of
+from mipkd_plugin.models.terms import free_name, refuse_not_finite, total_of
 from mipkd_plugin.networks.step import StepPlan
 from mipkd_plugin.utils.registry import register
 
@@ -35,7 +36,8 @@ class DistillMixin(StudentMixin):
 
     Write ``class MyDistillModel(DistillMixin, MyModel)``. The mixin replaces ``optimize_parameters`` of ``MyModel``,
     with the same pixel and perceptual losses. It keeps validation, saving, schedulers, EMA, and a ``test`` of its own
-    (that of SRModel pads images, see :class:`StudentMixin`). It reads ``teacher`` and ``train.distill_opt``.
+    (that of SRModel pads images, see :class:`StudentMixin`). It reads ``teacher``, and ``distill_opt``, ``distill`` and
+    ``eco`` of ``train``.
 
     Raises:
         OptionError: The options of teacher or losses have problems; the message lists all of them.
@@ -64,7 +66,7 @@ class DistillMixin(StudentMixin):
         config.fill_teacher(self.opt, always=True)
         distillation = config.build_distillation(self.opt, student)
         config.forget_weights()
-        self.schedule = config.read_schedule(self.opt)
+        self.schedule, self.eco = config.read_schedule(self.opt), config.read_eco(self.opt)
         self.teacher = distillation.teacher.to(self.device)
         self.teacher_fingerprint = distillation.fingerprint
         self.losses = nn.ModuleList(distillation.losses.values()).to(self.device).train()
@@ -114,12 +116,8 @@ class DistillMixin(StudentMixin):
         total = total_of(terms)
         if self.see_losses is not None:
             self.see_losses([*terms.values(), *prepared.values()])
-        elif not torch.isfinite(total):
-            raise FloatingPointError(
-                f'iteration {current_iter}: the loss is not finite ('
-                + ', '.join(f'{name} = {value.item():.4g}' for name, value in terms.items())
-                + '); go back to weights from before it went wrong, with a lower learning rate or lower weights of the '
-                'losses')
+        else:
+            refuse_not_finite(terms, current_iter)
         if self.log_gradients is not None and self.log_gradients.is_due(current_iter):
             self.log_gradients(current_iter, terms, self.get_bare_model(self.net_g))
         torch.autograd.backward(total)
@@ -137,24 +135,29 @@ class DistillMixin(StudentMixin):
         Returns:
             The weighted terms, whose sum the step minimizes, and what losses log of their own training.
         """
+        batch = batch_of(self, current_iter)
         if self.schedule.distills(current_iter):
-            return self._distill(current_iter)
-        if self.schedule.is_over(current_iter) and not self._teacher_dismissed:
+            terms, logged = self._distill(current_iter, batch)
+            return terms, {**logged, **batch.logged}
+        if not self._teacher_dismissed and self.schedule.is_over(current_iter) and (
+                self.eco is None or not self.eco.blends(current_iter)):
             self._dismiss_teacher()
-        self.output = self.net_g(self.lq)
-        return self.reconstruction_terms(self.output, self.gt), {}
+        self.output = self.net_g(batch.lq)
+        return self.reconstruction_terms(self.output, batch.gt), batch.logged
 
-    def _distill(self, current_iter: int) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
+    def _distill(self, current_iter: int, batch: Batch) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
         """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
-        samples = self.schedule.samples(len(self.lq))
-        lq = self.lq if samples >= len(self.lq) else self.lq[:samples]  # itself: the student's answers belong to it
-        teacher = None if self.cache is None else self.cache(lq, self.crops)
-        plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
+        samples = self.schedule.samples(len(batch.lq))
+        lq = batch.lq if samples >= len(batch.lq) else batch.lq[:samples]  # itself: the student's answers belong to it
+        teacher = None if batch.teacher is None else batch.teacher.first(samples)
+        if self.cache is not None and batch.lq is self.lq and teacher is None:
+            teacher = self.cache(lq, self.crops)
+        plan = self.nets.plan(lq, batch.gt[:samples], self.optimizer_g,
                               lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher)
         prepared = self._prepare(plan)
-        student = self.nets.student(self.lq)
+        student = self.nets.student(batch.lq)
         self.output = student.output
-        terms = self.reconstruction_terms(student.output, self.gt)
+        terms = self.reconstruction_terms(student.output, batch.gt)
         step, weight = plan.run(student.first(samples)), self.schedule.weight(current_iter)
         for runner in self._loss_runners:
             for name, value in runner(step).items():

@@ -23,6 +23,7 @@ from mipkd_plugin.config.trial_batches import TrialBatches, trial_batches
 from mipkd_plugin.inference.cost import cost
 from mipkd_plugin.losses.gradients import Pull, over_batches, pulls
 from mipkd_plugin.models.distill_model import DistillMixin
+from mipkd_plugin.models.eco import ECO_A
 from mipkd_plugin.models.gradients import common_period
 from mipkd_plugin.models.terms import free_name
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -94,7 +95,7 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
             for iteration in iterations:
                 each, prepared = _measured(model, batch, iteration, owners)
                 found.append(each)
-                itself.update(dict.fromkeys(prepared))
+                itself.update(dict.fromkeys(name for name in prepared if name != ECO_A))
         model.nets.close()
     paths = [where for where, _ in config.distillation_entries(opt)]
     return GradientCheck(

@@ -34,6 +34,8 @@ def setup_lines(model: DistillMixin, notes: Iterable[str]) -> list[str]:
         lines.append(f'\t{type(loss).__name__}: {pairs}' + f'; {loss.note}' * bool(loss.note))
     if model.opt['train'].get('distill'):
         lines.append(f'\tdistills in {model.schedule}')
+    if model.eco is not None:
+        lines.append(f'\tECO: {model.eco}')
     if model.cache is not None:
         lines.append(f'\tcache of the teacher: {model.cache}')
     return [*lines, *(f'\tnote: {note}' for note in notes)]
