@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mipkd_plugin.config import EcoSchedule
 from mipkd_plugin.data.matlab_bicubic import bicubic_downsample_batch
 from mipkd_plugin.networks.features import NetPass
 
 if TYPE_CHECKING:
+    from mipkd_plugin.config import EcoSchedule
     from mipkd_plugin.models.distill_model import DistillMixin
 
 ECO_A = 'eco_a'
