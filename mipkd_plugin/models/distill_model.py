@@ -150,7 +150,8 @@ class DistillMixin(StudentMixin):
         lq = self.lq if samples >= len(self.lq) else self.lq[:samples]  # itself: the student's answers belong to it
         teacher = None if self.cache is None else self.cache(lq, self.crops)
         plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
-                              lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher)
+                              lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher,
+                              getattr(self, 'net_g_ema', None))
         prepared = self._prepare(plan)
         student = self.nets.student(self.lq)
         self.output = student.output
