@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         BindError,
         CrossKDLoss,
         CSDLoss,
+        DCKDLoss,
         DistillationLoss,
         DUKDLoss,
         FAKDLoss,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     'config': ('OptionError', 'build_distillation'),
-    'losses': ('AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillationLoss',
+    'losses': ('AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
+               'DistillationLoss',
                'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss', 'RKDLoss',
                'RandomizedLoss', 'TapPair', 'bind'),
     'models': ('DistillMixin', 'DistillModel', 'SwinIRDistillModel'),
@@ -65,10 +67,10 @@ _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 _ROOMS = ('archs', 'data', 'losses', 'models')
 _IMPORT_LOCK = threading.RLock()
 
-__all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillMixin',
-           'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss',
-           'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss',
-           'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
+__all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
+           'DistillMixin', 'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss',
+           'LogitsKDLoss', 'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss',
+           'RKDLoss', 'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
            '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
 
 

@@ -121,20 +121,30 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
         if loss is not None:
             built.losses[where] = loss
             _check_batch(ctx, loss)
-            _check_turns(ctx, where, options)
+            _check_turns(ctx, where, options, loss.turns)
 
 
-def _check_turns(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
-    """Check that what a loss does in each n-th iteration, as ``block_every`` and ``meta_every`` say, happens at all."""
+def _check_turns(ctx: Context, where: str, options: Mapping[str, Any], turns: Mapping[str, int]) -> None:
+    """Check that what a loss does in each n-th iteration, as ``block_every`` and ``meta_every`` say, happens at all.
+
+    ``turns`` names what must, whether its option is written or not, and the iteration of its first turn.
+    """
     if not ctx.clean('train.distill') or not ITERATIONS.fits(ctx.section('train').get('total_iter')):
         return
     schedule = read_schedule(ctx.opt)
     last = min(schedule.last, int(ctx.section('train')['total_iter']))
+    some = f'only the first {last:,d} iterations distill' + (f', one in {schedule.every}' if schedule.every > 1 else '')
     for name, every in options.items():
-        if str(name).endswith('_every') and INTEGER.fits(every) and math.lcm(every, schedule.every) > last:
-            ctx.add(f'{where}.{name}', f'is {every}, and only the first {last:,d} iterations distill'
-                    + (f', one in {schedule.every}' if schedule.every > 1 else '') + ': its turn would never come',
+        if name not in turns and str(name).endswith('_every') and INTEGER.fits(every) and math.lcm(
+                every, schedule.every) > last:
+            ctx.add(f'{where}.{name}', f'is {every}, and {some}: its turn would never come',
                     f'write a smaller number, as {name}: {schedule.every}', {f'{where}.{name}': schedule.every})
+    for name, first in turns.items():
+        if first > last:
+            is_written, fewer = name in options, max(last // 5, 1)
+            ctx.add(f'{where}.{name}', f'{"is" if is_written else "is not written, and by default it is"} '
+                    f'{options.get(name, first)}, and {some}: its turn would never come',
+                    f'write a smaller number, as {name}: {fewer}', {f'{where}.{name}': fewer})
 
 
 def _check_batch(ctx: Context, loss: DistillationLoss) -> None:

@@ -9,12 +9,12 @@ from mipkd_plugin.losses.base import (
     TapPair,
     logits_distance,
     mean,
-    unit,
 )
 from mipkd_plugin.losses.binding import BindError, bind
 from mipkd_plugin.losses.block_chain import BlockPriorMixer
 from mipkd_plugin.losses.crosskd_loss import CrossKDLoss
 from mipkd_plugin.losses.csd_loss import CSDLoss
+from mipkd_plugin.losses.dckd_loss import DCKDLoss
 from mipkd_plugin.losses.dukd_loss import DUKDLoss
 from mipkd_plugin.losses.fakd_loss import FAKDLoss
 from mipkd_plugin.losses.fitnet_loss import FitNetLoss
@@ -23,7 +23,8 @@ from mipkd_plugin.losses.logits_loss import LogitsKDLoss
 from mipkd_plugin.losses.mipkd_loss import MiPKDLoss
 from mipkd_plugin.losses.projection import ProjectionLoss
 from mipkd_plugin.losses.rkd_loss import RKDLoss
+from mipkd_plugin.losses.vectors import unit
 
-__all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss',
+__all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
            'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss',
            'RKDLoss', 'RandomizedLoss', 'TapPair', 'bind', 'logits_distance', 'mean', 'unit']

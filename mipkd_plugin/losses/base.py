@@ -16,8 +16,6 @@ from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.ranges import ArgumentError, Taps, check_taps
 
-_SMALLEST_LENGTH = 1e-6
-
 
 class BatchError(MipkdError):
     """A batch has fewer images than a loss needs."""
@@ -89,6 +87,9 @@ class DistillationLoss(nn.Module):
     due_every: int = 1
     """What the loss does in some iterations only is due where this number divides theirs; a trial step takes one."""
 
+    turns: Mapping[str, int] = {}
+    """Options ``*_every`` → iteration of the first turn, for what a run must come to at least once."""
+
     note: str = ''
     """What a person should know of how it trains with these networks; the check and the log print it."""
 
@@ -115,6 +116,13 @@ class DistillationLoss(nn.Module):
             return cast(Taps, check_taps(taps))
         except ValueError as error:
             raise ArgumentError(name, {'taps': f'{error}, got {taps!r}'}) from None
+
+    def copy_student(self, student: nn.Module) -> None:
+        """Copy the student, before :meth:`build`; its weights may be others later. Nothing by default."""
+
+    def fixed_options(self) -> dict[str, Any]:
+        """Options, name → value, with which alone the state of the loss can go on in a resumed run. None by default."""
+        return {}
 
     def build(self, pairs: Sequence[TapPair]) -> None:
         """Build what the loss trains, in the sizes that the probe run saw. Nothing by default."""
@@ -230,20 +238,6 @@ class RandomizedLoss(DistillationLoss):
         generator = torch.Generator(device)
         generator.manual_seed(int(torch.randint(2**62, (), generator=self._generator)))
         return generator
-
-
-def unit(vectors: Tensor, dim: int) -> Tensor:
-    """Scale vectors to length 1 along ``dim``. Zero vectors stay 0 and get no gradient (it would be infinite).
-
-    >>> unit(torch.tensor([[3., 4.], [0., 0.]]), dim=1)
-    tensor([[0.6000, 0.8000],
-            [0.0000, 0.0000]])
-
-    Returns:
-        Vectors of the same shape.
-    """
-    length = vectors.norm(dim=dim, keepdim=True)
-    return torch.where(length > _SMALLEST_LENGTH, vectors / length.clamp_min(_SMALLEST_LENGTH), 0.0)
 
 
 def mean(values: Iterable[Tensor]) -> Tensor:

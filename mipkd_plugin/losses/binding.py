@@ -128,6 +128,7 @@ def _build(loss: DistillationLoss, pairs: Paths, nets: NetPair) -> None:
     loss.is_bound = False
     loss.pairs = pairs
     with bounded(is_loss=True):
+        loss.copy_student(nets.student.net)
         loss.build([TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in pairs])
     loss.is_bound = True
 

@@ -2,103 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models import VGG19_Weights
-from torchvision.models.vgg import cfgs, make_layers
 
 from mipkd_plugin.losses.base import DistillationLoss
+from mipkd_plugin.losses.vgg_features import VGGFeatures
 from mipkd_plugin.networks.step import Step
-from mipkd_plugin.utils.errors import reason
 from mipkd_plugin.utils.ranges import Count, PositiveFloat, Weight, checked
 from mipkd_plugin.utils.registry import register
-from mipkd_plugin.utils.weight_files import WeightFileError, only_tensors, read_tensors, unusable
 
-LAYERS = (2, 7, 12, 21, 30)
-"""Where torchvision's VGG-19 is cut: behind relu1_1, relu2_1, relu3_1, relu4_1, relu5_1."""
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SMALLEST_DISTANCE = 1e-7
-_PUBLISHED = 'the file of weights'
-_REMEDY = ('give the path of vgg19-dcbb9e9d.pth, from https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or leave '
-           'weights out: torchvision then downloads it')
-
-
-class VGGFeatures:
-    """V_1..V_5 of frozen VGG-19, relu1_1 to relu5_1. No module: 50 MB that do not train stay out of checkpoints.
-
-    Args:
-        weights: State dict of torchvision's VGG-19 (``features.0.weight``, …), as a file; None: torchvision's own
-            ImageNet weights, from its cache or downloaded.
-
-    Raises:
-        WeightFileError: They are missing or do not fit; the message says what to do.
-    """
-
-    def __init__(self, weights: str | None = None) -> None:
-        with torch.device('meta'):
-            layers = make_layers(cfgs['E'], batch_norm=False)[:LAYERS[-1]]
-        own = {name.removeprefix('features.'): value for name, value in _read_weights(weights).items()
-               if name.startswith('features.')}
-        wanted = {name: tuple(value.shape) for name, value in layers.state_dict().items()}
-        wrong = [name for name, shape in wanted.items() if name not in own or tuple(own[name].shape) != shape]
-        if wrong:
-            raise WeightFileError(str(weights or _PUBLISHED), 'does not hold the weights of VGG-19: '
-                                  f'{len(wrong)} tensors are missing or of another shape, the first is features.'
-                                  f'{wrong[0]}', _REMEDY)
-        spoiled = [f'features.{name} {reason}' for name in wanted if (reason := unusable(own[name], torch.zeros(())))]
-        spoiled += [f'features.{name} holds NaN or infinity' for name in wanted
-                    if not spoiled and not torch.isfinite(own[name]).all()]
-        if spoiled:
-            raise WeightFileError(str(weights or _PUBLISHED), f'has values that VGG-19 cannot use: {spoiled[0]}',
-                                  _REMEDY)
-        layers.load_state_dict({name: own[name].float() for name in wanted}, assign=True)
-        self.layers: nn.Module = layers.eval().requires_grad_(False)
-        for layer in self.layers.modules():
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """V_1..V_5 of RGB images (N, 3, H, W) in [0, 1], H and W at least 16."""
-        self.layers.to(images.device)
-        x = (images - images.new_tensor(_MEAN).view(3, 1, 1)) / images.new_tensor(_STD).view(3, 1, 1)
-        found = []
-        for index, layer in enumerate(self.layers.children(), 1):
-            x = layer(x)
-            if index in LAYERS:
-                found.append(x)
-        return found
-
-
-def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
-    if weights is not None and not os.path.isfile(weights):
-        raise WeightFileError(weights, 'is not a file' if os.path.exists(weights) else 'does not exist', _REMEDY)
-    try:
-        content: Any = _published() if weights is None else read_tensors(weights)
-    except WeightFileError as error:
-        raise (error if weights is None else WeightFileError(weights, error.what, _REMEDY)) from error
-    pairs = content.items() if isinstance(content, Mapping) else ()
-    return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
-
-
-def _published() -> Any:
-    """The weights of torchvision, from its cache or downloaded; no code runs from the file."""
-    try:
-        with only_tensors():
-            return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except WeightFileError as error:
-        raise WeightFileError(error.path, f'(VGG-19 in the cache of torchvision) {error.what}',
-                              'delete this file: torchvision then downloads it again') from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise WeightFileError(_PUBLISHED, f'of VGG-19 could not be downloaded by torchvision ({reason(error)})',
-                              'write weights: FILE with the path of vgg19-dcbb9e9d.pth') from error
 
 
 def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor],

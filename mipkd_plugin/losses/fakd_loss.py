@@ -9,7 +9,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from pydantic import Field
 from torch import Tensor
 
-from mipkd_plugin.losses.base import RandomizedLoss, mean, unit
+from mipkd_plugin.losses.base import RandomizedLoss, mean
+from mipkd_plugin.losses.vectors import unit
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Taps, checked

@@ -7,7 +7,8 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
-from mipkd_plugin.losses.base import DistillationLoss, mean, unit
+from mipkd_plugin.losses.base import DistillationLoss, mean
+from mipkd_plugin.losses.vectors import unit
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.networks.views import Resample
 from mipkd_plugin.utils.ranges import PositiveFloat, Taps, Weight, checked

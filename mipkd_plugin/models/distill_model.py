@@ -153,7 +153,8 @@ class DistillMixin(StudentMixin):
         if self.cache is not None and batch.lq is self.lq and teacher is None:
             teacher = self.cache(lq, self.crops)
         plan = self.nets.plan(lq, batch.gt[:samples], self.optimizer_g,
-                              lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher)
+                              lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher,
+                               getattr(self, 'net_g_ema', None))
         prepared = self._prepare(plan)
         student = self.nets.student(batch.lq)
         self.output = student.output

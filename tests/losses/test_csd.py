@@ -16,7 +16,8 @@ from torchvision.models import _api
 from torchvision.models.vgg import cfgs, make_layers
 
 from mipkd_plugin import CSDLoss, NetPass, Step, bind
-from mipkd_plugin.losses.csd_loss import LAYERS, VGGFeatures, contrast
+from mipkd_plugin.losses.csd_loss import contrast
+from mipkd_plugin.losses.vgg_features import LAYERS, VGGFeatures
 from mipkd_plugin.utils.weight_files import WeightFileError
 
 WEIGHTS = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]

@@ -19,7 +19,7 @@ LOSSES = sorted(name for name, cls in LOSS_REGISTRY
 OF_FEATURES = [name for name in LOSSES if LOSS_REGISTRY.get(name).needs_taps]
 SMALL: dict[str, dict[str, Any]] = {
     'MiPKDLoss': {'taps': 3, 'latent_channels': 8}, 'KRNetLoss': {'taps': 3, 'hidden_channels': 8},
-    'FAKDLoss': {'positions': 30}}
+    'FAKDLoss': {'positions': 30}, 'DCKDLoss': {'taps': 2, 'history_every': 2}}
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -33,8 +33,8 @@ def test_contract(name: str) -> None:
 
 
 def test_all_losses_are_registered() -> None:
-    assert LOSSES == ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'FAKDLoss', 'FitNetLoss',
-                      'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss']
+    assert LOSSES == ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss', 'FAKDLoss',
+                      'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss']
 
 
 def test_every_file_of_a_loss_is_imported_by_the_package() -> None:

@@ -56,7 +56,8 @@ def trained(opt: dict[str, Any], root: Path, iterations: int = 2) -> DistillMode
 @pytest.mark.parametrize('name', LOSSES)
 def test_every_loss_takes_a_step_like_that_with_a_float32_teacher(name: str, vgg_weights: str) -> None:
     options = {'MiPKDLoss': {'taps': 3, 'latent_channels': 8, 'route_probability': 0.0}, 'KRNetLoss': {'taps': 3},
-               'FAKDLoss': {'positions': 30}, 'CSDLoss': {'weights': vgg_weights}}.get(name, {})
+               'FAKDLoss': {'positions': 30}, 'CSDLoss': {'weights': vgg_weights},
+               'DCKDLoss': {'taps': 2}}.get(name, {})
     found = []
     for execution in (PLAIN, BF16):
         student, teacher = make_pair('EDSR')
