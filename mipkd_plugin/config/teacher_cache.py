@@ -21,6 +21,7 @@ from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_run import execution_of
+from mipkd_plugin.config.teachers import teachers_of
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
 from mipkd_plugin.losses.doubts import MIXING_REMEDY, mixing
 from mipkd_plugin.networks.conduct import conduct_of
@@ -67,6 +68,28 @@ def make_cache(opt: Mapping[str, Any], nets: NetPair, probe: Tensor, fingerprint
     path = None if where == MEMORY else Path(where).expanduser()
     return TeacherCache(nets.teacher, probe, block(opt, 'datasets', 'train')['crops'],
                         teacher.get('cache_dtype', 'float32'), path, _identity(fingerprint, teacher))
+
+
+def make_caches(opt: Mapping[str, Any], nets: Mapping[str, NetPair], probe: Tensor,
+                fingerprints: Mapping[str, str]) -> dict[str, TeacherCache]:
+    """The caches of all teachers that ask for one.
+
+    Args:
+        opt: The options.
+        nets: The student with each teacher, by the teacher's name.
+        probe: Images (1, C, H, W) of the size of a training patch.
+        fingerprints: Hash of each teacher's weights, by name.
+
+    Returns:
+        The caches by name.
+
+    Raises:
+        CacheError: An LMDB was made for something else.
+    """
+    found = {teacher.name: make_cache({**opt, 'teacher': teacher.options}, nets[teacher.name], probe,
+                                      fingerprints[teacher.name])
+             for teacher in teachers_of(opt) if teacher.name in nets}
+    return {name: cache for name, cache in found.items() if cache is not None}
 
 
 def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) -> str | None:

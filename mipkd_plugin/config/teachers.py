@@ -58,7 +58,12 @@ def teachers_of(opt: Mapping[str, Any]) -> list[Teacher]:
     if isinstance(listed, list):
         return [Teacher(f'{LIST}[{number}]', str(entry.get('name', '')), entry)
                 for number, entry in enumerate(listed) if isinstance(entry, Mapping)]
-    return [Teacher(ONE, '', block(opt, ONE))] if isinstance(opt.get(ONE), Mapping) else []
+    return [Teacher(ONE, '', opt[ONE])] if isinstance(opt.get(ONE), Mapping) else []
+
+
+def networks_of(opt: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks of all teachers by YAML path; a block that a teacher lacks is empty."""
+    return {f'{teacher.place}.network': block(teacher.options, 'network') for teacher in teachers_of(opt)}
 
 
 @dataclass
@@ -67,22 +72,23 @@ class _OneOfSeveral(Context):
 
     place: str = ONE
 
-    def _placed(self, path: str) -> str:
+    def placed(self, path: str) -> str:
+        """The place of an entry of this teacher in the list."""
         rest = path.removeprefix(ONE)
         return self.place + rest if path.startswith(ONE) and rest[:1] in ('', '.', '[') else path
 
     def add(self, where: str, what: str, remedy: str = '', fix: Mapping[str, Any] | None = None) -> None:
         """Record a problem at the place of the teacher."""
-        super().add(self._placed(where), what, remedy,
-                    {self._placed(path): value for path, value in (fix or {}).items()})
+        super().add(self.placed(where), what, remedy,
+                    {self.placed(path): value for path, value in (fix or {}).items()})
 
     def take_back(self, where: str, ending: str) -> None:
         """Take back the problems of a place whose text ends like this."""
-        super().take_back(self._placed(where), ending)
+        super().take_back(self.placed(where), ending)
 
     def clean(self, where: str) -> bool:
         """Whether there is no problem at this path or below it."""
-        return super().clean(self._placed(where))
+        return super().clean(self.placed(where))
 
 
 def context_of(ctx: Context, teacher: Teacher) -> Context:
