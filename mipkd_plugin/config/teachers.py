@@ -209,11 +209,31 @@ def number_of_teacher(opt: Mapping[str, Any], options: Any) -> int:
     return next((number for number, teacher in enumerate(teachers_of(opt)) if name == teacher.name), 0)
 
 
+def are_named(opt: Mapping[str, Any]) -> bool:
+    """Whether the options have a list of teachers whose names all differ."""
+    names = [teacher.options.get('name') for teacher in teachers_of(opt)]
+    return bool(names) and len(names) == len(opt.get(LIST) or ()) and all(map(WORD.fits, names)) and (
+        len(set(names)) == len(names))
+
+
+def used_teachers(opt: Mapping[str, Any]) -> list[str]:
+    """The teachers that some loss learns from; one that names no teacher of the list counts for the first.
+
+    Args:
+        opt: The options.
+
+    Returns:
+        Their names, in the order of the list.
+    """
+    teachers = teachers_of(opt)
+    used = {number_of_teacher(opt, options) for _, options in distillation_entries(opt)}
+    return [teacher.name for number, teacher in enumerate(teachers) if number in used]
+
+
 def check_who_teaches(ctx: Context) -> None:
     """Check the option ``teacher`` of each loss, and that some loss learns from each teacher."""
     entries, teachers = distillation_entries(ctx.opt), teachers_of(ctx.opt)
-    names = [teacher.name for teacher in teachers]
-    are_named = LIST in ctx.opt and bool(names) and all(map(WORD.fits, names)) and len(set(names)) == len(names)
+    names, named = [teacher.name for teacher in teachers], are_named(ctx.opt)
     for where, options in entries:
         if not isinstance(options, Mapping) or ONE not in options:
             continue
@@ -226,13 +246,13 @@ def check_who_teaches(ctx: Context) -> None:
             ctx.add(place, f'says which of the teachers is meant, and {options["type"]} has an argument of that name, '
                     'or takes any', 'rename the argument of the class, and let it name its arguments; or leave this '
                     'out: the loss then learns from the first teacher')
-        elif LIST in ctx.opt and are_named and name not in names:
+        elif named and name not in names:
             ctx.add(place, f'there is no teacher {shortened(name)}', *_other_name(place, name, names))
-    if not are_named or not entries or not all(ctx.clean(f'{where}.{ONE}') for where, _ in entries):
+    if not named or not entries or not all(ctx.clean(f'{where}.{ONE}') for where, _ in entries):
         return
-    used = {number_of_teacher(ctx.opt, options) for _, options in entries}
-    for number, teacher in enumerate(teachers):
-        if number not in used and ctx.clean(teacher.place):
+    used = used_teachers(ctx.opt)
+    for teacher in teachers:
+        if teacher.name not in used and ctx.clean(teacher.place):
             ctx.add(teacher.place, f'no loss learns from {teacher.name!r}', f'write teacher: {teacher.name} in a loss '
                     'of train.distill_opt, or remove this teacher', {teacher.place: REMOVE})
 
