@@ -9,7 +9,8 @@ from typing import Any
 from mipkd_plugin.compare.methods import has_settings, losses_of, place
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
-from mipkd_plugin.config.teachers import LIST, are_named, check_teachers, used_teachers
+from mipkd_plugin.config.teacher_list import check_teachers
+from mipkd_plugin.config.teachers import LIST, are_named, used_teachers
 
 _ENTRY = re.compile(rf'{LIST}\[(\d+)\](.*)', re.DOTALL)
 

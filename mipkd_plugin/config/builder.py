@@ -144,13 +144,14 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
     ctx.notes += notes
     built.pairs = {where: [TapPair(nets[name].student.infos[s], nets[name].teacher.infos[t]) for s, t in loss.pairs]
                    for (where, loss), name in zip(losses.items(), chosen)}
-    teachers = {}
+    teachers, in_memory = {}, list[int]()
     for teacher in teachers_of(ctx.opt):
         own, net = context_of(ctx, teacher), built.teachers[teacher.name]
         taught = {where: loss for (where, loss), name in zip(losses.items(), chosen) if name == teacher.name}
         run = _try_teacher(own, taught, nets[teacher.name], probe) if trial else TeacherRun()
         teachers[teacher.name] = OneTeacher(net, teacher_fingerprint(net), run.execution)
-        run.cache = check_cache(own, nets[teacher.name], probe, teachers[teacher.name].fingerprint)
+        run.cache = check_cache(own, nets[teacher.name], probe, teachers[teacher.name].fingerprint,
+                                in_memory)
         built.runs[teacher.name] = run
     close(nets)
     built.bound = Distillation(teachers, losses, chosen, probe, seed, notes) if losses else None

@@ -24,7 +24,8 @@ from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
-from mipkd_plugin.config.teachers import check_teachers, context_of, networks_of, teachers_of
+from mipkd_plugin.config.teacher_list import check_teachers
+from mipkd_plugin.config.teachers import context_of, networks_of, teachers_of
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list

@@ -7,10 +7,8 @@ block is the entry of the list, and whose problems have the place in the list: s
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -23,7 +21,6 @@ from mipkd_plugin.config.suggestions import other_value, shortened
 
 LIST = 'teachers'
 ONE = 'teacher'
-_EXAMPLE = 'write a list of blocks: teachers: [{name: big, weights: FILE.pth}, {name: small, weights: OTHER.pth}]'
 
 
 class Teacher(NamedTuple):
@@ -106,60 +103,6 @@ def context_of(ctx: Context, teacher: Teacher) -> Context:
     opt = {**{key: value for key, value in ctx.opt.items() if key != LIST}, ONE: dict(teacher.options)}
     own = {each.name: getattr(ctx, each.name) for each in fields(Context)}
     return _OneOfSeveral(**{**own, 'opt': opt}, place=teacher.place)
-
-
-def check_teachers(ctx: Context) -> None:
-    """Check the list ``teachers`` itself: blocks, with names that differ, and no block ``teacher`` beside it."""
-    if LIST not in ctx.opt:
-        return
-    listed = ctx.opt[LIST]
-    if not isinstance(listed, list) or not listed:
-        ctx.add(LIST, 'is empty' if listed in ([], None) else
-                f'must be a list of teachers, not {shortened(listed)}', f'{_EXAMPLE}; or one block, teacher: …')
-        return
-    if ONE in ctx.opt:
-        ctx.add(ONE, 'is given beside teachers, and nobody knows which of them is meant',
-                'remove teacher, or give it a name and put it into the list teachers', {ONE: REMOVE})
-    for number, entry in enumerate(listed):
-        if not isinstance(entry, Mapping):
-            ctx.add(f'{LIST}[{number}]', f'must be a block with name and weights, not {shortened(entry)}', _EXAMPLE)
-    teachers, taken = teachers_of(ctx.opt), dict[str, Teacher]()
-    for teacher in teachers:
-        where, name = f'{teacher.place}.name', teacher.options.get('name')
-        better = _free_name(teacher, {str(other.options.get('name')) for other in teachers})
-        if not WORD.fits(name):
-            ctx.add(where, 'is missing: losses say with it which teacher they learn from' if name is None else
-                    f'must be {WORD.name}, not {shortened(name)}', fix={where: better})
-        elif str(name) in taken:
-            ctx.add(where, f'{name!r} is the name of {taken[str(name)].place} too', fix={where: better})
-        else:
-            _check_differs(ctx, teacher, taken)
-            taken[str(name)] = teacher
-
-
-def _check_differs(ctx: Context, teacher: Teacher, others: Mapping[str, Teacher]) -> None:
-    """Refuse a teacher that stands in the list twice, under two names."""
-    def content(one: Teacher) -> dict[str, Any]:
-        return {key: value for key, value in one.options.items() if key != 'name'}
-
-    same = next((other for other in others.values() if content(other) == content(teacher)), None)
-    if same is not None and 'weights' in teacher.options:
-        fix = {f'{where}.teacher': same.name for where, options in distillation_entries(ctx.opt)
-               if isinstance(options, Mapping) and options.get(ONE) == teacher.name}
-        ctx.add(teacher.place, f'{teacher.name!r} is the same as {same.name!r}, {same.place}: it would run twice for '
-                'nothing', f'remove it, and write teacher: {same.name} in its losses; or give it other weights',
-                {**fix, teacher.place: REMOVE})
-
-
-def _free_name(teacher: Teacher, taken: set[str]) -> str:
-    """A name for a teacher: that of its file or of its network, in letters, digits and _."""
-    weights, network = teacher.options.get('weights'), block(teacher.options, 'network')
-    given = teacher.options.get('name')
-    text = given if isinstance(given, str) and given else (
-        Path(weights).stem if isinstance(weights, str) else str(network.get('type', ONE)))
-    word = re.sub(r'\W+', '_', text, flags=re.ASCII).strip('_')[:24]
-    word = word if WORD.fits(word) else f'{ONE}_{word}'.rstrip('_')
-    return next(name for name in (word, *(f'{word}_{n}' for n in range(2, len(taken) + 3))) if name not in taken)
 
 
 def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
