@@ -13,13 +13,17 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from mipkd_plugin.config.eco import EcoSchedule
 from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key, optional
 from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.teachers import are_named, distillation_entries, used_teachers
 
 METHOD = {'losses': Key(LOSSES), 'distill': Key(MAPPING), 'eco': Key(optional(MAPPING)), 'teacher': Key(MAPPING),
-          'crops': Key(INTEGER)}
+          'teachers': Key(MAPPING), 'crops': Key(INTEGER)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
 SHARED_TEACHER = ('network', 'weights', 'param_key')
 """What a method may not change in the block ``teacher``."""
+
+OTHER_TEACHER = 'aggregate'
+"""With this key, the block ``teacher`` of a method is a teacher of its own."""
 
 _PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'eco': 'train.eco', 'teacher': 'teacher',
            'crops': 'datasets.train.crops'}
@@ -86,16 +90,33 @@ def apply(own: dict[str, Any], method: Any) -> None:
         own['train']['distill_opt'] = copy.deepcopy(losses)
     else:
         own['train'].pop('distill', None)  # it is for losses
+    if are_named(own):
+        own['teachers'] = _needed(own)
     if not has_settings(method):
         return
+    if MAPPING.fits(method.get('teachers')) and are_named(own):
+        own['teachers'] = [{**entry, **(method['teachers'].get(entry['name']) or {})} for entry in own['teachers']]
     if method.get('distill'):
         own['train']['distill'] = dict(method['distill'])
     if 'eco' in method:
         own['train']['eco'] = None if method['eco'] is None else dict(method['eco'])
     if method.get('teacher'):
         own['teacher'] = {**own.get('teacher', {}), **method['teacher']}
+        if OTHER_TEACHER in method['teacher']:  # it takes the place of the teachers of the file
+            own.pop('teachers', None)
     if method.get('crops'):
         own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])
+
+
+def _needed(own: Mapping[str, Any]) -> list[Any]:
+    """The teachers that some loss of a run learns from: a method need not use all that are there for the others.
+
+    Returns:
+        Their blocks; all of them where a loss names one that is not there: the message then lists all names.
+    """
+    names, wanted = [entry['name'] for entry in own['teachers']], used_teachers(own)
+    named = [loss['teacher'] for _, loss in distillation_entries(own) if MAPPING.fits(loss) and 'teacher' in loss]
+    return [entry for entry in own['teachers'] if entry['name'] in wanted or any(name not in names for name in named)]
 
 
 def arguments_of(loss: Any) -> dict[str, Any]:

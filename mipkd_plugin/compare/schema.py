@@ -20,7 +20,9 @@ def compare_schema() -> dict[str, Any]:
     own = {key: entry for key, entry in TEACHER.items() if key not in SHARED_TEACHER}
     blocks = {key: {'anyOf': [{'$ref': f'#/$defs/{key}'}, {'type': 'null'}]} for key in ('distill', 'eco')}
     settings = table(METHOD, 'compare.methods.*', {
-        'losses': losses, **blocks, 'teacher': table(own, 'teacher', when=(), closed=True)}, closed=True)
+        'losses': losses, **blocks, 'teacher': table(own, 'teacher', when=(), closed=True),
+        'teachers': {'type': 'object', 'additionalProperties': table(own, 'teacher', when=(), closed=True)}},
+        closed=True)
     settings['anyOf'] = [{'required': ['losses']}, {'properties': {'eco': {'type': 'object'}}, 'required': ['eco']}]
     is_block = {'type': 'object', 'anyOf': [{'required': ['losses']}, {'required': ['eco']}]}
     method = {'if': is_block, 'then': settings, 'else': losses}

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.suggestions import other_key
+from mipkd_plugin.config.teachers import distillation_entries
 from mipkd_plugin.utils.ranges import ArgumentError, Count, checked
 
 PartOfAll = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]

@@ -25,6 +25,7 @@ from mipkd_plugin.config.keys import (
     SECTIONS,
     TEACHER,
     TOP,
+    WORD,
     Key,
 )
 from mipkd_plugin.config.model_classes import is_known
@@ -112,7 +113,8 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
     for label, made in {
             'network': by_type(classes_of(ARCH_REGISTRY), 'network', shared=False),
             'loss': by_type({k: v for k, v in losses.items() if k not in distills}, 'loss', shared=True),
-            'distillation_loss': by_type(distills, 'distillation_loss', shared=False),
+            'distillation_loss': by_type(distills, 'distillation_loss', shared=False, more={
+                'teacher': {'description': TEXTS['train.distill_opt.teacher']}}),
             'metric': by_type(classes_of(METRIC_REGISTRY), 'metric', True, ('img', 'img2'), better),
             'scheduler': by_type(scheduler_classes(), 'scheduler', True, ('optimizer', )),
             'optimizer': by_type(_optimizers(), 'optimizer', True, ('params', ))}.items():
@@ -129,6 +131,7 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
     other_set = {'$ref': '#/$defs/other_set'}
     return definitions, {
         '': {'network_g': network, 'teacher': table(TEACHER, 'teacher', {'network': network}, ()),
+             'teachers': {'type': 'array', 'minItems': 1, 'items': _named_teacher()},
              'imports': {'type': ['array', 'null'], 'items': {'type': 'string'}},
              'datasets': {'type': 'object', 'properties': {'train': {'$ref': '#/$defs/training_set'}},
                           'patternProperties': {'^(val|test)(_.*)?$': other_set}}},
@@ -136,6 +139,13 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
                   'distill': {'type': ['object', 'null']}, 'eco': {'type': ['object', 'null']}},
         'val': {'metrics': {'type': ['object', 'null'], 'additionalProperties': {'$ref': '#/$defs/metric'}}},
         'logger': {'wandb': {'anyOf': [table(SECTIONS['logger.wandb'], 'logger.wandb'), _OR_NONE]}}}
+
+
+def _named_teacher() -> Schema:
+    """One of several teachers."""
+    block = table(TEACHER, 'teacher', {'network': {'$ref': '#/$defs/network'}}, closed=True)
+    name = {**WORD.schema, 'description': f'{TEXTS["teachers.name"]} Must be {WORD.name}.'}
+    return {**block, 'properties': {'name': name, **block['properties']}, 'required': ['name', *block['required']]}
 
 
 def _optimizers() -> dict[str, Any]:
@@ -190,6 +200,7 @@ def _names(imports: Sequence[str]) -> Schema:
     return {'if': _seen(imports), 'then': {'properties': {
         'model_type': {'$ref': '#/$defs/model.names'}, 'network_g': network,
         'teacher': {'properties': {'network': network}},
+        'teachers': {'items': {'properties': {'network': network}}},
         'datasets': {'additionalProperties': _known('data_set')},
         'train': {'properties': {'pixel_opt': loss, 'perceptual_opt': loss}},
         'val': {'properties': {'metrics': {'additionalProperties': _known('metric')}}}}}}
@@ -223,6 +234,7 @@ def _teaching(models: Sequence[str], imports: Sequence[str]) -> Schema:
                                      **{key: {'anyOf': [{'$ref': f'#/$defs/{key}'}, _OR_NONE]}
                                         for key in ('distill', 'eco')}}}},
         'allOf': [{'if': {'required': ['train'], 'not': {'required': ['compare']}}, 'then': {
-                       'required': ['teacher'], 'properties': {'train': {'anyOf': [{'required': ['distill_opt']}, {
+                       'anyOf': [{'required': ['teacher']}, {'required': ['teachers']}],
+                       'properties': {'train': {'anyOf': [{'required': ['distill_opt']}, {
                            'required': ['eco'], 'properties': {'eco': {'type': 'object'}}}]}}}},
                   {'if': _seen(imports), 'then': {'properties': {'train': {'properties': {'distill_opt': known}}}}}]})

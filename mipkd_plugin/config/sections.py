@@ -24,6 +24,8 @@ from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
+from mipkd_plugin.config.teacher_list import check_teachers
+from mipkd_plugin.config.teachers import context_of, networks_of, teachers_of
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
@@ -60,8 +62,11 @@ def check_sections(ctx: Context) -> None:
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
         ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images', fix={'val.suffix': None})
-    if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
-        check_keys(ctx, 'teacher', ctx.opt['teacher'], TEACHER, strict=True)
+    if strict or ctx.reads_teachers:
+        check_teachers(ctx)
+        for teacher in teachers_of(ctx.opt):
+            own = {key: value for key, value in teacher.options.items() if key != 'name' or not teacher.name}
+            check_keys(context_of(ctx, teacher), 'teacher', own, TEACHER, strict=True)
     _check_which_model_distills(ctx, strict)
 
 
@@ -123,7 +128,7 @@ def _check_backends(ctx: Context) -> None:
 def _check_sizes_of_networks(ctx: Context) -> None:
     """Refuse scale factors at which a network cannot even be tried."""
     networks = {str(key): block(ctx.opt, key) for key in ctx.opt if str(key).startswith('network_')}
-    for where, options in {**networks, 'teacher.network': ctx.section('teacher', 'network')}.items():
+    for where, options in {**networks, **networks_of(ctx.opt)}.items():
         for key in ('upscale', 'scale'):
             value = options.get(key)
             if isinstance(value, (int, float)) and abs(value) > LARGEST_SCALE:
@@ -206,7 +211,7 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
     if ctx.distills and ctx.is_train:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
-            elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher'}
+            elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher', 'teachers'}
             eco = ctx.section('train').get('eco') is not None
             if key == 'distill_opt' and eco:
                 continue  # ECO needs no loss
@@ -220,10 +225,12 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
                 ctx.add(where, f'is missing, and {user} needs it', remedy, fix)
     elif strict and not ctx.distills and ctx.is_train:
         name = distilling_model(ctx.opt['model_type'])
-        for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train')),
-                               ('train.distill', ctx.section('train')), ('train.eco', ctx.section('train'))):
-            if where.rpartition('.')[2] in section:
-                whole = 'teacher' in ctx.opt and bool({'distill_opt', 'eco'} & set(ctx.section('train')))
+        for where, section in (('teacher', ctx.opt), ('teachers', ctx.opt),
+                               ('train.distill_opt', ctx.section('train')), ('train.distill', ctx.section('train')),
+                               ('train.eco', ctx.section('train'))):
+            if where.rpartition('.')[2] in section and not (ctx.reads_teachers and section is ctx.opt):
+                whole = bool({'teacher', 'teachers'} & set(ctx.opt)
+                             and {'distill_opt', 'eco'} & set(ctx.section('train')))
                 fix = {'model_type': name} if whole else {where: REMOVE}
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
                         f'{in_words(fix)}, or {"remove it" if whole else f"write model_type: {name}"}', fix)

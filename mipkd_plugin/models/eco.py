@@ -74,8 +74,9 @@ def batch_of(model: DistillMixin, iteration: int) -> Batch:
 
 def _teacher_pass(model: DistillMixin, eco: EcoSchedule, iteration: int) -> NetPass:
     """T(lq) of the images as they were fed; with features only where the losses can use the same pass."""
-    if model.cache is not None:
-        return model.cache(model.lq, model.crops)
+    cache = model.teaching.caches.get(model.teaching.first)
+    if cache is not None:
+        return cache(model.lq, model.crops)
     if eco.mode == 'hr_only' and model.schedule.distills(iteration):
         return model.nets.teacher(model.lq)
     return NetPass(model.nets.teacher.image(model.lq), {})
