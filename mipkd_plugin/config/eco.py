@@ -60,6 +60,27 @@ class EcoSchedule:
         """Whether a is below 1 in an iteration."""
         return self.real(iteration) < 1
 
+    def cost(self, has_losses: bool, has_cache: bool = False) -> str:
+        """How often the teacher runs because of it, in words.
+
+        Args:
+            has_losses: Whether there are distillation losses, too.
+            has_cache: Whether there is a cache of the teacher's passes.
+
+        Returns:
+            A sentence without its full stop.
+        """
+        if has_cache:
+            known = 'the teacher runs on each crop once, and the cache keeps that'
+            blended = 'so it runs again in each iteration that distills' if has_losses else 'which no loss needs'
+            return known + ('' if self.mode == 'hr_only' else f'; it holds no blended LR images, {blended}')
+        if not has_losses:
+            return 'the teacher runs once in each of these iterations, and not at all from there on'
+        if self.mode == 'hr_only':
+            return 'the pass of the teacher that the losses need is enough'
+        return ('until then the teacher runs once more in each iteration: on the LR images as they are, and where the '
+                'losses distill on the blended ones')
+
     @property
     def last(self) -> int:
         """The last iteration that blends; 0 if none does."""

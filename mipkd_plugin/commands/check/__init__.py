@@ -90,6 +90,10 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
         from mipkd_plugin.config import read_schedule
 
         print(f'  distill  {read_schedule(opt)}')
+    if report.built.eco is not None:
+        print(f'  eco      {report.built.eco}')
+        if report.built.eco.last:
+            print(f'           {report.built.eco.cost(bool(report.built.losses), report.built.cache is not None)}')
     if report.built.cache is not None:
         print(f'  cache    {report.built.cache}')
     _show_images(opt, report)
