@@ -108,7 +108,7 @@ def test_the_blend_by_hand(train_options: Make, tmp_path: Path, mode: str, losse
     model.net_g.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     for loss in model.losses:
         loss.register_forward_pre_hook(lambda module, args: steps.append(args[0]))
-    model.teacher.register_forward_hook(lambda module, args, output: output * 3 - 0.5)  # it leaves [0, 1]
+    model.teacher.register_forward_hook(lambda module, args, output: (output - 0.45) * 12 + 0.5)  # leaves [0, 1]
     model.cri_pix.register_forward_pre_hook(lambda module, args: compared.append(args[1]))
     for iteration in (1, 3, 5):
         for found in (steps, seen, compared):
