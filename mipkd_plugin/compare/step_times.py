@@ -33,8 +33,8 @@ class StepTime(NamedTuple):
     """What an iteration of a run costs.
 
     Attributes:
-        distilling: What an iteration costs while the run distills: its time, divided by the control's.
-        until: Share of the run that distills.
+        distilling: What an iteration costs while the run distills or blends images: its time, divided by the control's.
+        until: Share of the run that does either.
         memory: Peak memory in MB; None without a GPU.
     """
 
@@ -54,9 +54,10 @@ def measure(control: Options, options: Options) -> StepTime:
     Each round takes a block of iterations of the control and one of the run, which gives a ratio: what else the machine
     does then slows both down. The first round is not counted; the result is the median of the others. A block holds
     distilling iterations from the first on, as many as what happens in each n-th of them takes to repeat; the others
-    cost what those of the control cost. The images are random, of the size of the training's, and there is no data
-    loader. A cache meets as many new crops as in the mean of the run. On the CPU there is one thread, as in the runs of
-    a comparison, and its own time is measured: waiting for a core does not count.
+    cost what those of the control cost. Where ECO and losses end at different iterations, each part has a block, and
+    the mean counts. The images are random, of the size of the training's, and there is no data loader. A cache meets as
+    many new crops as in the mean of the run. On the CPU there is one thread, as in the runs of a comparison, and its
+    own time is measured: waiting for a core does not count.
 
     Args:
         control: The options of the control.
@@ -65,7 +66,8 @@ def measure(control: Options, options: Options) -> StepTime:
     Returns:
         What an iteration costs.
     """
-    size, every, until = block_of(options)
+    parts = parts_of(options)
+    until = sum(part.share for part in parts)
     with quietly(1), tempfile.TemporaryDirectory() as folder:
         base = Bench(control, folder)
         base.run(1)  # now its optimizer has its memory, which must not count for the run
@@ -73,11 +75,40 @@ def measure(control: Options, options: Options) -> StepTime:
         ratios, begin = [], time.perf_counter()
         for turn in range(_ROUNDS + 1):
             seconds = base.run(_BLOCK)
-            found = (own.run(size, every) / seconds + every - 1) / every
-            ratios += [found] if turn else []
+            found = [(own.run(part.size, part.every, part.first) / seconds + part.every - 1) / part.every
+                     for part in parts]
+            mean = sum(part.share * one for part, one in zip(parts, found)) / until if until else found[0]
+            ratios += [mean] if turn else []
             if turn >= _FEWEST and time.perf_counter() - begin > _PATIENCE:
                 break
     return StepTime(1.0 if own is base else round(statistics.median(ratios), 3), until, own.memory)
+
+
+class Part(NamedTuple):
+    """Iterations of a run that cost alike.
+
+    Attributes:
+        size: Number of iterations to measure.
+        every: They are those whose numbers this divides; the others between them cost what those of the control cost.
+        share: Share of the training.
+        first: Number of the last iteration before them.
+    """
+
+    size: int
+    every: int
+    share: float
+    first: int = 0
+
+
+def parts_of(options: Options) -> list[Part]:
+    """The parts of a run in which the teacher takes part; a run without a teacher is one part of no share."""
+    size, every, until = block_of(options)
+    eco, total = config.read_eco(options), int(options['train']['total_iter'])
+    if eco is None or not eco.last:
+        return [Part(size, every, until)]
+    ends = sorted({0, eco.last, round(until * total)})
+    most = min(size * every, max(_LONGEST_BLOCK, every))
+    return [Part(min(most, end - first), 1, (end - first) / total, first) for first, end in zip(ends, ends[1:])]
 
 
 def block_of(options: Options) -> tuple[int, int, float]:
@@ -118,12 +149,13 @@ class Bench:
         self.memory: int | None = None
         self.new_crops, self.due = new_crops(options), 0.0
 
-    def run(self, iterations: int, every: int = 1) -> float:
-        """Train for so many iterations, whose numbers ``every`` divides.
+    def run(self, iterations: int, every: int = 1, first: int = 0) -> float:
+        """Train for so many iterations, ``every`` apart.
 
         Args:
             iterations: How many.
-            every: What divides their numbers.
+            every: From one number to the next.
+            first: What the first number is so far behind.
 
         Returns:
             The seconds of one.
@@ -134,7 +166,7 @@ class Bench:
         # without a GPU the one thread does all the work: what it spends does not depend on who else wants its core
         clock = time.perf_counter if self.cuda else time.thread_time
         begin = clock()
-        for iteration in range(every, every * iterations + 1, every):
+        for iteration in range(first + every, first + every * iterations + 1, every):
             self._renew_crops(iteration)
             self.model.optimize_parameters(iteration)
         if self.cuda:
@@ -144,14 +176,15 @@ class Bench:
 
     def _renew_crops(self, iteration: int) -> None:
         """Change as many crops as are new to the cache in an iteration; the teacher runs on those again."""
-        if self.new_crops and self.model.schedule.distills(iteration):
+        blends = self.new_crops and self.model.eco is not None and self.model.eco.blends(iteration)
+        if self.new_crops and (blends or self.model.schedule.distills(iteration)):
             self.due += self.new_crops
             count, self.due = int(self.due), self.due % 1
             self.model.lq[:count] = 1 - self.model.lq[:count]
 
 
 def new_crops(options: Options) -> float:
-    """How many crops the cache of a run has to run the teacher on, in the mean over the iterations that distill.
+    """How many crops the cache of a run has to run the teacher on, in the mean over the iterations that need it.
 
     Args:
         options: The options of a run.
@@ -159,11 +192,13 @@ def new_crops(options: Options) -> float:
     Returns:
         The number; 0 without a cache.
     """
-    if not _caches(options) or not distillation_entries(options):
+    eco = config.read_eco(options)
+    if not _caches(options) or not (distillation_entries(options) or eco):
         return 0.0
     train, schedule = options['datasets']['train'], config.read_schedule(options)
-    samples = schedule.samples(train['batch_size_per_gpu'])
-    iterations = min(schedule.last, int(options['train']['total_iter'])) // schedule.every
+    last, blends = min(schedule.last, int(options['train']['total_iter'])), eco.last if eco else 0
+    samples = train['batch_size_per_gpu'] if blends else schedule.samples(train['batch_size_per_gpu'])
+    iterations = blends + (last // schedule.every - min(blends, last) // schedule.every)
     return min(float(samples), int(train['crops']) / iterations)
 
 

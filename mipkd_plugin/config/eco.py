@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mipkd_plugin.config.keys import ITERATIONS, SCALE
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.config.remedies import REMOVE
-from mipkd_plugin.config.schedule import PartOfAll
-from mipkd_plugin.config.suggestions import other_key
+from mipkd_plugin.config.schedule import PartOfAll, read_checked
 from mipkd_plugin.utils.ranges import ArgumentError, Count, checked
 
 EcoMode = Literal['full', 'hr_only']
@@ -60,6 +57,27 @@ class EcoSchedule:
         """Whether a is below 1 in an iteration."""
         return self.real(iteration) < 1
 
+    def cost(self, has_losses: bool, has_cache: bool = False) -> str:
+        """How often the teacher runs because of it, in words.
+
+        Args:
+            has_losses: Whether there are distillation losses, too.
+            has_cache: Whether there is a cache of the teacher's passes.
+
+        Returns:
+            A sentence without its full stop.
+        """
+        if has_cache:
+            known = 'the teacher runs on each crop once, and the cache keeps that'
+            blended = 'so it runs again in each iteration that distills' if has_losses else 'which no loss needs'
+            return known + ('' if self.mode == 'hr_only' else f'; it holds no blended LR images, {blended}')
+        if not has_losses:
+            return 'the teacher runs once in each of these iterations, and not at all from there on'
+        if self.mode == 'hr_only':
+            return 'the pass of the teacher that the losses need is enough'
+        return ('until then the teacher runs once more in each iteration: on the LR images as they are, and where the '
+                'losses distill on the blended ones')
+
     @property
     def last(self) -> int:
         """The last iteration that blends; 0 if none does."""
@@ -94,41 +112,16 @@ def check_eco(ctx: Context) -> EcoSchedule | None:
     Returns:
         The schedule; None without the block, or with a problem noted.
     """
-    if ctx.section('train').get('eco') is None or not ctx.clean(PLACE):
+    if ctx.section('train').get('eco') is None:
         return None
-    if not ITERATIONS.fits(ctx.section('train').get('total_iter')):
-        if ctx.clean('train.total_iter'):
-            ctx.add(PLACE, 'needs train.total_iter, the length of the training', fix={'train.total_iter': 300_000})
+    found = read_checked(ctx, PLACE, read_eco, _REMEDIES)
+    if found is not None and found.mode == 'full' and ctx.opt.get('scale') == 1:
+        ctx.add(f'{PLACE}.mode', 'full shrinks images of the teacher to new LR images, and scale: 1 shrinks nothing',
+                'write mode: hr_only, which blends the HR images alone', {f'{PLACE}.mode': 'hr_only'})
         return None
-    own = ctx.section('train', 'eco')
-    try:
-        found = read_eco(ctx.opt)
-    except ArgumentError as error:
-        for name, what in error.mistakes.items():
-            what, known = what.replace('of this class', 'of eco'), _REMEDIES.get(name)
-            if known is None:
-                remedy, fix = f'valid here: {", ".join(_REMEDIES)}', other_key(PLACE, name, own, _REMEDIES)[1]
-            else:
-                remedy, fix = known[0], {f'{PLACE}.{name}': known[1]}
-            ctx.add(f'{PLACE}.{name}', what, remedy, fix)
-        return None
-    if found is not None:
-        _check_images(ctx, found)
-    return found if ctx.clean(PLACE) else None
+    return found
 
 
 _REMEDIES: dict[str, tuple[str, Any]] = {
     'end_ratio': ('write end_ratio: 0.75, the share of the training after which all images are real', 0.75),
     'mode': ('write mode: full, or mode: hr_only to leave the LR images as they are', 'full')}
-
-
-def _check_images(ctx: Context, found: EcoSchedule) -> None:
-    """Check that the images are such that those of the teacher can be mixed with them."""
-    scale, train = ctx.opt.get('scale'), ctx.section('datasets', 'train')
-    if found.mode == 'full' and SCALE.fits(scale) and scale == 1:
-        ctx.add(f'{PLACE}.mode', 'full shrinks images of the teacher to new LR images, and scale: 1 shrinks nothing',
-                'write mode: hr_only, which blends the HR images alone', {f'{PLACE}.mode': 'hr_only'})
-    shifted = [key for key in ('mean', 'std') if train.get(key) is not None]
-    if shifted:
-        ctx.add(PLACE, f'mixes images in [0, 1], and datasets.train.{" and ".join(shifted)} moves them out of it',
-                f'remove {" and ".join(shifted)}, or train.eco', {f'datasets.train.{key}': REMOVE for key in shifted})

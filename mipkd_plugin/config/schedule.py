@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ PartOfAll = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Fade = Literal['none', 'linear', 'cosine']
 
 PLACE = 'train.distill'
+
+T = TypeVar('T')
 
 
 class DistillSchedule:
@@ -119,26 +121,45 @@ def check_schedule(ctx: Context) -> None:
     """Check ``train.distill``."""
     if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
         return
-    if not distillation_entries(ctx.opt):
-        if ctx.section('train').get('eco') is not None and ctx.clean('train.distill_opt'):
-            ctx.add(PLACE, 'is for the losses of train.distill_opt, and there are none; train.eco ends with its own '
-                    'end_ratio', 'remove it', {PLACE: REMOVE})
-        return
+    if distillation_entries(ctx.opt):
+        read_checked(ctx, PLACE, read_schedule, _REMEDIES)
+    elif ctx.section('train').get('eco') is not None and ctx.clean('train.distill_opt'):
+        ctx.add(PLACE, 'is for the losses of train.distill_opt, and there are none; train.eco ends with its own '
+                'end_ratio', 'remove it', {PLACE: REMOVE})
+
+
+def read_checked(ctx: Context, place: str, read: Callable[[Mapping[str, Any]], T],
+                 remedies: Mapping[str, tuple[str, Any]]) -> T | None:
+    """Read a block of ``train`` that depends on the length of the training, and note what is wrong with it.
+
+    Args:
+        ctx: Options, and where problems go.
+        place: YAML path of the block.
+        read: What reads it from the options.
+        remedies: By option of the block: what to write, and a value that works.
+
+    Returns:
+        What was read; None with a problem noted.
+    """
+    name_of_block = place.rpartition('.')[2]
+    if not ctx.clean(place):
+        return None
     if not ITERATIONS.fits(ctx.section('train').get('total_iter')):
         if ctx.clean('train.total_iter'):
-            ctx.add(PLACE, 'needs train.total_iter, the length of the training', fix={'train.total_iter': 300_000})
-        return
+            ctx.add(place, 'needs train.total_iter, the length of the training', fix={'train.total_iter': 300_000})
+        return None
     try:
-        read_schedule(ctx.opt)
+        return read(ctx.opt)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
-            what, known = what.replace('of this class', 'of distill'), _REMEDIES.get(name)
+            what, known = what.replace('of this class', f'of {name_of_block}'), remedies.get(name)
             if known is None:
-                remedy, fix = f'valid here: {", ".join(_REMEDIES)}', other_key(
-                    PLACE, name, ctx.section('train', 'distill'), _REMEDIES)[1]
+                remedy, fix = f'valid here: {", ".join(remedies)}', other_key(
+                    place, name, ctx.section('train', name_of_block), remedies)[1]
             else:
-                remedy, fix = known[0], {f'{PLACE}.{name}': known[1]}
-            ctx.add(f'{PLACE}.{name}', what, remedy, fix)
+                remedy, fix = known[0], {f'{place}.{name}': known[1]}
+            ctx.add(f'{place}.{name}', what, remedy, fix)
+        return None
 
 
 _REMEDIES: dict[str, tuple[str, Any]] = {

@@ -93,6 +93,11 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
         from mipkd_plugin.config import read_schedule
 
         print(f'  distill  {read_schedule(opt)}')
+    if report.built.eco is not None:
+        cached = any(run.cache is not None for run in report.built.runs.values())
+        print(f'  eco      {report.built.eco}')
+        if report.built.eco.last:
+            print(f'           {report.built.eco.cost(bool(report.built.losses), cached)}')
     for name, run in report.built.runs.items():
         if run.cache is not None:
             print(f'  cache    {f"of teacher {name}: " * bool(name)}{run.cache}')

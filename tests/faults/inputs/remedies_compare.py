@@ -36,6 +36,13 @@ CASES = [
         'losses': {'type': 'MiPKDLos'}, 'crops': 8}, at='compare.methods.mipkd.losses.type'),
     wrong('schedule of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'distill': {'until': 2}},
           at='compare.methods.mipkd.distill.until'),
+    wrong('eco of a method', 'compare.methods.mipkd', {'eco': {'end_ratio': 2}},
+          at='compare.methods.mipkd.eco.end_ratio'),
+    wrong('mode of the eco of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'eco': {'mode': 'x'}},
+          at='compare.methods.mipkd.eco.mode'),
+    wrong('method of an eco that is off', 'compare.methods.mipkd', {'eco': None}, at='compare.methods.mipkd.losses'),
+    wrong('schedule of a method without losses', 'compare.methods.mipkd', {'eco': {}, 'distill': {'until': 0.5}},
+          at='compare.methods.mipkd.distill'),
     wrong('weights of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'teacher': {
         'weights': 'other.pth', 'dtype': 'float32'}}, at='compare.methods.mipkd.teacher.weights'),
     wrong('no seeds', 'compare.seeds', REMOVE),

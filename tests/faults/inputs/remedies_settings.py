@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from helpers import STUDENTS, TEACHERS
 
 from faults import stand_ins  # noqa: F401  (registers them)
@@ -43,6 +45,10 @@ def lacks(*packages: str) -> Any:
 
 def has_wandb(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(training, 'find_spec', lambda name: True)
+
+
+def teacher_of_scale_1(folder: Path) -> None:
+    torch.save({'params': build_network({**TEACHERS['EDSR'], 'upscale': 1}).state_dict()}, folder / 'teacher.pth')
 
 
 def cannot_compile(patch: pytest.MonkeyPatch) -> None:
@@ -201,6 +207,13 @@ SCHEDULE = [
         ('until', 1.5), ('every', 11), ('share', True), ('fade', 'fast'), ('evry', 2), ('zzz', 5))),
     Mistake('schedule of a script without a length', 'train.distill', {
         'train.distill': {'until': 0.5}, 'train.total_iter': REMOVE}, check='script'),
+    *(odd(f'eco.{key}: {value}', f'train.eco.{key}', value) for key, value in (
+        ('end_ratio', 1.5), ('mode', 'lr'), ('moed', 'full'), ('zzz', 5))),
+    Mistake('eco of a script without a length', 'train.eco', {'train.eco': {}, 'train.total_iter': REMOVE},
+            check='script'),
+    Mistake('eco that shrinks nothing', 'train.eco.mode', {
+        'train.eco': {'mode': 'full'}, 'scale': 1, 'network_g.upscale': 1, 'teacher.network.upscale': 1,
+        'datasets.train.dataroot_lq': 'HR', 'datasets.val.dataroot_lq': 'HR'}, spoil=teacher_of_scale_1),
     Mistake('turn that never comes', 'train.distill_opt.block_every', {'train.distill_opt.block_every': 100}),
     Mistake('batch that is too small', 'datasets.train.batch_size_per_gpu', {
         'train.distill_opt': {'type': 'RKDLoss', 'taps': 1}, 'datasets.train.batch_size_per_gpu': 1}),
