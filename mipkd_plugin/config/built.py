@@ -60,6 +60,11 @@ class Built:
         return next(iter(self.teachers.values()), None)
 
     @property
+    def difference(self) -> Difference | None:
+        """How far the only teacher, or the first, will be from float32; None if it runs in float32."""
+        return next((run.difference for run in self.runs.values()), None)
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """Hash of the weights of each teacher, by name."""
         if self.distillation is not None:

@@ -212,11 +212,14 @@ def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, 
     channels, side = patch
     other, place = 4 - channels, 'datasets.train.color'
     size = f'cannot run on patches of {channels}×{side}×{side}: {failure}'
-    if where == 'network_g' and _output_shape(net, other, small_shape(ctx.opt)[1])[0] is not None:
+    if _output_shape(net, other, small_shape(ctx.opt)[1])[0] is None:
+        ctx.add(where, size, 'fix the arguments of this network')
+    elif where == 'network_g':
         fix: dict[str, Any] = {place: 'y'} if other == 1 else {place: REMOVE}
         ctx.add(where, size, f'{in_words(fix)} in datasets.train: this network wants {channel_word(other)}', fix)
     else:
-        ctx.add(where, size, 'fix the arguments of this network')
+        ctx.add(where, f'is for images with {channel_word(other)}, and those of the training have {channels}',
+                f'give a teacher for {channel_word(channels)}')
 
 
 def channel_word(channels: int) -> str:

@@ -13,10 +13,11 @@ from faults.inputs import (
     resume,
     resume_files,
     settings,
+    several_teachers,
     weights,
     widths,
 )
 
 MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
-           any_student, pictures, recognition, eco)
+           any_student, pictures, recognition, eco, several_teachers)
 CASES = [case for module in MODULES for case in module.CASES]
