@@ -16,6 +16,7 @@ from basicsr.utils.registry import (
 )
 from torch import nn
 
+from mipkd_plugin.config.aggregate import check_aggregate
 from mipkd_plugin.config.failures import failed_build, other_argument
 from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, number_in
 from mipkd_plugin.config.problems import Context
@@ -76,6 +77,7 @@ def _check_metric(ctx: Context, where: str, options: Any) -> None:
 def check_teacher_network(ctx: Context) -> None:
     """Check type and arguments of ``teacher.network``, or that it is recognized."""
     check_recognized(ctx)
+    check_aggregate(ctx)
     network = ctx.section('teacher').get('network')
     if isinstance(network, Mapping):
         check_component(ctx, 'teacher.network', network, ARCH_REGISTRY)

@@ -161,9 +161,14 @@ SECTIONS: dict[str, dict[str, Key]] = {
 }
 TEACHER = {
     'network': Key(MAPPING), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
-    'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
+    'aggregate': Key(TEXT), 'files': Key(MAPPING), 'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
     'output': Key(optional(OUTPUT)), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
+def teacher_keys(teacher: Mapping[str, Any]) -> dict[str, Key]:
+    """The keys of a block ``teacher``: a file of an aggregator says itself where weights are."""
+    return {**TEACHER, 'weights': Key(TEXT)} if 'aggregate' in teacher else TEACHER
+
+
 DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(WORKERS, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),

@@ -13,12 +13,12 @@ from mipkd_plugin.config.keys import (
     MAPPING,
     NOT_A_NUMBER,
     SECTIONS,
-    TEACHER,
     TEXTS,
     TOP,
     Key,
     is_number,
     number_in,
+    teacher_keys,
 )
 from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
@@ -61,7 +61,7 @@ def check_sections(ctx: Context) -> None:
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
         ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images', fix={'val.suffix': None})
     if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
-        check_keys(ctx, 'teacher', ctx.opt['teacher'], TEACHER, strict=True)
+        check_keys(ctx, 'teacher', ctx.opt['teacher'], teacher_keys(ctx.opt['teacher']), strict=True)
     _check_which_model_distills(ctx, strict)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from mipkd_plugin.config.aggregate import fill_aggregate, has_aggregate
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.recognition.errors import RecognitionError
@@ -57,6 +58,9 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None, always: bool = F
             have a block ``teacher`` of their own.
     """
     teacher = opt.get('teacher')
+    if has_aggregate(teacher) and (always or _distills(opt)):
+        fill_aggregate(opt, root)
+        return
     if not isinstance(teacher, Mapping) or not _lacks_network(teacher) or not (always or _distills(opt)):
         return
     try:
@@ -83,7 +87,8 @@ def with_teacher(opt: Mapping[str, Any], root: Path | None = None, always: bool 
     Returns:
         The same options, or a copy with ``teacher.network``.
     """
-    if not _lacks_network(block(opt, 'teacher')):
+    teacher = block(opt, 'teacher')
+    if not (_lacks_network(teacher) or has_aggregate(teacher)):
         return opt
     own = copy.copy(opt) if isinstance(opt, dict) else dict(opt)
     fill_teacher(own, root, always)
