@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mipkd_plugin import config
 from mipkd_plugin.compare.methods import arguments_of
-from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.problems import block
+from mipkd_plugin.config.teachers import distillation_entries
 
 Options = Mapping[str, Any]
 

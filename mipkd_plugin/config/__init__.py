@@ -5,7 +5,6 @@ import basicsr  # noqa: F401  (first: importing it registers all of our classes,
 from mipkd_plugin.config.builder import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
 from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
-from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.devices import launcher_problem
 from mipkd_plugin.config.distillation import Distillation, prepared
 from mipkd_plugin.config.patches import probe_shape, window_size
@@ -16,6 +15,7 @@ from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
 from mipkd_plugin.config.teacher_cache import make_cache
 from mipkd_plugin.config.teacher_file import fill_teacher, forget_weights, recognition_in_words
+from mipkd_plugin.config.teachers import distillation_entries
 from mipkd_plugin.config.weight_options import weight_option
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options

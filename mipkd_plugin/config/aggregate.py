@@ -31,25 +31,24 @@ def has_aggregate(teacher: Any) -> bool:
     return isinstance(teacher, Mapping) and isinstance(teacher.get('aggregate'), str) and teacher['aggregate'] != ''
 
 
-def fill_aggregate(opt: dict[str, Any], root: Path | None = None) -> None:
-    """Write the network of ``teacher.aggregate`` into the block ``teacher``, with the file and the key of its weights.
-
-    Where the file cannot be read, or the block names another network too, the options stay as they are, and the check
-    says why.
+def filled_aggregate(teacher: Mapping[str, Any], root: Path | None = None) -> Mapping[str, Any]:
+    """The block of a teacher with the network of its ``aggregate``, the file and the key of its weights.
 
     Args:
-        opt: The options.
+        teacher: The block.
         root: Folder that relative paths start from; default: the working directory.
+
+    Returns:
+        A new block; the same where the file cannot be read or the block names another network too: the check says so.
     """
-    teacher = opt['teacher']
     if any(key in teacher for key in NOT_BESIDE):
-        return
+        return teacher
     try:
         found, content = read_aggregate(_path(teacher, root))
     except AggregateError:
-        return
-    opt['teacher'] = {'network': copy.deepcopy(found.network), 'weights': teacher['aggregate'],
-                      'param_key': _best_key(content), **teacher}
+        return teacher
+    return {'network': copy.deepcopy(found.network), 'weights': teacher['aggregate'],
+            'param_key': _best_key(content), **teacher}
 
 
 def check_aggregate(ctx: Context) -> None:

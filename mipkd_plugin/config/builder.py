@@ -10,7 +10,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.components import construct, distillation_entries
+from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
@@ -23,6 +23,7 @@ from mipkd_plugin.config.tap_problems import add_bind_problems, check_names_of_t
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
 from mipkd_plugin.config.teacher_weights import load_teacher
+from mipkd_plugin.config.teachers import distillation_entries
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, LossError, TapPair
 from mipkd_plugin.losses.binding import BindError

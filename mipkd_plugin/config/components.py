@@ -24,6 +24,7 @@ from mipkd_plugin.config.registered import lookup, missing_package, names_in
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, other_value, shortened
 from mipkd_plugin.config.teacher_file import check_recognized
+from mipkd_plugin.config.teachers import check_who_teaches, context_of, distillation_entries, of_class, teachers_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.bounds import build_bounded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
@@ -75,13 +76,14 @@ def _check_metric(ctx: Context, where: str, options: Any) -> None:
 
 
 def check_teacher_network(ctx: Context) -> None:
-    """Check type and arguments of ``teacher.network``, or that it is recognized."""
-    check_recognized(ctx)
-    check_aggregate(ctx)
-    network = ctx.section('teacher').get('network')
-    if isinstance(network, Mapping):
-        check_component(ctx, 'teacher.network', network, ARCH_REGISTRY)
-        _check_checkpointing(ctx, 'teacher.network', network)
+    """Check type and arguments of ``network`` of each teacher, or that it is recognized."""
+    for teacher in teachers_of(ctx.opt):
+        own, network = context_of(ctx, teacher), teacher.options.get('network')
+        check_recognized(own)
+        check_aggregate(own)
+        if isinstance(network, Mapping):
+            check_component(own, 'teacher.network', network, ARCH_REGISTRY)
+            _check_checkpointing(own, 'teacher.network', network)
 
 
 def _check_checkpointing(ctx: Context, where: str, network: Mapping[str, Any]) -> None:
@@ -95,23 +97,15 @@ def _check_checkpointing(ctx: Context, where: str, network: Mapping[str, Any]) -
 
 def check_distillation_losses(ctx: Context) -> None:
     """Check types and arguments of ``train.distill_opt``."""
+    check_who_teaches(ctx)
     for where, options in distillation_entries(ctx.opt):
-        if check_component(ctx, where, options, LOSS_REGISTRY):
+        if check_component(ctx, where, of_class(ctx.opt, options), LOSS_REGISTRY):
             found = lookup(LOSS_REGISTRY, options['type'])
             if not (isinstance(found, type) and issubclass(found, DistillationLoss)):
                 valid = [name for name, entry in LOSS_REGISTRY
                          if isinstance(entry, type) and issubclass(entry, DistillationLoss)]
                 ctx.add(f'{where}.type', f'{options["type"]} is not a distillation loss',
                         f'valid here: {", ".join(valid)}', {where: {'type': 'LogitsKDLoss'}})
-
-
-def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(YAML path, options) of each loss in ``train.distill_opt``, which holds one loss or a list of them."""
-    train = opt.get('train')
-    found = train.get('distill_opt') if isinstance(train, Mapping) else None
-    if isinstance(found, list):
-        return [(f'train.distill_opt[{index}]', entry) for index, entry in enumerate(found)]
-    return [('train.distill_opt', found)] if isinstance(found, Mapping) else []
 
 
 def check_component(ctx: Context, where: str, options: Any, registry: Registry, given: Iterable[str] = (),

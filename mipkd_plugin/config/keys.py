@@ -25,6 +25,7 @@ def is_number(value: Any) -> bool:
 
 
 _LARGEST = sys.float_info.max
+_WORD = re.compile(r'[A-Za-z][A-Za-z0-9_-]{0,31}')
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 
 
@@ -131,7 +132,8 @@ TOP = {
     'num_gpu': Key(GPUS, 'always'), 'manual_seed': Key(optional(SEED)), 'find_unused_parameters': Key(FLAG),
     'datasets': Key(MAPPING, 'always'), 'network_g': Key(MAPPING, 'always'), 'path': Key(MAPPING, 'always'),
     'train': Key(MAPPING, 'train'), 'val': Key(optional(MAPPING), 'test'), 'logger': Key(MAPPING, 'train'),
-    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'imports': Key(LIST), 'output': Key(optional(OUTPUT)),
+    'dist_params': Key(MAPPING), 'teacher': Key(MAPPING), 'teachers': Key(ANYTHING), 'imports': Key(LIST),
+    'output': Key(optional(OUTPUT)),
 }
 SECTIONS: dict[str, dict[str, Key]] = {
     'path': {
@@ -164,6 +166,12 @@ TEACHER = {
     'aggregate': Key(TEXT), 'files': Key(MAPPING), 'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
     'output': Key(optional(OUTPUT)), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
+WORD = Kind('a word of letters, digits, _ and -, up to 32 of them, that begins with a letter',
+            lambda v: isinstance(v, str) and _WORD.fullmatch(v) is not None,
+            schema={'type': 'string', 'pattern': '^[A-Za-z][A-Za-z0-9_-]{0,31}$'})
+NAMED_TEACHER = {'name': Key(WORD, 'always'), **TEACHER}
+
+
 def teacher_keys(teacher: Mapping[str, Any]) -> dict[str, Key]:
     """The keys of a block ``teacher``: a file of an aggregator says itself where weights are."""
     return {**TEACHER, 'weights': Key(TEXT)} if 'aggregate' in teacher else TEACHER

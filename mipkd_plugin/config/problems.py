@@ -83,8 +83,17 @@ class Options(dict[str, Any]):
 def block(options: Any, *keys: str) -> dict[str, Any]:
     """The block at a path of keys; empty if there is none."""
     for key in keys:
-        options = options.get(key) if isinstance(options, Mapping) else None
+        options = _entry(options, key)
     return dict(options) if isinstance(options, Mapping) else {}
+
+
+def _entry(options: Any, key: str) -> Any:
+    """The entry of a block at a key, or at a place in a list below it, as ``teachers[1]``."""
+    if not isinstance(options, Mapping) or key in options or not key.endswith(']'):
+        return options.get(key) if isinstance(options, Mapping) else None
+    name, _, number = key[:-1].rpartition('[')
+    listed = options.get(name)
+    return listed[int(number)] if isinstance(listed, list) and number.isdigit() and int(number) < len(listed) else None
 
 
 @dataclass
@@ -145,6 +154,11 @@ class Context:
     def distills(self) -> bool:
         """Whether the model trains with a teacher. Asks by name, because ``config`` must not import ``models``."""
         return self.always_distills or self.inherits('DistillMixin')
+
+    @property
+    def reads_teachers(self) -> bool:
+        """Whether the model reads the blocks of teachers, with losses that learn from them or without."""
+        return self.distills or self.inherits('AggregateModel')
 
     def inherits(self, name: str) -> bool:
         """Whether the model class or one of its bases has this name."""

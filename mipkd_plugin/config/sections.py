@@ -24,6 +24,7 @@ from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
+from mipkd_plugin.config.teachers import check_teachers, context_of, teachers_of
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
@@ -60,8 +61,11 @@ def check_sections(ctx: Context) -> None:
     val = ctx.section('val')
     if not ctx.is_train and val.get('save_img') is True and 'suffix' not in val:
         ctx.add('val.suffix', 'is missing, and BasicSR needs it to save images', fix={'val.suffix': None})
-    if 'teacher' in ctx.opt and (strict or ctx.distills) and isinstance(ctx.opt['teacher'], Mapping):
-        check_keys(ctx, 'teacher', ctx.opt['teacher'], teacher_keys(ctx.opt['teacher']), strict=True)
+    if strict or ctx.reads_teachers:
+        check_teachers(ctx)
+        for teacher in teachers_of(ctx.opt):
+            own = {key: value for key, value in teacher.options.items() if key != 'name' or not teacher.name}
+            check_keys(context_of(ctx, teacher), 'teacher', own, teacher_keys(own), strict=True)
     _check_which_model_distills(ctx, strict)
 
 

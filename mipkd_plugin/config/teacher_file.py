@@ -10,9 +10,10 @@ from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from mipkd_plugin.config.aggregate import fill_aggregate, has_aggregate
+from mipkd_plugin.config.aggregate import filled_aggregate, has_aggregate
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.teachers import teachers_of
 from mipkd_plugin.recognition.errors import RecognitionError
 from mipkd_plugin.recognition.recognize import SEARCH, recognize
 from mipkd_plugin.recognition.recognized import Recognized
@@ -57,18 +58,26 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None, always: bool = F
         always: Whether to do so for any ``model_type``; if not, only for those that distill: models of others may
             have a block ``teacher`` of their own.
     """
-    teacher = opt.get('teacher')
-    if has_aggregate(teacher) and (always or _distills(opt)):
-        fill_aggregate(opt, root)
+    if not any(_is_to_fill(teacher.options) for teacher in teachers_of(opt)) or not (always or _distills(opt)):
         return
-    if not isinstance(teacher, Mapping) or not _lacks_network(teacher) or not (always or _distills(opt)):
-        return
+    if isinstance(opt.get('teachers'), list):
+        opt['teachers'] = [_filled_block(entry, root) for entry in opt['teachers']]
+    else:
+        opt['teacher'] = _filled_block(opt['teacher'], root)
+
+
+def _filled_block(teacher: Any, root: Path | None) -> Any:
+    """The block of a teacher with its network and key; the same where it has one, or none is recognized."""
+    if not isinstance(teacher, Mapping) or not _is_to_fill(teacher):
+        return teacher
+    if has_aggregate(teacher):
+        return filled_aggregate(teacher, root)
     try:
         found = _of(teacher, root)
     except RecognitionError:
-        return
-    opt['teacher'] = {'network': copy.deepcopy(found.network), **teacher, 'param_key': found.param_key}
+        return teacher
     _filled[teacher['weights']] = replace(found, path=Path(teacher['weights']), state={})
+    return {'network': copy.deepcopy(found.network), **teacher, 'param_key': found.param_key}
 
 
 def forget_weights() -> None:
@@ -87,8 +96,7 @@ def with_teacher(opt: Mapping[str, Any], root: Path | None = None, always: bool 
     Returns:
         The same options, or a copy with ``teacher.network``.
     """
-    teacher = block(opt, 'teacher')
-    if not (_lacks_network(teacher) or has_aggregate(teacher)):
+    if not any(_is_to_fill(teacher.options) for teacher in teachers_of(opt)):
         return opt
     own = copy.copy(opt) if isinstance(opt, dict) else dict(opt)
     fill_teacher(own, root, always)
@@ -119,11 +127,13 @@ def recognition_in_words(opt: Mapping[str, Any]) -> list[str]:
     Returns:
         The lines: where from, the YAML that would say it, and what was assumed.
     """
-    found = filled_teacher(opt)
-    if found is None:
-        return []
-    return [f'recognized in {found.path} (layout: {found.source}), as if the option file said:',
-            *found.as_yaml().splitlines(), *(f'note: {note}' for note in found.notes)]
+    lines = []
+    for teacher in teachers_of(opt):
+        found = filled_teacher({'teacher': teacher.options})
+        if found is not None:
+            lines += [f'recognized in {found.path} (layout: {found.source}), as if the option file said:',
+                      *found.as_yaml().splitlines(), *(f'note: {note}' for note in found.notes)]
+    return lines
 
 
 def check_recognized(ctx: Context) -> None:
@@ -158,7 +168,11 @@ def _distills(opt: Mapping[str, Any]) -> bool:
     import basicsr.models  # noqa: F401  (registers BasicSR's models)
 
     model = lookup(MODEL_REGISTRY, opt.get('model_type'))
-    return any(base.__name__ == 'DistillMixin' for base in getattr(model, '__mro__', ()))
+    return any(base.__name__ in ('DistillMixin', 'AggregateModel') for base in getattr(model, '__mro__', ()))
+
+
+def _is_to_fill(teacher: Mapping[str, Any]) -> bool:
+    return has_aggregate(teacher) or _lacks_network(teacher)
 
 
 def _lacks_network(teacher: Mapping[str, Any]) -> bool:

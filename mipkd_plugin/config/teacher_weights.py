@@ -14,6 +14,7 @@ from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.teacher_file import filled_teacher, recognized
+from mipkd_plugin.config.teachers import context_of, teachers_of
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 from mipkd_plugin.recognition.errors import RecognitionError
 from mipkd_plugin.utils.safetensors_files import read_weights
@@ -49,6 +50,24 @@ def load_teacher(ctx: Context) -> nn.Module | None:
         elif check_weights(ctx, 'teacher.weights', path, state, net):
             net.load_state_dict(state)
     return net
+
+
+def load_teachers(ctx: Context) -> dict[str, nn.Module]:
+    """Build all teachers, one or several, and with ``ctx.files`` load their weights. Problems go to ``ctx``.
+
+    Args:
+        ctx: The options, whose blocks of teachers have been checked.
+
+    Returns:
+        Network by YAML path of its block, ``teacher`` or ``teachers[1]``; those with problems are left out.
+    """
+    found = {}
+    for teacher in teachers_of(ctx.opt):
+        own = context_of(ctx, teacher)
+        net = load_teacher(own) if own.clean('teacher.network') else None
+        if net is not None:
+            found[teacher.place] = net
+    return found
 
 
 def under_its_names(net: nn.Module, path: Path, key: str | None, state: dict[str, Tensor],

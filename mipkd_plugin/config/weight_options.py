@@ -9,9 +9,9 @@ from typing import Any
 
 from basicsr.utils.registry import LOSS_REGISTRY
 
-from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.keys import is_number
 from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.teachers import distillation_entries
 from mipkd_plugin.utils.docstrings import arguments
 
 

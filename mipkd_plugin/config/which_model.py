@@ -9,12 +9,12 @@ from typing import Any
 
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 
-from mipkd_plugin.config.components import distillation_entries
 from mipkd_plugin.config.keys import MAPPING, PARTS
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import knows_all_keys
+from mipkd_plugin.config.teachers import distillation_entries
 from mipkd_plugin.losses.base import DistillationLoss
 
 _OF_TRAINING = ('__init__', 'init_training_settings', 'setup_optimizers', 'get_optimizer', 'setup_schedulers',
