@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         RandomizedLoss,
         RKDLoss,
         TapPair,
+        WaveletKDLoss,
         bind,
     )
     from mipkd_plugin.models import DistillMixin, DistillModel, SwinIRDistillModel
@@ -51,7 +52,7 @@ _HOMES = {
     'config': ('OptionError', 'build_distillation'),
     'losses': ('AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss', 'DistillationLoss',
                'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss', 'RKDLoss',
-               'RandomizedLoss', 'TapPair', 'bind'),
+               'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind'),
     'models': ('DistillMixin', 'DistillModel', 'SwinIRDistillModel'),
     'networks.execution': ('Execution', ),
     'networks.features': ('NetPass', ),
@@ -69,7 +70,7 @@ __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'Cr
            'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss',
            'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss',
            'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
-           '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
+           'WaveletKDLoss', '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,7 @@ class Member:
         weights: Its file, as the option file named it.
         param_key: Key of the weights in that file; None if the file itself is the state dict.
         sha256: Hash of its weights.
+        output: Which of its outputs is the image, if it returns several.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Member:
     weights: str
     param_key: str | None
     sha256: str
+    output: int | str | None = None
 
 
 @dataclass(frozen=True)

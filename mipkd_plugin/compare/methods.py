@@ -28,6 +28,11 @@ def has_settings(method: Any) -> bool:
     return isinstance(method, Mapping) and 'losses' in method
 
 
+def has_own_teacher(method: Any) -> bool:
+    """Whether a method learns from a teacher of its own: an aggregator of several."""
+    return has_settings(method) and isinstance(method.get('teacher'), Mapping) and 'aggregate' in method['teacher']
+
+
 def losses_of(method: Any) -> Any:
     """The losses of a method, as in ``train.distill_opt``."""
     return method['losses'] if has_settings(method) else method
@@ -82,7 +87,10 @@ def apply(own: dict[str, Any], method: Any) -> None:
     if method.get('distill'):
         own['train']['distill'] = dict(method['distill'])
     if method.get('teacher'):
-        own['teacher'] = {**own.get('teacher', {}), **method['teacher']}
+        shared = own.get('teacher', {})
+        if has_own_teacher(method):
+            shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output')}
+        own['teacher'] = {**shared, **method['teacher']}
     if method.get('crops'):
         own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])
 

@@ -10,6 +10,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import nn
 
+from mipkd_plugin.config.aggregation import Aggregation, read_aggregation
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.distillation import Distillation, bind_with_seed
 from mipkd_plugin.config.finite import check_image
@@ -49,6 +50,7 @@ class Built:
         cache: What the cache of the teacher's passes will take, in words, if there is one.
         execution: How the teacher will run.
         difference: How far it is then from float32, on the images of the probe run; None if it runs in float32.
+        aggregation: The teachers of an aggregator, which is the student then.
     """
 
     student: nn.Module | None = None
@@ -60,6 +62,14 @@ class Built:
     cache: str | None = None
     execution: Execution = PLAIN
     difference: Difference | None = None
+    aggregation: Aggregation | None = None
+
+    @property
+    def whole(self) -> nn.Module | None:
+        """What turns an LR image into an image: the student, or an aggregator with its teachers."""
+        if self.student is None or self.aggregation is None:
+            return self.student
+        return self.aggregation.with_aggregator(self.student)
 
     @property
     def fingerprint(self) -> str | None:
@@ -87,8 +97,10 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         built.student = construct(ctx, 'network_g', ctx.opt['network_g'], ARCH_REGISTRY)
     if ctx.distills and ctx.is_train:
         _build_teacher_and_losses(ctx, built)
-    nets = {where: net for where, net in (('network_g', built.student), ('teacher.network', built.teacher))
-            if net is not None}
+    if ctx.inherits('AggregateModel'):
+        built.aggregation = read_aggregation(ctx)
+    nets = {where: net for where, net in (('network_g', built.whole), ('teacher.network', built.teacher))
+            if net is not None and not (ctx.inherits('AggregateModel') and built.aggregation is None)}
     choose_outputs(ctx, nets, student)
     if ctx.is_train and (window_size(ctx.opt) > 1 or not ctx.clean('datasets.train.gt_size')):
         check_patch(ctx, nets)

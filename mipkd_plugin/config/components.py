@@ -57,8 +57,9 @@ def check_components(ctx: Context) -> None:
         check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), ('better', ))
         check_values(ctx, f'val.metrics.{name}', options)
         _check_metric(ctx, f'val.metrics.{name}', options)
-    if ctx.is_train and ctx.distills:
+    if ctx.reads_teachers and (ctx.is_train or not ctx.distills):
         check_teacher_network(ctx)
+    if ctx.is_train and ctx.distills:
         check_distillation_losses(ctx)
 
 

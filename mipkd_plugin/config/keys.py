@@ -198,7 +198,7 @@ IO_BACKENDS = {
     'memcached': {key: Key(ANYTHING) for key in ('type', 'server_list_cfg', 'client_cfg', 'sys_path')},  # refused
 }
 PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'StudentMixin',
-         'AnySRModel', 'object')
+         'AnySRModel', 'AggregateModel', 'object')
 """Model classes that read only the keys above."""
 
 def _numbers(example: Any) -> Kind:
