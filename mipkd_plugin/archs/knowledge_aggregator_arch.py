@@ -185,6 +185,9 @@ class AggregatedTeachers(nn.Module):
         teachers: ``type`` and arguments of each teacher.
     """
 
+    trunk_in = 'aggregator'
+    """Taps are spread over its blocks: no gradient passes through the teachers."""
+
     def __init__(self, aggregator: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
         self.teachers = nn.ModuleList(_built(options) for options in teachers).eval()
