@@ -169,7 +169,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], says: str) ->
 
 
 def test_other_numbers_of_images_are_refused() -> None:
-    with pytest.raises(ValueError, match='6 channels are needed, 3 for each of the 2 teachers, got 9'):
+    with pytest.raises(ValueError, match='it takes the images of its 2 teachers, 6 channels, and got 9'):
         KnowledgeAggregator(**SMALL)(torch.rand(1, 9, 8, 8))
 
 
