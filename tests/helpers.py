@@ -17,7 +17,7 @@ from mipkd_plugin.testing import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_
 from basicsr.archs import build_network  # after mipkd_plugin, which repairs BasicSR
 
 __all__ = ['ARCHITECTURES', 'MODULES', 'PACKAGE', 'REPO', 'SHARED', 'STUDENTS', 'TEACHERS', 'as_parsed', 'batch',
-           'change', 'make_pair', 'name_of', 'tiny_options', 'write_image_pairs']
+           'change', 'make_pair', 'name_of', 'several_teachers', 'tiny_options', 'write_image_pairs']
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
@@ -85,6 +85,19 @@ def tiny_options(folder: Path, **changes: Any) -> dict[str, Any]:
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True}}
     opt.update(changes)
     return opt
+
+
+def several_teachers(folder: Path) -> list[dict[str, Any]]:
+    """The list ``teachers`` of two: the EDSR of the tiny options, and a SwinIR whose weights are written beside it."""
+    weights = folder / 'swinir.pth'
+    if not weights.exists():
+        before = torch.get_rng_state()
+        torch.manual_seed(2)
+        torch.save({'params': build_network(TEACHERS['SwinIR']).state_dict()}, weights)
+        torch.set_rng_state(before)
+    return [{'name': 'edsr', 'network': dict(TEACHERS['EDSR']), 'weights': str(folder / 'teacher.pth'),
+             'param_key': 'params'},
+            {'name': 'swinir', 'network': dict(TEACHERS['SwinIR']), 'weights': str(weights)}]
 
 
 def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The distillation state of a checkpoint: weights, buffers and random numbers of the losses, and the teacher's hash."""
+"""The distillation state of a checkpoint: weights, buffers and random numbers of the losses, and hashes of teachers."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from mipkd_plugin.checkpoints.errors import StateError
-from mipkd_plugin.checkpoints.proof import distill_fault
+from mipkd_plugin.checkpoints.proof import LEARNED, distill_fault
 from mipkd_plugin.checkpoints.writing import save_file
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 RandomState = dict[str, Any]
+Taught = tuple[str, str]
+"""Name of the teacher of a loss, and hash of its weights."""
 
 
 def _random_state(losses: nn.ModuleList) -> RandomState:
@@ -48,14 +50,16 @@ def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[Rando
     return states
 
 
-def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_states: list[RandomState]) -> None:
+def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_states: list[RandomState],
+               learned: Sequence[Taught] | None = None) -> None:
     """Save the distillation state, whole or not at all, together with the other files of its checkpoint.
 
     Args:
         path: ``…/models/distill_<iter>.pth``.
         losses: The losses.
-        fingerprint: Hash of the teacher's weights.
+        fingerprint: Hash of the teacher's weights, or of those of all teachers.
         random_states: From :func:`gather_random_states`.
+        learned: For each loss name and hash of its teacher; None with one teacher without a name.
 
     Raises:
         SaveError: The file cannot be written.
@@ -63,17 +67,45 @@ def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_state
     state = {'teacher': fingerprint, 'types': [type(loss).__name__ for loss in losses],
              'pairs': _pairs(losses),
              'losses': losses.state_dict(), 'random': random_states}
+    if learned is not None:
+        state[LEARNED] = [list(taught) for taught in learned]
     save_file(path, state)
 
 
-def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -> None:
+def other_teachers(state: Mapping[str, Any], fingerprint: str,
+                   learned: Sequence[Taught] | None) -> list[tuple[int, Taught, Taught]]:
+    """The losses that learned from other weights when a state was saved; names and order of teachers do not matter.
+
+    Args:
+        state: The content of ``distill_<iter>.pth``.
+        fingerprint: As :func:`save_state` takes it, of the current teachers.
+        learned: The same.
+
+    Returns:
+        (Number of the loss, name and hash of its teacher then, and now); the name is '' for a teacher without one.
+    """
+    count = len(state['types'])
+    now = [('', fingerprint)] * count if learned is None else list(learned)
+    then = [(str(name), str(digest)) for name, digest in state.get(LEARNED) or [('', state['teacher'])] * count]
+    return [(number, old, new) for number, (old, new) in enumerate(zip(then, now)) if old[1] != new[1]]
+
+
+def in_words(taught: Taught) -> str:
+    """A teacher in a message: its name, and the beginning of its hash."""
+    name, digest = taught
+    return f'teacher {name!r} (sha256 {digest[:12]}…)' if name else f'the teacher with sha256 {digest[:12]}…'
+
+
+def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int,
+               learned: Sequence[Taught] | None = None) -> None:
     """Restore a state that :func:`save_state` saved.
 
     Args:
         path: ``…/models/distill_<iter>.pth``.
         losses: The losses, built from the same options.
-        fingerprint: Hash of the current teacher's weights.
+        fingerprint: Hash of the current teacher's weights, or of those of all teachers.
         rank: The rank whose random numbers to restore; a rank without saved ones keeps its own.
+        learned: For each loss name and hash of its teacher; None with one teacher without a name.
 
     Raises:
         StateError: The file does not exist, or belongs to another teacher or other losses.
@@ -85,7 +117,7 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
     fault = distill_fault(state)
     if fault is not None:
         raise StateError(f'{path} holds no distillation state: {fault}; restore the file, or start a new run')
-    if state['teacher'] != fingerprint:
+    if learned is None and LEARNED not in state and state['teacher'] != fingerprint:
         raise StateError(f'{path} was trained with another teacher (sha256 {state["teacher"][:12]}…, now '
                          f'{fingerprint[:12]}…); name the old one in teacher.weights, or start a new run under '
                          'another name')
@@ -93,6 +125,9 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int) -
     if state['types'] != types:
         raise StateError(f'{path} holds the losses {state["types"]}, but train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
+    for number, then, now in other_teachers(state, fingerprint, learned):
+        raise StateError(f'{path}: loss {number + 1}, {types[number]}, learned from {in_words(then)}, and now from '
+                         f'{in_words(now)}; name the old teachers, or start a new run under another name')
     if state.get('pairs') != _pairs(losses):
         raise StateError(f'{path} was trained with the taps {state.get("pairs")}, now they are {_pairs(losses)}; '
                          'resume with the option file the run was started with')

@@ -18,6 +18,8 @@ from mipkd_plugin.checkpoints.writing import RECORD, Written, file_digest
 _STATE = {'iter': int, 'epoch': int, 'optimizers': list, 'schedulers': list}
 _RANDOM = {'torch': torch.Tensor, 'python': tuple, 'numpy': (tuple, list), 'cuda': (torch.Tensor, type(None))}
 _DISTILL = {'teacher': str, 'types': list, 'pairs': list, 'losses': Mapping, 'random': list}
+LEARNED = 'learned_from'
+"""Key of a distillation state: for each loss (name, hash) of its teacher, where teachers have names."""
 _RANK = {'cpu': torch.Tensor, 'losses': Mapping, 'cuda': (torch.Tensor, type(None))}
 _WRONG = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
 
@@ -123,6 +125,11 @@ def distill_fault(content: Any) -> str | None:
     fault = _fault(content, _DISTILL)
     if fault is not None:
         return fault
+    learned = content.get(LEARNED, [])
+    if not isinstance(learned, list) or LEARNED in content and len(learned) != len(content['types']) or not all(
+            isinstance(each, list) and len(each) == 2 and all(isinstance(text, str) for text in each)
+            for each in learned):
+        return f'its {LEARNED!r} does not name a teacher for each loss'
     return _unusable({f'random[{rank}]': functools.partial(_check_rank, own)
                       for rank, own in enumerate(content['random'])})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mipkd_plugin.commands.shared import add_option_file, read
-from mipkd_plugin.commands.shared.networks import Loaded, load_network, on_device
+from mipkd_plugin.commands.shared.networks import Loaded, load_network, on_device, teachers_by_label
 from mipkd_plugin.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Enlarger], dict[str, str]
     students = [load_network(args, path) for path in args.weights]
     roles = ['student'] if len(students) == 1 else [f'student {number}' for number in range(1, len(students) + 1)]
     loaded = dict(zip(roles, students))
-    teacher = _teacher(args)
-    if teacher is not None:
-        loaded = {'teacher': teacher, **loaded}
+    loaded = {**_teachers(args), **loaded}
     scales = {f'{one.path} x{one.scale}' for one in loaded.values()}
     if len({one.scale for one in loaded.values()}) > 1:
         raise UsageError(f'the networks enlarge by different factors: {", ".join(sorted(scales))}; compare networks of '
@@ -106,14 +104,18 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Enlarger], dict[str, str]
             {role: str(one.path) for role, one in loaded.items()})
 
 
-def _teacher(args: argparse.Namespace) -> Loaded | None:
-    block = None if args.opt is None else read(args).get('teacher')
-    if isinstance(block, Mapping):
-        weights = args.teacher or block.get('weights')
-        return None if weights is None else load_network(args, Path(weights), 'teacher')
-    if args.teacher is None:
-        return None
-    return load_network(argparse.Namespace(opt=None, imports=args.imports), args.teacher)
+def _teachers(args: argparse.Namespace) -> dict[str, Loaded]:
+    """The teacher, or each of several, by role."""
+    opt: Mapping[str, Any] = {} if args.opt is None else read(args)
+    known = teachers_by_label(opt)
+    if args.teacher is not None and len(known) > 1:
+        raise UsageError(f'--teacher {args.teacher}: {args.opt} has several teachers, and their weights; leave '
+                         '--teacher out, or leave out -opt: then networks are recognized from their files')
+    if args.teacher is not None and (known or isinstance(opt.get('teacher'), Mapping)):
+        known = {'teacher': (next(iter(known.values()), ('teacher', ''))[0], str(args.teacher))}
+    if known or args.teacher is None:
+        return {role: load_network(args, Path(weights), place) for role, (place, weights) in known.items()}
+    return {'teacher': load_network(argparse.Namespace(opt=None, imports=args.imports), args.teacher)}
 
 
 def _folders(args: argparse.Namespace) -> tuple[Path | None, Path | None]:

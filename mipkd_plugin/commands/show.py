@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mipkd_plugin.commands.shared import add_option_file, read
-from mipkd_plugin.commands.shared.networks import load_network, on_device
+from mipkd_plugin.commands.shared.networks import load_network, on_device, teachers_by_label
 from mipkd_plugin.utils.errors import MipkdError
 
 if TYPE_CHECKING:
@@ -134,7 +134,6 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
 def _methods(args: argparse.Namespace, opt: Options | None, labels: Sequence[str]) -> list[Method]:
     """All networks on their device, the teacher of the option file last."""
     from mipkd_plugin import config
-    from mipkd_plugin.inference.pictures import TEACHER
     from mipkd_plugin.inference.tiles import Enlarger
     from mipkd_plugin.pages.methods import Method, require_files
 
@@ -145,29 +144,30 @@ def _methods(args: argparse.Namespace, opt: Options | None, labels: Sequence[str
         raise config.OptionError([replace(problem, remedy=f'{problem.remedy}; or leave out -opt: then the network is '
                                           'recognized from its file') if problem.where == '--weights' else problem
                                   for problem in error.problems], opt) from error
-    block = {} if opt is None or args.no_teacher else opt.get('teacher')
-    if isinstance(block, Mapping) and block.get('weights'):
-        path = Path(str(block['weights'])).expanduser()
+    teachers = {} if opt is None or args.no_teacher else teachers_by_label(opt)
+    for label, (place, weights) in teachers.items():
+        path = Path(weights).expanduser()
         if not os.path.isfile(path):
-            raise ShowError(f'{args.opt}, teacher.weights: there is no {path}; put it there, or leave the teacher out '
+            raise ShowError(f'{args.opt}, {place}.weights: there is no {path}; put it there, or leave the teacher out '
                             'with --no-teacher')
-        loaded.append(load_network(args, path, 'teacher'))
-    return [Method(label, one.path, Enlarger(on_device(one.net, None), one.scale, args.tile))
-            for label, one in zip([*labels, TEACHER], loaded)]
+        if label in labels:
+            raise ShowError(f'--names {label!r}: is a teacher of {args.opt}; choose another')
+        loaded.append(load_network(args, path, place))
+    return [Method(label, one.path, Enlarger(on_device(one.net, None), one.scale, args.tile), label in teachers)
+            for label, one in zip([*labels, *teachers], loaded)]
 
 
 def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Method], scenes: Sequence[Scene],
           values: dict[str, Values], images: Images, look: Any) -> Any:
     from datetime import datetime
 
-    from mipkd_plugin.inference.pictures import TEACHER
     from mipkd_plugin.pages.curves import draw_curves
     from mipkd_plugin.pages.methods import runs_of
     from mipkd_plugin.pages.page import Page
     from mipkd_plugin.version import __version__
 
     runs, count = runs_of(methods), len(images)
-    compared = [method.label for method in methods if method.label != TEACHER]
+    compared = [method.label for method in methods if not method.teaches]
     facts = [('option file', str(args.opt)), ('made on', f'{datetime.now():%Y-%m-%d %H:%M}'),
              ('scale', f'x{images.scale}'), ('images', f'{count} of {args.images or args.lr}')]
     notes = []

@@ -22,7 +22,7 @@ HELP = 'list the modules whose features can be distilled'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``mipkd taps``."""
     add_option_file(parser)
-    parser.add_argument('--teacher', action='store_true', help='show only the teacher')
+    parser.add_argument('--teacher', action='store_true', help='show only the teacher, or all teachers')
     parser.add_argument('--all', action='store_true', help='show all modules, not only trunk blocks and the top level')
 
 
@@ -35,13 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
     built = config.build_for_taps(opt)
     lq = torch.rand(1, *config.probe_shape(opt))
-    if args.teacher and built.teacher is None:
+    if args.teacher and not built.teachers:
         raise UsageError(f'{args.opt} has no teacher; leave out --teacher')
     chains: dict[str, Chain | None] = {}
     infos: dict[str, dict[str, TapInfo]] = {}
-    for role, net in (('student', built.student), ('teacher', built.teacher)):
-        if net is None or (args.teacher and role == 'student'):
-            continue
+    networks = {} if built.student is None or args.teacher else {'student': built.student}
+    for role, net in (networks | {f'teacher {name}'.strip(): net for name, net in built.teachers.items()}).items():
         chains[role], infos[role] = _seen(role, net, lq, args.opt)
         _show(role, net, lq, chains[role], infos[role].values(), show_all=args.all)
     _propose(chains, infos, _numbers(opt))
@@ -92,17 +91,18 @@ def _show(role: str, net: nn.Module, lq: Tensor, chain: Chain | None, infos: Ite
 def _propose(chains: Mapping[str, Chain | None], infos: Mapping[str, Mapping[str, TapInfo]],
              numbers: Sequence[int]) -> None:
     """Print the pairs that a number of taps stands for."""
-    student, teacher = chains.get('student'), chains.get('teacher')
-    if student is None or teacher is None:
-        return
-    most = min(len(student.calls), len(teacher.calls))
-    for number in numbers:
-        if number <= most:
-            pairs = [_shown(infos['student'][s], infos['teacher'][t])
-                     for s, t in zip(student.spaced(number), teacher.spaced(number))]
-            print(f'taps: {number} means {", ".join(f"[{s}, {t}]" for s, t in pairs)}: equal work between them')
-        else:
-            print(f'taps: {number} is too many, {most} at most')
+    student = chains.get('student')
+    for role, teacher in chains.items():
+        if student is None or teacher is None or role == 'student':
+            continue
+        most, of = min(len(student.calls), len(teacher.calls)), f' of {role}' * (role != 'teacher')
+        for number in numbers:
+            if number <= most:
+                pairs = [_shown(infos['student'][s], infos[role][t])
+                         for s, t in zip(student.spaced(number), teacher.spaced(number))]
+                print(f'taps: {number}{of} means {", ".join(f"[{s}, {t}]" for s, t in pairs)}: equal work between them')
+            else:
+                print(f'taps: {number}{of} is too many, {most} at most')
 
 
 def _shown(student: TapInfo, teacher: TapInfo) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.commands.shared import add_option_file
+from mipkd_plugin.commands.shared import add_option_file, read
 from mipkd_plugin.commands.shared.networks import load_network, on_device
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.words import counted, some
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'bits; jpg and bmp hold no transparency')
     add('--fp16', action='store_true', help='compute in half precision, on a GPU')
     add('--device', choices=('cpu', 'cuda'), help='where to compute (default: on a GPU if there is one)')
-    add('--section', choices=('network_g', 'teacher'), default='network_g', help='with -opt: which of its networks the '
-        'file belongs to (default: network_g, the student)')
+    add('--section', default='network_g', metavar='NETWORK', help='with -opt: which of its networks the file belongs '
+        'to: teacher, or the name of one of its teachers (default: network_g, the student)')
     add_option_file(parser, required=False, opt='option file that has the network (default: it is recognized from the '
                     'file)')
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``mipkd upscale``."""
     files = _images(args)
-    loaded = load_network(args, args.weights, args.section)
+    loaded = load_network(args, args.weights, _section(args))
     from mipkd_plugin.inference.tiles import Enlarger
     from mipkd_plugin.inference.upscaling import describe, filling, outputs_for
 
@@ -71,6 +71,19 @@ def run(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _section(args: argparse.Namespace) -> str:
+    """YAML path of the network that ``--section`` names: ``network_g``, or the block of a teacher."""
+    if args.section == 'network_g':
+        return 'network_g'
+    from mipkd_plugin.config.teachers import teachers_of
+
+    places = {teacher.name or 'teacher': teacher.place for teacher in teachers_of(read(args))}
+    if args.section not in places:
+        raise UsageError(f'--section {args.section}: {args.opt} has no such network; write '
+                         f'{" or ".join(["network_g", *places])}')
+    return places[args.section]
+
+
 def _images(args: argparse.Namespace) -> list[Path]:
     """The images to enlarge, after a look at the arguments."""
     for name, least in (('tile', 1), ('context', 0)):
@@ -79,7 +92,7 @@ def _images(args: argparse.Namespace) -> list[Path]:
             raise UsageError(f'--{name} must be {least} or more, not {value}')
     if args.context is not None and args.tile is None:
         raise UsageError('--context is for tiles; add --tile 256, or leave it out')
-    if args.section == 'teacher' and args.opt is None:
+    if args.section != 'network_g' and args.opt is None:
         raise UsageError('--section needs an option file; add -opt FILE.yml, or leave it out')
     if os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UsageError(f'--out {args.out} is a file; name a folder')

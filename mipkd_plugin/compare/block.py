@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from mipkd_plugin.compare.checks import (
     metric_names,
     testsets_of,
 )
-from mipkd_plugin.compare.methods import has_own_teacher, method_text, place
+from mipkd_plugin.compare.methods import has_own_teacher, method_text
+from mipkd_plugin.compare.teachers import check_shared_teachers, home_of
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import Report, check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model
+from mipkd_plugin.config.distillation import joint_fingerprint
 from mipkd_plugin.config.examples import example
 from mipkd_plugin.config.keys import MAPPING, TEXT
 from mipkd_plugin.config.names import check_names, run_name_problem, safe_name
@@ -37,7 +40,8 @@ from mipkd_plugin.config.problems import Context, OptionError, Options, Problem,
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.sections import distilling_model, knows_all_keys
 from mipkd_plugin.config.teacher_file import fill_teacher
-from mipkd_plugin.config.teacher_weights import load_teacher
+from mipkd_plugin.config.teacher_weights import load_teachers
+from mipkd_plugin.config.teachers import teachers_of
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.which_model import how_to_distill
 from mipkd_plugin.networks.padding import needed_multiple
@@ -95,6 +99,7 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         ctx.add('compare', what, fix={'compare': EXAMPLE})
         raise OptionError(ctx.problems, opt)
     known = check_block(ctx)
+    check_shared_teachers(ctx, known)
     homes = {name: f'compare.methods.{name}' for name in known}
     seeds = check_seeds(ctx, seeds)
     check_measuring(ctx)
@@ -167,6 +172,8 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], all_trials: Sequence[Tr
     """
     teacher, images = '', dict[str, int]()
     for trial in trials:
+        moved = partial(home_of, opt=ctx.opt, run=trial.options, method=known[trial.method],
+                        home=homes.get(trial.method, ''))
         report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
         if trial.method == CONTROL and _needs_padding(trial, report):
             for control in all_trials:
@@ -177,18 +184,18 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], all_trials: Sequence[Tr
         for problem in report.problems:
             if problem.where == 'model_type' and trial.method == CONTROL and len(trials) > 1:
                 continue  # the methods have the same problem, and the control takes its model from them
-            where = place(problem.where, known[trial.method], home)
+            where = moved(problem.where)
             if where is None:
                 ctx.problems.append(problem)
             elif home.startswith('compare.methods'):
                 ctx.problems.append(replace(problem, where=where, fix={
-                    place(path, known[trial.method], home) or path: value for path, value in problem.fix.items()}))
+                    moved(path) or path: value for path, value in problem.fix.items()}))
             elif problem.what not in said:  # the variant has it, but its method does not
                 ctx.problems.append(replace(problem, where=home, fix={}))
         images = images or report.images
         if not has_own_teacher(known[trial.method]):
             teacher = report.built.fingerprint or teacher
-    if not teacher:
+    if not teacher or 'teachers' in ctx.opt:  # of which a method has only those that it needs
         teacher = _fingerprint_of_teacher(ctx)
     shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}
     shared['train'] = {key: value for key, value in ctx.section('train').items()
@@ -223,5 +230,6 @@ def _digests_of_imports(ctx: Context) -> list[str]:
 def _fingerprint_of_teacher(ctx: Context) -> str:
     """Fingerprint of the teacher if no method of this call has built it; the control shares the protocol."""
     check_teacher_network(ctx)
-    net = load_teacher(ctx) if ctx.clean('teacher.network') else None
-    return '' if net is None else teacher_fingerprint(net)
+    nets = load_teachers(ctx)
+    return joint_fingerprint({teacher.name: teacher_fingerprint(nets[teacher.place])
+                              for teacher in teachers_of(ctx.opt) if teacher.place in nets}) if nets else ''

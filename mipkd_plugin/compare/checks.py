@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.compare.methods import METHOD, SHARED_TEACHER, has_settings
+from mipkd_plugin.compare.methods import METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings
 from mipkd_plugin.config.examples import DISTILLATION_LOSS
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import check_keys, check_numbers
 from mipkd_plugin.config.suggestions import other_value, suggestion
+from mipkd_plugin.config.teachers import are_named, teachers_of
 
 CONTROL = 'none'
 """The method without distillation. Every comparison has it and trains it with BasicSR's own model."""
@@ -91,13 +92,32 @@ def _usable(name: Any, taken: Mapping[str, Any]) -> str:
 def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     """Check the keys of a method with further settings; return whether they can be used."""
     check_keys(ctx, where, method, METHOD, strict=True)
-    teacher = method.get('teacher')
-    for key in teacher if isinstance(teacher, Mapping) else ():
-        if key in SHARED_TEACHER:
-            ctx.add(f'{where}.teacher.{key}', 'is the same for all methods of a comparison',
-                    'remove it: the block teacher of the file is for all; another teacher is another comparison',
-                    {f'{where}.teacher.{key}': REMOVE})
+    teacher, several = method.get('teacher'), method.get('teachers')
+    _check_shared(ctx, f'{where}.teacher', teacher)
+    if isinstance(teacher, Mapping) and OTHER_TEACHER not in teacher and are_named(ctx.opt):
+        ctx.add(f'{where}.teacher', 'is for one teacher, and this file has several', 'write teachers: {NAME: '
+                '{…}}, with the name of one of them', {f'{where}.teacher': REMOVE})
+    for name, entries in several.items() if isinstance(several, Mapping) else ():
+        names = [each.name for each in teachers_of(ctx.opt) if each.name]
+        if name not in names:
+            ctx.add(f'{where}.teachers.{name}', f'there is no teacher {name!r}',
+                    f'remove it; {suggestion(name, names)}' if names else '', {f'{where}.teachers.{name}': REMOVE})
+        elif not isinstance(entries, Mapping):
+            ctx.add(f'{where}.teachers.{name}', f'must be {MAPPING.name}, not {entries!r}', 'write further '
+                    f'entries of this teacher, as in {name}: {{dtype: bfloat16}}; or remove it',
+                    {f'{where}.teachers.{name}': REMOVE})
+        else:
+            _check_shared(ctx, f'{where}.teachers.{name}', entries)
     return ctx.clean(where)
+
+
+def _check_shared(ctx: Context, where: str, entries: Any) -> None:
+    """Refuse what a method may not change about a teacher."""
+    for key in entries if isinstance(entries, Mapping) else ():
+        if key in SHARED_TEACHER:
+            ctx.add(f'{where}.{key}', 'is the same for all methods of a comparison', 'remove it: the block '
+                    f'{"teacher" if where.endswith(".teacher") else "teachers"} of the file is for all; another '
+                    'teacher is another comparison', {f'{where}.{key}': REMOVE})
 
 
 def check_seeds(ctx: Context, given: Sequence[int] | None) -> list[int]:

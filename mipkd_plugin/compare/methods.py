@@ -12,12 +12,17 @@ from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key
 from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.teachers import are_named, distillation_entries, used_teachers
 
-METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER)}
+METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING),
+          'teachers': Key(MAPPING), 'crops': Key(INTEGER)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
 SHARED_TEACHER = ('network', 'weights', 'param_key')
 """What a method may not change in the block ``teacher``."""
+
+OTHER_TEACHER = 'aggregate'
+"""With this key, the block ``teacher`` of a method is a teacher of its own."""
 
 _PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'teacher': 'teacher',
            'crops': 'datasets.train.crops'}
@@ -30,7 +35,7 @@ def has_settings(method: Any) -> bool:
 
 def has_own_teacher(method: Any) -> bool:
     """Whether a method learns from a teacher of its own: an aggregator of several."""
-    return has_settings(method) and isinstance(method.get('teacher'), Mapping) and 'aggregate' in method['teacher']
+    return has_settings(method) and MAPPING.fits(method.get('teacher')) and OTHER_TEACHER in method['teacher']
 
 
 def losses_of(method: Any) -> Any:
@@ -82,17 +87,33 @@ def place_of(where: str, opt: Mapping[str, Any], method: str) -> str:
 def apply(own: dict[str, Any], method: Any) -> None:
     """Write a method into the options of a run."""
     own['train']['distill_opt'] = copy.deepcopy(losses_of(method))
+    if are_named(own):
+        own['teachers'] = _needed(own)
     if not has_settings(method):
         return
+    if MAPPING.fits(method.get('teachers')) and are_named(own):
+        own['teachers'] = [{**entry, **(method['teachers'].get(entry['name']) or {})} for entry in own['teachers']]
     if method.get('distill'):
         own['train']['distill'] = dict(method['distill'])
     if method.get('teacher'):
         shared = own.get('teacher', {})
-        if has_own_teacher(method):
+        if has_own_teacher(method):  # it takes the place of the teachers of the file
+            own.pop('teachers', None)
             shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output')}
         own['teacher'] = {**shared, **method['teacher']}
     if method.get('crops'):
         own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])
+
+
+def _needed(own: Mapping[str, Any]) -> list[Any]:
+    """The teachers that some loss of a run learns from: a method need not use all that are there for the others.
+
+    Returns:
+        Their blocks; all of them where a loss names one that is not there: the message then lists all names.
+    """
+    names, wanted = [entry['name'] for entry in own['teachers']], used_teachers(own)
+    named = [loss['teacher'] for _, loss in distillation_entries(own) if MAPPING.fits(loss) and 'teacher' in loss]
+    return [entry for entry in own['teachers'] if entry['name'] in wanted or any(name not in names for name in named)]
 
 
 def arguments_of(loss: Any) -> dict[str, Any]:

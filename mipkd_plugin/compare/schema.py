@@ -20,7 +20,9 @@ def compare_schema() -> dict[str, Any]:
     own = {key: entry for key, entry in TEACHER.items() if key not in SHARED_TEACHER}
     settings = table(METHOD, 'compare.methods.*', {
         'losses': losses, 'distill': {'anyOf': [{'$ref': '#/$defs/distill'}, {'type': 'null'}]},
-        'teacher': table(own, 'teacher', when=(), closed=True)}, closed=True)
+        'teacher': table(own, 'teacher', when=(), closed=True),
+        'teachers': {'type': 'object', 'additionalProperties': table(own, 'teacher', when=(), closed=True)}},
+        closed=True)
     method = {'if': {'type': 'object', 'required': ['losses']}, 'then': settings, 'else': losses}
     return table(COMPARE, 'compare', {
         'seeds': {'type': 'array', 'minItems': 1, 'uniqueItems': True,

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from basicsr.models import build_model
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from mipkd_plugin import config
 from mipkd_plugin.compare.methods import arguments_of
-from mipkd_plugin.config.problems import block
-from mipkd_plugin.config.teachers import distillation_entries
+from mipkd_plugin.config.teachers import distillation_entries, teachers_of
 
 Options = Mapping[str, Any]
 
@@ -160,12 +159,18 @@ def new_crops(options: Options) -> float:
     Returns:
         The number; 0 without a cache.
     """
-    if block(options, 'teacher').get('cache') is None or not distillation_entries(options):
+    if not _caches(options) or not distillation_entries(options):
         return 0.0
     train, schedule = options['datasets']['train'], config.read_schedule(options)
     samples = schedule.samples(train['batch_size_per_gpu'])
     iterations = min(schedule.last, int(options['train']['total_iter'])) // schedule.every
     return min(float(samples), int(train['crops']) / iterations)
+
+
+def _caches(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The blocks of the teachers that have a cache."""
+    return [cast(dict[str, Any], teacher.options) for teacher in teachers_of(options)
+            if teacher.options.get('cache') is not None]
 
 
 def random_batch(options: Options) -> dict[str, Tensor]:
@@ -194,8 +199,10 @@ def _parsed(options: Options, folder: str) -> dict[str, Any]:
                num_gpu=min(gpus if opt['num_gpu'] == 'auto' else opt['num_gpu'], 1))
     names = ('experiments_root', 'models', 'training_states', 'log', 'visualization')
     opt['path'] = {**opt.get('path', {}), **dict.fromkeys(names, folder)}
-    if block(opt, 'teacher').get('cache') is not None:  # a small one, in memory whatever the run does
-        opt['teacher']['cache'] = 'memory'
+    caching = _caches(opt)
+    for teacher in caching:
+        teacher['cache'] = 'memory'  # a small one, whatever the run does
+    if caching:
         opt['datasets']['train']['crops'] = opt['datasets']['train']['batch_size_per_gpu']
     for phase, dataset in opt['datasets'].items():
         dataset.update(phase=phase.split('_')[0], scale=opt['scale'])

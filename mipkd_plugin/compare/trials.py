@@ -111,7 +111,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
         asks = opt.get('output') is not None or (opt.get('logger') or {}).get('val_pictures')
         if asks and own['model_type'] in ('SRModel', 'SwinIRModel'):  # which would ignore both
             own['model_type'] = 'AnySRModel'
-        own.pop('teacher', None)
+        for key in ('teacher', 'teachers'):
+            own.pop(key, None)
     return own
 
 

@@ -3,7 +3,7 @@
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
 from mipkd_plugin.config.aggregation import load_members
-from mipkd_plugin.config.builder import Built
+from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
 from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
 from mipkd_plugin.config.devices import launcher_problem
@@ -14,16 +14,16 @@ from mipkd_plugin.config.problems import OptionError, Options, Problem, require_
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
-from mipkd_plugin.config.teacher_cache import make_cache
+from mipkd_plugin.config.teacher_cache import make_caches
 from mipkd_plugin.config.teacher_file import fill_teacher, forget_weights, recognition_in_words
-from mipkd_plugin.config.teachers import distillation_entries
+from mipkd_plugin.config.teachers import distillation_entries, teachers_of
 from mipkd_plugin.config.weight_options import weight_option
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.config.yaml_io import read_options
 
 __all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'OptionError', 'Options', 'Problem', 'Report',
            'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options', 'distillation_entries',
-           'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_members', 'load_plugins', 'load_run',
-           'make_cache', 'models_folder', 'prepared', 'probe_shape', 'read_options', 'read_schedule',
+           'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_members', 'load_plugins',
+           'load_run', 'make_caches', 'models_folder', 'prepared', 'probe_shape', 'read_options', 'read_schedule',
            'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan', 'teacher_fingerprint',
-           'weight_option', 'window_size']
+           'teachers_of', 'weight_option', 'window_size']

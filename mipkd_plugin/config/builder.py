@@ -1,18 +1,18 @@
-"""Build teacher and losses, and check them against the student: a probe run, and a trial step of each loss."""
+"""Build teachers and losses, and check them against the student: a probe run, and a trial step of each loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
-from mipkd_plugin.config.aggregation import Aggregation, read_aggregation
+from mipkd_plugin.config.aggregation import read_aggregation
+from mipkd_plugin.config.built import Built, TeacherRun
 from mipkd_plugin.config.components import construct
-from mipkd_plugin.config.distillation import Distillation, bind_with_seed
+from mipkd_plugin.config.distillation import Distillation, OneTeacher, bind_with_seed, close
 from mipkd_plugin.config.finite import check_image
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.outputs import add_output_problem, check_use, choose_outputs
@@ -23,60 +23,22 @@ from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read
 from mipkd_plugin.config.tap_problems import add_bind_problems, check_names_of_taps
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
-from mipkd_plugin.config.teacher_weights import load_teacher
-from mipkd_plugin.config.teachers import distillation_entries
+from mipkd_plugin.config.teacher_weights import load_teachers
+from mipkd_plugin.config.teachers import (
+    context_of,
+    distillation_entries,
+    number_of_teacher,
+    of_class,
+    teachers_of,
+)
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.losses.base import DistillationLoss, LossError, TapPair
 from mipkd_plugin.losses.binding import BindError
 from mipkd_plugin.losses.trial_step import trial_problem
-from mipkd_plugin.networks.execution import PLAIN, Difference, Execution
 from mipkd_plugin.networks.outputs import OutputError
 from mipkd_plugin.networks.step import NetPair
 from mipkd_plugin.utils.bounds import TooLargeError
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, crash, reason
-
-
-@dataclass
-class Built:
-    """What a check has built; None or empty where options did not allow it.
-
-    Attributes:
-        student: From ``network_g``, with random weights, or the one that was given.
-        teacher: From ``teacher``.
-        losses: YAML path → loss of ``train.distill_opt``.
-        pairs: YAML path → tap pairs, as the probe run saw them.
-        distillation: Teacher and losses, if there were no problems up to here.
-        bound: Teacher and losses as soon as the losses are bound, whatever a trial step says of them.
-        cache: What the cache of the teacher's passes will take, in words, if there is one.
-        execution: How the teacher will run.
-        difference: How far it is then from float32, on the images of the probe run; None if it runs in float32.
-        aggregation: The teachers of an aggregator, which is the student then.
-    """
-
-    student: nn.Module | None = None
-    teacher: nn.Module | None = None
-    losses: dict[str, DistillationLoss] = field(default_factory=dict)
-    pairs: dict[str, list[TapPair]] = field(default_factory=dict)
-    distillation: Distillation | None = None
-    bound: Distillation | None = None
-    cache: str | None = None
-    execution: Execution = PLAIN
-    difference: Difference | None = None
-    aggregation: Aggregation | None = None
-
-    @property
-    def whole(self) -> nn.Module | None:
-        """What turns an LR image into an image: the student, or an aggregator with its teachers."""
-        if self.student is None or self.aggregation is None:
-            return self.student
-        return self.aggregation.with_aggregator(self.student)
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Hash of the teacher's weights, if there is a teacher."""
-        if self.distillation is not None:
-            return self.distillation.fingerprint
-        return None if self.teacher is None else teacher_fingerprint(self.teacher)
 
 
 def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, trial: bool = True) -> Built:
@@ -98,9 +60,10 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     if ctx.distills and ctx.is_train:
         _build_teacher_and_losses(ctx, built)
     if ctx.inherits('AggregateModel'):
-        built.aggregation = read_aggregation(ctx)
-    nets = {where: net for where, net in (('network_g', built.whole), ('teacher.network', built.teacher))
-            if net is not None and not (ctx.inherits('AggregateModel') and built.aggregation is None)}
+        built.aggregates, built.aggregation = True, read_aggregation(ctx)
+    nets: dict[str, nn.Module] = {} if built.whole is None else {'network_g': built.whole}
+    nets |= {f'{teacher.place}.network': built.teachers[teacher.name] for teacher in teachers_of(ctx.opt)
+             if teacher.name in built.teachers}
     choose_outputs(ctx, nets, student)
     if ctx.is_train and (window_size(ctx.opt) > 1 or not ctx.clean('datasets.train.gt_size')):
         check_patch(ctx, nets)
@@ -109,28 +72,33 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
     shape = probe_shape(ctx.opt) if full else runnable_shape(ctx.opt, nets.values())
     sizes_fit = [check_output(ctx, nets, where) and check_image(ctx, net, where) for where, net in nets.items()]
-    if built.student is not None and built.teacher is not None:
+    if built.student is not None and built.teachers and len(built.teachers) == len(teachers_of(ctx.opt)):
         if all(sizes_fit):
             _fit(ctx, built, shape, trial)
         else:
-            check_names_of_taps(ctx, built.losses, built.student, built.teacher)
+            check_names_of_taps(ctx, built.losses, built.student,
+                                {where: built.teachers[name] for where, name in built.chosen.items()})
     if trial and all(sizes_fit) and (not ctx.distills or built.losses and not ctx.problems):
         check_use(ctx, nets)
     return built
 
 
 def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
-    if ctx.clean('teacher.network'):
-        built.teacher = load_teacher(ctx)
-        if built.teacher is not None and built.student is not None:
-            built.teacher.to(next(built.student.parameters()).device)
+    teachers, nets = teachers_of(ctx.opt), load_teachers(ctx)
+    built.teachers = {teacher.name: nets[teacher.place] for teacher in teachers if teacher.place in nets}
+    if built.student is not None:
+        for net in built.teachers.values():
+            net.to(next(built.student.parameters()).device)
     check_schedule(ctx)
     for where, options in distillation_entries(ctx.opt):
-        loss = construct(ctx, where, options, LOSS_REGISTRY) if ctx.clean(where) else None
+        own = of_class(ctx.opt, options)
+        loss = construct(ctx, where, own, LOSS_REGISTRY) if ctx.clean(where) else None
         if loss is not None:
             built.losses[where] = loss
+            if teachers:
+                built.chosen[where] = teachers[number_of_teacher(ctx.opt, options)].name
             _check_batch(ctx, loss)
-            _check_turns(ctx, where, options)
+            _check_turns(ctx, where, own)
 
 
 def _check_turns(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
@@ -160,13 +128,13 @@ def _check_batch(ctx: Context, loss: DistillationLoss) -> None:
 
 def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -> None:
     """Bind all losses and try one step of each."""
-    student, teacher, losses = built.student, built.teacher, built.losses
-    if student is None or teacher is None:
+    student, losses, chosen = built.student, built.losses, list(built.chosen.values())
+    if student is None or len(chosen) < len(losses):
         return
     seed = ctx.opt.get('manual_seed')
     seed, notes = seed if isinstance(seed, int) else 0, list[str]()
     try:
-        nets, probe = bind_with_seed(list(losses.values()), student, teacher, shape, seed, notes)
+        nets, probe = bind_with_seed(list(losses.values()), chosen, student, built.teachers, shape, seed, notes)
     except BindError as error:
         add_bind_problems(ctx, list(losses), error)
         return
@@ -177,21 +145,32 @@ def _fit(ctx: Context, built: Built, shape: tuple[int, int, int], trial: bool) -
         _add_crash(ctx, losses, error)
         return
     ctx.notes += notes
-    built.pairs = {where: [TapPair(nets.student.infos[s], nets.teacher.infos[t]) for s, t in loss.pairs]
-                   for where, loss in losses.items()}
-    if trial:
-        built.execution = execution_of(ctx.section('teacher'))
-        built.difference = check_execution(ctx, built.execution, nets.teacher, probe)
-        _try(ctx, losses, nets)
-        cast = with_cast_teacher(ctx, built.execution, nets)
-        if cast is not None:
-            _try(ctx, losses, cast, blame=cast_remedy(built.execution))
-    fingerprint = teacher_fingerprint(teacher)
-    built.cache = check_cache(ctx, nets, probe, fingerprint)
-    nets.close()
-    built.bound = Distillation(teacher, losses, probe, seed, fingerprint, built.execution, notes) if losses else None
+    built.pairs = {where: [TapPair(nets[name].student.infos[s], nets[name].teacher.infos[t]) for s, t in loss.pairs]
+                   for (where, loss), name in zip(losses.items(), chosen)}
+    teachers, in_memory = {}, list[int]()
+    for teacher in teachers_of(ctx.opt):
+        own, net = context_of(ctx, teacher), built.teachers[teacher.name]
+        taught = {where: loss for (where, loss), name in zip(losses.items(), chosen) if name == teacher.name}
+        run = _try_teacher(own, taught, nets[teacher.name], probe) if trial else TeacherRun()
+        teachers[teacher.name] = OneTeacher(net, teacher_fingerprint(net), run.execution)
+        run.cache = check_cache(own, nets[teacher.name], probe, teachers[teacher.name].fingerprint,
+                                in_memory)
+        built.runs[teacher.name] = run
+    close(nets)
+    built.bound = Distillation(teachers, losses, chosen, probe, seed, notes) if losses else None
     if not ctx.problems:
         built.distillation = built.bound
+
+
+def _try_teacher(ctx: Context, losses: Mapping[str, DistillationLoss], nets: NetPair, probe: Tensor) -> TeacherRun:
+    """Try a step of each loss of a teacher, and how the teacher will run; if it casts, each loss with it then."""
+    run = TeacherRun(execution_of(ctx.section('teacher')))
+    run.difference = check_execution(ctx, run.execution, nets.teacher, probe)
+    _try(ctx, losses, nets)
+    cast = with_cast_teacher(ctx, run.execution, nets)
+    if cast is not None:
+        _try(ctx, losses, cast, blame=cast_remedy(run.execution))
+    return run
 
 
 def _add_crash(ctx: Context, losses: Mapping[str, DistillationLoss], error: BaseException) -> None:

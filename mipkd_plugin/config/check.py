@@ -14,7 +14,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.config.aggregation import check_start
-from mipkd_plugin.config.builder import Built, build
+from mipkd_plugin.config.builder import build
+from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.checkpoints import Checkpoint, find_checkpoint
 from mipkd_plugin.config.components import check_component, check_components, check_teacher_network, find_model
 from mipkd_plugin.config.datasets import check_datasets
@@ -102,8 +103,7 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built, Checkpoint | 
         check_output_folders(ctx, built.student, checkpoint is not None)
     if built.aggregation is not None and ctx.files:
         check_start(ctx, built.aggregation, None if checkpoint is None else checkpoint.state)
-    rehearse(ctx, None if probe == 'none' or ctx.inherits('AggregateModel') and built.aggregation is None else
-             built.whole, images)
+    rehearse(ctx, None if probe == 'none' else built.whole, images)
     return images, built, checkpoint
 
 
@@ -141,7 +141,8 @@ def build_distillation(opt: Mapping[str, Any], student: nn.Module | None = None)
     ctx = Context(own, is_train=True, always_distills=True, own_script=student is not None)
     if student is None:
         find_model(ctx)
-    check_numbers(ctx, own.get('teacher'), 'teacher')
+    for key in ('teacher', 'teachers'):
+        check_numbers(ctx, own.get(key), key)
     for key in SECTIONS['train']:  # strings at the keys of others are their own business
         check_numbers(ctx, ctx.section('train').get(key), f'train.{key}')
     check_sections(ctx)
@@ -170,7 +171,7 @@ def build_for_taps(opt: Mapping[str, Any]) -> Built:
         OptionError: One of the networks cannot be built.
     """
     opt = with_teacher(opt)
-    ctx = Context({key: opt[key] for key in ('network_g', 'output', 'teacher', 'datasets', 'scale')
+    ctx = Context({key: opt[key] for key in ('network_g', 'output', 'teacher', 'teachers', 'datasets', 'scale')
                    if key in opt},
                   is_train=True, files=False, always_distills=True)
     check_component(ctx, 'network_g', opt.get('network_g'), ARCH_REGISTRY)

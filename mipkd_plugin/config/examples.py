@@ -60,7 +60,7 @@ def example(ctx: Context, where: str, kind: Kind) -> Any:
     if where == 'model_type':
         swinir = ctx.section('network_g').get('type') == 'SwinIR'
         return ('SwinIR' if swinir else '') + (
-            'DistillModel' if 'teacher' in ctx.opt else 'Model' if swinir else 'SRModel')
+            'DistillModel' if {'teacher', 'teachers'} & set(ctx.opt) else 'Model' if swinir else 'SRModel')
     return 'my_run' if where == 'name' else kind.example
 
 

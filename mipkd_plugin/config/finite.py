@@ -71,7 +71,7 @@ def check_image(ctx: Context, net: nn.Module, where: str) -> bool:
     Args:
         ctx: Options, and where problems go.
         net: The network; its sizes have been checked.
-        where: ``network_g`` or ``teacher.network``.
+        where: ``network_g``, ``teacher.network`` or ``teachers[1].network``.
 
     Returns:
         Whether it does.
@@ -80,12 +80,13 @@ def check_image(ctx: Context, net: nn.Module, where: str) -> bool:
         return True  # these are not the weights it will have
     if _image_is_finite(ctx, net):
         return True
-    weights = ctx.section('teacher').get('weights')
+    teacher = where.removesuffix('.network')
+    weights = ctx.section(teacher).get('weights')
     if where == 'network_g':
         ctx.add(where, 'makes images that are not finite from random images in [0, 1], before any training',
                 'fix its arguments, or the way the class initializes its weights')
     else:
-        ctx.add('teacher.weights' if weights else where,
+        ctx.add(f'{teacher}.weights' if weights else where,
                 f'with the weights in {weights} the teacher makes images that are not finite from images in [0, 1]',
                 'give other weights, or describe the network that they were trained in')
     return False

@@ -18,6 +18,8 @@ TEXTS = {
     'logger': 'What is logged and saved, and how often.',
     'dist_params': 'How several processes talk to each other under torchrun.',
     'teacher': 'The frozen network to learn from.',
+    'teachers': 'Several frozen networks to learn from, each with a name that losses give as teacher: NAME.',
+    'teachers.name': 'Name of this teacher; a loss learns from it with teacher: NAME, and else from the first.',
     'imports': 'Files or modules of yours that register networks, losses, models or data sets. They are run.',
     'output': 'Which output of network_g is the image, if it returns several: a number or a key.',
     'path.pretrain_network_g': 'Weights that network_g starts from, or that are tested.',
@@ -33,6 +35,8 @@ TEXTS = {
     'train.pixel_opt': 'Pixel loss between the output and the HR image.',
     'train.perceptual_opt': 'Perceptual loss between the output and the HR image; needs the weights of a VGG.',
     'train.distill_opt': 'Distillation losses: one, or a list of them. mipkd check shows how strongly each one pulls.',
+    'train.distill_opt.teacher': 'Name of the teacher that this loss learns from, if there are several (default: the '
+                                 'first).',
     'train.distill': 'When to distill, on which part of a batch, with which weight; without it in every iteration.',
     'train.exact_resume': 'Whether a resumed run ends like one without a stop, to the last bit.',
     'train.resume_hyperparameters': 'A resumed run goes on with the learning rate, betas, milestones … of the '
@@ -103,6 +107,7 @@ TEXTS = {
     'compare.methods.*.losses': 'The losses of the method: one, or a list of them.',
     'compare.methods.*.distill': 'As train.distill, for this method alone.',
     'compare.methods.*.teacher': 'Further entries of teacher, for this method alone.',
+    'compare.methods.*.teachers': 'Further entries of teachers by their name, for this method alone.',
     'compare.methods.*.crops': 'Train on a pool of so many crops.',
 }
 """Text by YAML path; ``*`` stands for any name."""

@@ -9,20 +9,24 @@ import torch
 from torch import nn
 
 from mipkd_plugin.config.keys import OUTPUT, PARTS
-from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.outputs import OutputError, OutputKey, images_in, select_output, selects
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 
-_PLACES = {'network_g': 'output', 'teacher.network': 'teacher.output'}
 _NAMES = ('sr', 'hr', 'out', 'output', 'img', 'image', 'result', 'pred')
 """Keys under which networks return their image, most likely first (our choice)."""
 
 
+def _place(where: str) -> str:
+    """Where the output of a network is chosen."""
+    return 'output' if where == 'network_g' else f'{where.removesuffix(".network")}.output'
+
+
 def output_key(opt: Mapping[str, Any], where: str) -> OutputKey:
     """Which output of a network the options choose; None if they choose none."""
-    key = Context(opt, is_train=True).section('teacher').get('output') if where != 'network_g' else opt.get('output')
+    key = opt.get('output') if where == 'network_g' else block(opt, where.removesuffix('.network')).get('output')
     return key if OUTPUT.fits(key) else None
 
 
@@ -49,11 +53,11 @@ def add_output_problem(ctx: Context, where: str, error: OutputError, image: tupl
 
     Args:
         ctx: Where problems go.
-        where: ``network_g`` or ``teacher.network``.
+        where: ``network_g``, ``teacher.network`` or ``teachers[1].network``.
         error: What the network has returned.
         image: (C, sH, sW) of the image that it should return.
     """
-    place = _PLACES[where]
+    place = _place(where)
     if not ctx.clean(place) or not ctx.clean(where):
         return
     fitting = images_in(error.returned, image)
@@ -67,7 +71,8 @@ def add_output_problem(ctx: Context, where: str, error: OutputError, image: tupl
     if where == 'network_g' and not _reads_output(ctx):
         fix['model_type'] = 'AnySRModel'
     others = ', '.join(str(key) for key in fitting if key != best)
-    remedy = f'write output: {best} {"beside network_g" if where == "network_g" else "in teacher"}'
+    beside = 'beside network_g' if where == 'network_g' else f'in {where.removesuffix(".network")}'
+    remedy = f'write output: {best} {beside}'
     remedy += f' (or {others}, of the same size)' if others else ''
     remedy += f', and {in_words({"model_type": "AnySRModel"})}' if 'model_type' in fix else ''
     ctx.add(place if output_key(ctx.opt, where) is not None else where, str(error), remedy, fix)
@@ -89,7 +94,7 @@ def other_output(net: nn.Module, channels: int, side: int) -> OutputError | None
 def check_use(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
     """Note an output that is chosen though its network has returned an image alone in every pass."""
     for where, net in nets.items():
-        place = _PLACES[where]
+        place = _place(where)
         if output_key(ctx.opt, where) is not None and ctx.clean(place) and selects(net) is False:
             ctx.add(place, f'is for a network that returns more than an image, and {type(net).__name__} returns an '
                     'image alone', fix={place: REMOVE})

@@ -16,6 +16,7 @@ from mipkd_plugin.config.outputs import add_output_problem, other_output
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE, in_words
+from mipkd_plugin.config.teachers import networks_of
 from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.padding import needed_multiple
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
@@ -85,7 +86,7 @@ def window_size(opt: Mapping[str, Any]) -> int:
 
 def _windows(opt: Mapping[str, Any]) -> dict[str, int]:
     """Window size by YAML path, for the networks that use windows."""
-    networks = {'network_g': block(opt, 'network_g'), 'teacher.network': block(opt, 'teacher', 'network')}
+    networks = {'network_g': block(opt, 'network_g'), **networks_of(opt)}
     found = {where: window_of(options) for where, options in networks.items()}
     return {where: size for where, size in found.items() if size is not None}
 
@@ -221,11 +222,14 @@ def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, 
     channels, side = patch
     other, place = 4 - channels, 'datasets.train.color'
     size = f'cannot run on patches of {channels}×{side}×{side}: {failure}'
-    if where == 'network_g' and output_shape(net, other, small_shape(ctx.opt)[1])[0] is not None:
+    if output_shape(net, other, small_shape(ctx.opt)[1])[0] is None:
+        ctx.add(where, size, 'fix the arguments of this network')
+    elif where == 'network_g':
         fix: dict[str, Any] = {place: 'y'} if other == 1 else {place: REMOVE}
         ctx.add(where, size, f'{in_words(fix)} in datasets.train: this network wants {channel_word(other)}', fix)
     else:
-        ctx.add(where, size, 'fix the arguments of this network')
+        ctx.add(where, f'is for images with {channel_word(other)}, and those of the training have {channels}',
+                f'give a teacher for {channel_word(channels)}')
 
 
 def channel_word(channels: int) -> str:

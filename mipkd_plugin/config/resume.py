@@ -10,7 +10,7 @@ from typing import Any
 
 from mipkd_plugin.checkpoints.files import training_states
 from mipkd_plugin.checkpoints.proof import Summary
-from mipkd_plugin.config.builder import Built
+from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.checkpoints import (
     Checkpoint,
     changed_hyperparameters,

@@ -15,6 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from mipkd_plugin.checkpoints.trial import SCHEDULERS
 from mipkd_plugin.config.problems import block
 from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.teachers import number_of_teacher, teachers_of
 
 _NOT_TRAINING = ('total_iter', 'exact_resume', 'resume_hyperparameters')
 _NOT_DATA = ('name', 'io_backend', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers',
@@ -43,7 +44,7 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     Returns:
         Plain values by YAML path.
     """
-    train, data, teacher = (block(opt, *keys) for keys in (('train', ), ('datasets', 'train'), ('teacher', )))
+    train, data = block(opt, 'train'), block(opt, 'datasets', 'train')
     own = hyperparameters(opt)
     found = {key: opt[key] for key in opt
              if key in ('manual_seed', 'model_type', 'output') or str(key).startswith('network_')}
@@ -54,10 +55,21 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
         if key not in _NOT_DATA:
             images = isinstance(value, str) and str(key).startswith(('dataroot', 'meta_info'))
             found[f'datasets.train.{key}'] = _contents(root / os.path.expanduser(value)) if images else value
-    if teacher:
-        found |= {f'teacher.{key}': value for key, value in {**_TEACHER, **teacher}.items()
-                  if key not in ('weights', 'param_key', 'cache')}
+    for teacher in teachers_of(opt):
+        where = f'teachers.{teacher.name}' if teacher.name else teacher.place  # the order of teachers changes nothing
+        found |= {f'{where}.{key}': value for key, value in {**_TEACHER, **teacher.options}.items()
+                  if key not in ('name', 'weights', 'param_key', 'cache')}
+    if 'train.distill_opt' in found and 'teachers' in opt:
+        found['train.distill_opt'] = _with_teachers(opt)
     return {path: _plain(value) for path, value in found.items()}
+
+
+def _with_teachers(opt: Mapping[str, Any]) -> Any:
+    """The losses, each with the name of its teacher."""
+    teachers, losses = teachers_of(opt), opt['train']['distill_opt']
+    named = [{**loss, 'teacher': teachers[number_of_teacher(opt, loss)].name} if isinstance(loss, Mapping) else loss
+             for loss in (losses if isinstance(losses, list) else [losses])]
+    return named if isinstance(losses, list) else named[0]
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = '') -> list[Change]:

@@ -11,18 +11,21 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.checkpoints.distill_state import loading_fault
+from mipkd_plugin.checkpoints.distill_state import in_words as in_words_of
+from mipkd_plugin.checkpoints.distill_state import loading_fault, other_teachers
 from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
-from mipkd_plugin.checkpoints.proof import Summary, distill_fault, random_fault
+from mipkd_plugin.checkpoints.proof import LEARNED, Summary, distill_fault, random_fault
 from mipkd_plugin.checkpoints.trial import training_fault
-from mipkd_plugin.config.builder import Built
+from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.checkpoints import needed_files, run_folder, saved_hyperparameters
 from mipkd_plugin.config.components import construct
+from mipkd_plugin.config.distillation import joint_fingerprint
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.resume_changes import hyperparameters
+from mipkd_plugin.config.teachers import LIST
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
 AS_STARTED = 'resume with the option file the run was started with'
@@ -140,17 +143,36 @@ def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built
         ctx.add(where, f'{path} holds no distillation state: {fault}', remedy)
     if len(ctx.problems) > before:
         return
-    weights = ctx.section('teacher').get('weights')
-    now = built.fingerprint
-    if now is not None and ctx.clean('teacher') and saved['teacher'] != now:
-        ctx.add('teacher.weights', f'{weights} (sha256 {now[:12]}…) is not the teacher that {path} was trained with '
-                f'(sha256 {str(saved["teacher"])[:12]}…)',
-                'name the old teacher, or start a new run under another name')
+    _check_teachers(ctx, path, saved, built)
     types = [type(loss).__name__ for loss in built.losses.values()]
     if ctx.clean('train.distill_opt') and saved['types'] != types:
         ctx.add('train.distill_opt', f'asks for {types}, but {path} holds {list(saved["types"])}', AS_STARTED)
     elif ctx.clean('train.distill_opt') and set(built.pairs) == set(built.losses):
         _check_loss_state(ctx, where, path, saved, built, remedy)
+
+
+def _check_teachers(ctx: Context, path: Path, saved: Mapping[str, Any], built: Built) -> None:
+    """Check that each loss learns from the weights that it learned from before."""
+    now, several = built.fingerprints, LIST in ctx.opt
+    if not now or not ctx.clean('teacher') or not ctx.clean(LIST):
+        return
+    if not several and LEARNED not in saved:
+        weights, own = ctx.section('teacher').get('weights'), now['']
+        if saved['teacher'] != own:
+            ctx.add('teacher.weights', f'{weights} (sha256 {own[:12]}…) is not the teacher that {path} was trained '
+                    f'with (sha256 {str(saved["teacher"])[:12]}…)',
+                    'name the old teacher, or start a new run under another name')
+        return
+    learned = [(name, now[name]) for name in built.chosen.values() if name in now]
+    if len(learned) != len(saved['types']):
+        return  # other losses, which has its own message
+    for number, old, new in other_teachers(saved, joint_fingerprint(now), learned):
+        where = list(built.chosen)[number]
+        there = next((name for name, digest in now.items() if digest == old[1] and name), None)
+        ctx.add(f'{where}.teacher' if several else 'teacher.weights',
+                f'{saved["types"][number]} learned from {in_words_of(old)} up to {path}, and now from '
+                f'{in_words_of(new)}', '' if there else 'name the old teachers and their weights, or start a new run '
+                'under another name', {f'{where}.teacher': there} if there else {})
 
 
 def _check_loss_state(ctx: Context, where: str, path: Path, saved: Mapping[str, Any], built: Built,

@@ -9,7 +9,8 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.config.builder import Built, build
+from mipkd_plugin.config.builder import build
+from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.components import (
     check_component,
     check_distillation_losses,

@@ -24,6 +24,7 @@ from mipkd_plugin.config.keys import (
     SECTIONS,
     TEACHER,
     TOP,
+    WORD,
     Key,
 )
 from mipkd_plugin.config.model_classes import is_known
@@ -111,7 +112,8 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
     for label, made in {
             'network': by_type(classes_of(ARCH_REGISTRY), 'network', shared=False),
             'loss': by_type({k: v for k, v in losses.items() if k not in distills}, 'loss', shared=True),
-            'distillation_loss': by_type(distills, 'distillation_loss', shared=False),
+            'distillation_loss': by_type(distills, 'distillation_loss', shared=False, more={
+                'teacher': {'description': TEXTS['train.distill_opt.teacher']}}),
             'metric': by_type(classes_of(METRIC_REGISTRY), 'metric', True, ('img', 'img2'), better),
             'scheduler': by_type(scheduler_classes(), 'scheduler', True, ('optimizer', )),
             'optimizer': by_type(_optimizers(), 'optimizer', True, ('params', ))}.items():
@@ -128,6 +130,7 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
     other_set = {'$ref': '#/$defs/other_set'}
     return definitions, {
         '': {'network_g': network, 'teacher': table(TEACHER, 'teacher', {'network': network}, ()),
+             'teachers': {'type': 'array', 'minItems': 1, 'items': _named_teacher()},
              'imports': {'type': ['array', 'null'], 'items': {'type': 'string'}},
              'datasets': {'type': 'object', 'properties': {'train': {'$ref': '#/$defs/training_set'}},
                           'patternProperties': {'^(val|test)(_.*)?$': other_set}}},
@@ -135,6 +138,13 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
                   'distill': {'type': ['object', 'null']}},
         'val': {'metrics': {'type': ['object', 'null'], 'additionalProperties': {'$ref': '#/$defs/metric'}}},
         'logger': {'wandb': {'anyOf': [table(SECTIONS['logger.wandb'], 'logger.wandb'), _OR_NONE]}}}
+
+
+def _named_teacher() -> Schema:
+    """One of several teachers."""
+    block = table(TEACHER, 'teacher', {'network': {'$ref': '#/$defs/network'}}, closed=True)
+    name = {**WORD.schema, 'description': f'{TEXTS["teachers.name"]} Must be {WORD.name}.'}
+    return {**block, 'properties': {'name': name, **block['properties']}, 'required': ['name', *block['required']]}
 
 
 def _optimizers() -> dict[str, Any]:
@@ -189,6 +199,7 @@ def _names(imports: Sequence[str]) -> Schema:
     return {'if': _seen(imports), 'then': {'properties': {
         'model_type': {'$ref': '#/$defs/model.names'}, 'network_g': network,
         'teacher': {'properties': {'network': network}},
+        'teachers': {'items': {'properties': {'network': network}}},
         'datasets': {'additionalProperties': _known('data_set')},
         'train': {'properties': {'pixel_opt': loss, 'perceptual_opt': loss}},
         'val': {'properties': {'metrics': {'additionalProperties': _known('metric')}}}}}}
@@ -221,5 +232,6 @@ def _teaching(models: Sequence[str], imports: Sequence[str]) -> Schema:
             'train': {'properties': {'distill_opt': {'$ref': DISTILLATION},
                                      'distill': {'anyOf': [{'$ref': '#/$defs/distill'}, _OR_NONE]}}}},
         'allOf': [{'if': {'required': ['train'], 'not': {'required': ['compare']}}, 'then': {
-                       'required': ['teacher'], 'properties': {'train': {'required': ['distill_opt']}}}},
+                       'anyOf': [{'required': ['teacher']}, {'required': ['teachers']}],
+                       'properties': {'train': {'required': ['distill_opt']}}}},
                   {'if': _seen(imports), 'then': {'properties': {'train': {'properties': {'distill_opt': known}}}}}]})

@@ -24,7 +24,8 @@ from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
-from mipkd_plugin.config.teachers import check_teachers, context_of, teachers_of
+from mipkd_plugin.config.teacher_list import check_teachers
+from mipkd_plugin.config.teachers import context_of, networks_of, teachers_of
 from mipkd_plugin.utils.words import gigabytes
 
 _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
@@ -127,7 +128,7 @@ def _check_backends(ctx: Context) -> None:
 def _check_sizes_of_networks(ctx: Context) -> None:
     """Refuse scale factors at which a network cannot even be tried."""
     networks = {str(key): block(ctx.opt, key) for key in ctx.opt if str(key).startswith('network_')}
-    for where, options in {**networks, 'teacher.network': ctx.section('teacher', 'network')}.items():
+    for where, options in {**networks, **networks_of(ctx.opt)}.items():
         for key in ('upscale', 'scale'):
             value = options.get(key)
             if isinstance(value, (int, float)) and abs(value) > LARGEST_SCALE:
@@ -210,17 +211,17 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
     if ctx.distills and ctx.is_train:
         for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train'))):
             key = where.rpartition('.')[2]
-            elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher'}
+            elsewhere = {'compare'} if key == 'distill_opt' else {'network_t', 'network_teacher', 'teachers'}
             if key not in section and not elsewhere & set(ctx.opt) and MAPPING.fits(ctx.opt.get('train', {})):
                 fix: dict[str, Any] = {where: DISTILLATION_LOSS} if key == 'distill_opt' else {}
                 ctx.add(where, f'is missing, and {ctx.opt.get("model_type", "a model that distills")} needs it',
                         f'{in_words(fix)}, or another loss' if fix else 'see options/train_MiPKD_*.yml', fix)
     elif strict and not ctx.distills and ctx.is_train:
         name = distilling_model(ctx.opt['model_type'])
-        for where, section in (('teacher', ctx.opt), ('train.distill_opt', ctx.section('train')),
-                               ('train.distill', ctx.section('train'))):
-            if where.rpartition('.')[2] in section:
-                whole = 'teacher' in ctx.opt and 'distill_opt' in ctx.section('train')
+        for where, section in (('teacher', ctx.opt), ('teachers', ctx.opt),
+                               ('train.distill_opt', ctx.section('train')), ('train.distill', ctx.section('train'))):
+            if where.rpartition('.')[2] in section and not (ctx.reads_teachers and section is ctx.opt):
+                whole = {'teacher', 'teachers'} & set(ctx.opt) and 'distill_opt' in ctx.section('train')
                 fix = {'model_type': name} if whole else {where: REMOVE}
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
                         f'{in_words(fix)}, or {"remove it" if whole else f"write model_type: {name}"}', fix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_run import execution_of
+from mipkd_plugin.config.teachers import teachers_of
 from mipkd_plugin.data.crop_pool_dataset import CropPoolDataset
 from mipkd_plugin.losses.doubts import MIXING_REMEDY, mixing
 from mipkd_plugin.networks.conduct import conduct_of
@@ -69,7 +69,29 @@ def make_cache(opt: Mapping[str, Any], nets: NetPair, probe: Tensor, fingerprint
                         teacher.get('cache_dtype', 'float32'), path, _identity(fingerprint, teacher))
 
 
-def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) -> str | None:
+def make_caches(opt: Mapping[str, Any], nets: Mapping[str, NetPair], probe: Tensor,
+                fingerprints: Mapping[str, str]) -> dict[str, TeacherCache]:
+    """The caches of all teachers that ask for one.
+
+    Args:
+        opt: The options.
+        nets: The student with each teacher, by the teacher's name.
+        probe: Images (1, C, H, W) of the size of a training patch.
+        fingerprints: Hash of each teacher's weights, by name.
+
+    Returns:
+        The caches by name.
+
+    Raises:
+        CacheError: An LMDB was made for something else.
+    """
+    found = {teacher.name: make_cache({**opt, 'teacher': teacher.options}, nets[teacher.name], probe,
+                                      fingerprints[teacher.name])
+             for teacher in teachers_of(opt) if teacher.name in nets}
+    return {name: cache for name, cache in found.items() if cache is not None}
+
+
+def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str, others: list[int]) -> str | None:
     """Check that a cache fits in memory or on the disk, and that an existing one belongs to this teacher.
 
     Args:
@@ -77,6 +99,7 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
         nets: The tapped networks.
         probe: Images (1, C, H, W) of the size of a training patch.
         fingerprint: Hash of the teacher's weights.
+        others: Bytes in memory that each cache of an earlier teacher takes in each process; gets those of this one.
 
     Returns:
         What the cache will take, in words; None without a cache, or with a problem noted.
@@ -107,8 +130,9 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str) ->
         shapes = shapes_of(found)
         crops, each = train['crops'], bytes_per_crop(shapes, dtype)
         if ctx.files:
-            _check_room(ctx, where, (crops, each), describe(crops, each, where),
+            _check_room(ctx, where, (crops, each, sum(others)), describe(crops, each, where),
                         meta_of(shapes, dtype, _identity(fingerprint, teacher)))
+            others += [crops * each] * (where == MEMORY)
         _check_range(ctx, found, dtype)
         return describe(crops, each, where) if ctx.clean(PLACE) else None
     return None
@@ -126,15 +150,19 @@ def _identity(fingerprint: str, teacher: Mapping[str, Any]) -> str:
     return f'{network}, {fingerprint}, {execution_of(teacher)}{chosen}'
 
 
-def _check_room(ctx: Context, where: str, size: tuple[int, int], text: str, meta: Mapping[str, Any]) -> None:
-    total, fewer = math.prod(size), 'write fewer crops, fewer taps, or cache_dtype: float16'
+def _check_room(ctx: Context, where: str, size: tuple[int, int, int], text: str, meta: Mapping[str, Any]) -> None:
+    """Check the room for (crops, bytes of each), in memory beside the bytes of other caches."""
+    crops, each, others = size
+    total, fewer = crops * each, 'write fewer crops, fewer taps, or cache_dtype: float16'
     if where == MEMORY:
         ranks = world_size(ctx.launcher)
-        free, needed = psutil.virtual_memory().available, total * ranks
+        free, needed = psutil.virtual_memory().available, (total + others) * ranks
         if needed > free:
             processes = f' in each of {ranks} processes' if ranks > 1 else ''
-            ctx.add(PLACE, f'takes {text}{processes}, and {gigabytes(free)} of memory are free',
-                    f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb', _fewer(free, size[1] * ranks))
+            beside = f', beside {gigabytes(others)} for other teachers' if others else ''
+            ctx.add(PLACE, f'takes {text}{beside}{processes}, and {gigabytes(free)} of memory are free',
+                    f'{fewer}; or keep it on the disk: cache: datasets/teacher.lmdb',
+                    _fewer(free, (each + others / crops) * ranks))
         return
     path = ctx.path(where)
     damage = damage_of(path) if os.path.isfile(path / 'data.mdb') else ''
@@ -160,12 +188,12 @@ def _check_room(ctx: Context, where: str, size: tuple[int, int], text: str, meta
         return
     room = shutil.disk_usage(home).free
     if total > room:
-        ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer, _fewer(room, size[1]))
+        ctx.add(PLACE, f'takes {text}, and {gigabytes(room)} are free in {home}', fewer, _fewer(room, each))
 
 
-def _fewer(free: int, each: int) -> dict[str, Any]:
+def _fewer(free: int, each: float) -> dict[str, Any]:
     """Half as many crops as have room."""
-    return {'datasets.train.crops': free // (2 * each)} if free >= 2 * each else {}
+    return {'datasets.train.crops': int(free // (2 * each))} if free >= 2 * each else {}
 
 
 def _other_name(path: Path, where: str) -> str:

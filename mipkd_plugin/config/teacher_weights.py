@@ -43,7 +43,7 @@ def load_teacher(ctx: Context) -> nn.Module | None:
     state = None if content is None else select_state(
         ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
     if net is not None and state is not None:
-        problem = misfit(net, state, 'teacher.network')
+        problem = misfit(net, state, ctx.placed('teacher.network'))
         if problem:
             state, problem = under_its_names(net, path, key, state, problem)
         if problem:

@@ -7,10 +7,8 @@ block is the entry of the list, and whose problems have the place in the list: s
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -23,7 +21,6 @@ from mipkd_plugin.config.suggestions import other_value, shortened
 
 LIST = 'teachers'
 ONE = 'teacher'
-_EXAMPLE = 'write a list of blocks: teachers: [{name: big, weights: FILE.pth}, {name: small, weights: OTHER.pth}]'
 
 
 class Teacher(NamedTuple):
@@ -58,7 +55,12 @@ def teachers_of(opt: Mapping[str, Any]) -> list[Teacher]:
     if isinstance(listed, list):
         return [Teacher(f'{LIST}[{number}]', str(entry.get('name', '')), entry)
                 for number, entry in enumerate(listed) if isinstance(entry, Mapping)]
-    return [Teacher(ONE, '', block(opt, ONE))] if isinstance(opt.get(ONE), Mapping) else []
+    return [Teacher(ONE, '', opt[ONE])] if isinstance(opt.get(ONE), Mapping) else []
+
+
+def networks_of(opt: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks of all teachers by YAML path; a block that a teacher lacks is empty."""
+    return {f'{teacher.place}.network': block(teacher.options, 'network') for teacher in teachers_of(opt)}
 
 
 @dataclass
@@ -67,22 +69,23 @@ class _OneOfSeveral(Context):
 
     place: str = ONE
 
-    def _placed(self, path: str) -> str:
+    def placed(self, path: str) -> str:
+        """The place of an entry of this teacher in the list."""
         rest = path.removeprefix(ONE)
         return self.place + rest if path.startswith(ONE) and rest[:1] in ('', '.', '[') else path
 
     def add(self, where: str, what: str, remedy: str = '', fix: Mapping[str, Any] | None = None) -> None:
         """Record a problem at the place of the teacher."""
-        super().add(self._placed(where), what, remedy,
-                    {self._placed(path): value for path, value in (fix or {}).items()})
+        super().add(self.placed(where), what, remedy,
+                    {self.placed(path): value for path, value in (fix or {}).items()})
 
     def take_back(self, where: str, ending: str) -> None:
         """Take back the problems of a place whose text ends like this."""
-        super().take_back(self._placed(where), ending)
+        super().take_back(self.placed(where), ending)
 
     def clean(self, where: str) -> bool:
         """Whether there is no problem at this path or below it."""
-        return super().clean(self._placed(where))
+        return super().clean(self.placed(where))
 
 
 def context_of(ctx: Context, teacher: Teacher) -> Context:
@@ -100,60 +103,6 @@ def context_of(ctx: Context, teacher: Teacher) -> Context:
     opt = {**{key: value for key, value in ctx.opt.items() if key != LIST}, ONE: dict(teacher.options)}
     own = {each.name: getattr(ctx, each.name) for each in fields(Context)}
     return _OneOfSeveral(**{**own, 'opt': opt}, place=teacher.place)
-
-
-def check_teachers(ctx: Context) -> None:
-    """Check the list ``teachers`` itself: blocks, with names that differ, and no block ``teacher`` beside it."""
-    if LIST not in ctx.opt:
-        return
-    listed = ctx.opt[LIST]
-    if not isinstance(listed, list) or not listed:
-        ctx.add(LIST, 'is empty' if listed in ([], None) else
-                f'must be a list of teachers, not {shortened(listed)}', f'{_EXAMPLE}; or one block, teacher: …')
-        return
-    if ONE in ctx.opt:
-        ctx.add(ONE, 'is given beside teachers, and nobody knows which of them is meant',
-                'remove teacher, or give it a name and put it into the list teachers', {ONE: REMOVE})
-    for number, entry in enumerate(listed):
-        if not isinstance(entry, Mapping):
-            ctx.add(f'{LIST}[{number}]', f'must be a block with name and weights, not {shortened(entry)}', _EXAMPLE)
-    teachers, taken = teachers_of(ctx.opt), dict[str, Teacher]()
-    for teacher in teachers:
-        where, name = f'{teacher.place}.name', teacher.options.get('name')
-        better = _free_name(teacher, {str(other.options.get('name')) for other in teachers})
-        if not WORD.fits(name):
-            ctx.add(where, 'is missing: losses say with it which teacher they learn from' if name is None else
-                    f'must be {WORD.name}, not {shortened(name)}', fix={where: better})
-        elif str(name) in taken:
-            ctx.add(where, f'{name!r} is the name of {taken[str(name)].place} too', fix={where: better})
-        else:
-            _check_differs(ctx, teacher, taken)
-            taken[str(name)] = teacher
-
-
-def _check_differs(ctx: Context, teacher: Teacher, others: Mapping[str, Teacher]) -> None:
-    """Refuse a teacher that stands in the list twice, under two names."""
-    def content(one: Teacher) -> dict[str, Any]:
-        return {key: value for key, value in one.options.items() if key != 'name'}
-
-    same = next((other for other in others.values() if content(other) == content(teacher)), None)
-    if same is not None and 'weights' in teacher.options:
-        fix = {f'{where}.teacher': same.name for where, options in distillation_entries(ctx.opt)
-               if isinstance(options, Mapping) and options.get(ONE) == teacher.name}
-        ctx.add(teacher.place, f'{teacher.name!r} is the same as {same.name!r}, {same.place}: it would run twice for '
-                'nothing', f'remove it, and write teacher: {same.name} in its losses; or give it other weights',
-                {**fix, teacher.place: REMOVE})
-
-
-def _free_name(teacher: Teacher, taken: set[str]) -> str:
-    """A name for a teacher: that of its file or of its network, in letters, digits and _."""
-    weights, network = teacher.options.get('weights'), block(teacher.options, 'network')
-    given = teacher.options.get('name')
-    text = given if isinstance(given, str) and given else (
-        Path(weights).stem if isinstance(weights, str) else str(network.get('type', ONE)))
-    word = re.sub(r'\W+', '_', text, flags=re.ASCII).strip('_')[:24]
-    word = word if WORD.fits(word) else f'{ONE}_{word}'.rstrip('_')
-    return next(name for name in (word, *(f'{word}_{n}' for n in range(2, len(taken) + 3))) if name not in taken)
 
 
 def distillation_entries(opt: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -203,11 +152,31 @@ def number_of_teacher(opt: Mapping[str, Any], options: Any) -> int:
     return next((number for number, teacher in enumerate(teachers_of(opt)) if name == teacher.name), 0)
 
 
+def are_named(opt: Mapping[str, Any]) -> bool:
+    """Whether the options have a list of teachers whose names all differ."""
+    names = [teacher.options.get('name') for teacher in teachers_of(opt)]
+    return bool(names) and len(names) == len(opt.get(LIST) or ()) and all(map(WORD.fits, names)) and (
+        len(set(names)) == len(names))
+
+
+def used_teachers(opt: Mapping[str, Any]) -> list[str]:
+    """The teachers that some loss learns from; one that names no teacher of the list counts for the first.
+
+    Args:
+        opt: The options.
+
+    Returns:
+        Their names, in the order of the list.
+    """
+    teachers = teachers_of(opt)
+    used = {number_of_teacher(opt, options) for _, options in distillation_entries(opt)}
+    return [teacher.name for number, teacher in enumerate(teachers) if number in used]
+
+
 def check_who_teaches(ctx: Context) -> None:
     """Check the option ``teacher`` of each loss, and that some loss learns from each teacher."""
     entries, teachers = distillation_entries(ctx.opt), teachers_of(ctx.opt)
-    names = [teacher.name for teacher in teachers]
-    are_named = LIST in ctx.opt and bool(names) and all(map(WORD.fits, names)) and len(set(names)) == len(names)
+    names, named = [teacher.name for teacher in teachers], are_named(ctx.opt)
     for where, options in entries:
         if not isinstance(options, Mapping) or ONE not in options:
             continue
@@ -220,13 +189,13 @@ def check_who_teaches(ctx: Context) -> None:
             ctx.add(place, f'says which of the teachers is meant, and {options["type"]} has an argument of that name, '
                     'or takes any', 'rename the argument of the class, and let it name its arguments; or leave this '
                     'out: the loss then learns from the first teacher')
-        elif LIST in ctx.opt and are_named and name not in names:
+        elif named and name not in names:
             ctx.add(place, f'there is no teacher {shortened(name)}', *_other_name(place, name, names))
-    if not are_named or not entries or not all(ctx.clean(f'{where}.{ONE}') for where, _ in entries):
+    if not named or not entries or not all(ctx.clean(f'{where}.{ONE}') for where, _ in entries):
         return
-    used = {number_of_teacher(ctx.opt, options) for _, options in entries}
-    for number, teacher in enumerate(teachers):
-        if number not in used and ctx.clean(teacher.place):
+    used = used_teachers(ctx.opt)
+    for teacher in teachers:
+        if teacher.name not in used and ctx.clean(teacher.place):
             ctx.add(teacher.place, f'no loss learns from {teacher.name!r}', f'write teacher: {teacher.name} in a loss '
                     'of train.distill_opt, or remove this teacher', {teacher.place: REMOVE})
 

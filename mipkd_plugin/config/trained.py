@@ -15,6 +15,7 @@ from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, OptionError, block
 from mipkd_plugin.config.teacher_file import with_teacher
 from mipkd_plugin.config.teacher_weights import load_teacher, under_its_names
+from mipkd_plugin.config.teachers import networks_of
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 from mipkd_plugin.utils.safetensors_files import read_weights
 
@@ -30,7 +31,7 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     Args:
         opt: The options.
         weights: A file such as ``net_g_latest.pth``.
-        section: Which network: ``network_g``, or ``teacher`` for the teacher's.
+        section: Which network: ``network_g``, or the YAML path of the block of a teacher, as ``teachers[1]``.
         param_key: Key of the file; None if the file itself is the state dict. By default ``params_ema`` where the file
             has it, then ``params``, then the file itself.
 
@@ -44,7 +45,7 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
         return _load_aggregated({**block(opt, 'teacher'), 'aggregate': str(weights)}, param_key)
     opt = with_teacher(opt)
     ctx = Context(opt, is_train=True)
-    where = 'teacher.network' if section == 'teacher' else section
+    where = section if section == 'network_g' else f'{section}.network'
     network = block(opt, *where.split('.'))
     net: nn.Module | None = None
     if check_component(ctx, where, network, ARCH_REGISTRY):
@@ -56,7 +57,7 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     if net is None or state is None:
         raise OptionError(ctx.problems, opt)
     problem = misfit(net, state, where)
-    if problem is not None and section == 'teacher':
+    if problem is not None and section != 'network_g':
         state, problem = under_its_names(net, path, key, state, problem)
     if problem is not None and where == 'network_g' and _is_teachers(opt, state):
         ctx.add(WHERE, f'{path} holds the weights of the teacher, not of the student {type(net).__name__}',
@@ -88,9 +89,11 @@ def _key(content: Any) -> str | None:
 
 
 def _is_teachers(opt: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
-    """Whether weights fit the teacher to the last shape."""
-    network, aside = block(opt, 'teacher', 'network'), Context(opt, is_train=True)
-    if not network or not check_component(aside, 'teacher.network', network, ARCH_REGISTRY):
-        return False
-    net = construct(aside, 'teacher.network', network, ARCH_REGISTRY)
-    return net is not None and misfit(net, state, 'teacher.network') is None
+    """Whether weights fit a teacher to the last shape."""
+    aside = Context(opt, is_train=True)
+    for where, network in networks_of(opt).items():
+        if network and check_component(aside, where, network, ARCH_REGISTRY):
+            net = construct(aside, where, network, ARCH_REGISTRY)
+            if net is not None and misfit(net, state, where) is None:
+                return True
+    return False

@@ -14,12 +14,12 @@ from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import knows_all_keys
-from mipkd_plugin.config.teachers import distillation_entries
+from mipkd_plugin.config.teachers import distillation_entries, networks_of
 from mipkd_plugin.losses.base import DistillationLoss
 
 _OF_TRAINING = ('__init__', 'init_training_settings', 'setup_optimizers', 'get_optimizer', 'setup_schedulers',
                 'feed_data', 'optimize_parameters', 'model_ema', 'save', 'resume_training')
-_OWN_KEYS = ('distill_opt', 'teacher')
+_OWN_KEYS = ('distill_opt', 'teacher', 'teachers')
 
 
 def check_foreign_model(ctx: Context) -> None:
@@ -30,7 +30,7 @@ def check_foreign_model(ctx: Context) -> None:
     Args:
         ctx: Options, and where problems go.
     """
-    model, written = ctx.model_class, [key for key in ('teacher', 'train.distill_opt') if _has(ctx, key)]
+    model, written = ctx.model_class, [key for key in ('teacher', 'teachers', 'train.distill_opt') if _has(ctx, key)]
     if model is None or not ctx.is_train or ctx.distills or knows_all_keys(ctx) or not _asks(ctx) or _reads_them(model):
         return
     remedy, fix = how_to_distill(ctx)
@@ -47,7 +47,7 @@ def how_to_distill(ctx: Context) -> tuple[str, dict[str, Any]]:
         fix: dict[str, Any] = {'model_type': min(ready, key=len)}
         return in_words(fix), fix
     if not ctx.inherits('SRModel') or ctx.inherits('SRGANModel') or ctx.inherits('VideoBaseModel'):
-        fix = {key: REMOVE for key in ('teacher', 'train.distill_opt', 'train.distill') if _has(ctx, key)}
+        fix = {key: REMOVE for key in ('teacher', 'teachers', 'train.distill_opt', 'train.distill') if _has(ctx, key)}
         return f'remove {" and ".join(fix)}: only model classes that train one network on images can distill', fix
     own = f'{name.removesuffix("Model")}DistillModel'
     own_file = getattr(sys.modules.get(model.__module__), '__file__', None)
@@ -70,7 +70,7 @@ def _asks(ctx: Context) -> bool:
     losses = [lookup(LOSS_REGISTRY, options.get('type')) for _, options in distillation_entries(ctx.opt)
               if MAPPING.fits(options)]
     return (any(isinstance(loss, type) and issubclass(loss, DistillationLoss) for loss in losses)
-            or 'network' in ctx.section('teacher') and _has(ctx, 'train.distill_opt'))
+            or any(networks_of(ctx.opt).values()) and _has(ctx, 'train.distill_opt'))
 
 
 def _reads_them(model: type) -> bool:

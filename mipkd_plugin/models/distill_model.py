@@ -1,4 +1,4 @@
-"""BasicSR models whose training step also distills from a frozen teacher."""
+"""BasicSR models whose training step also distills from a frozen teacher, or from several."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
 from mipkd_plugin.models.gradients import gradient_log
-from mipkd_plugin.models.pictures import FrozenTeacher
 from mipkd_plugin.models.setup_log import setup_lines
 from mipkd_plugin.models.student import StudentMixin
+from mipkd_plugin.models.teaching import Teaching, prepare
 from mipkd_plugin.models.terms import free_name, total_of
-from mipkd_plugin.networks.step import StepPlan
+from mipkd_plugin.networks.teacher_cache import TeacherCache
 from mipkd_plugin.utils.registry import register
 
 
@@ -35,7 +35,8 @@ class DistillMixin(StudentMixin):
 
     Write ``class MyDistillModel(DistillMixin, MyModel)``. The mixin replaces ``optimize_parameters`` of ``MyModel``,
     with the same pixel and perceptual losses. It keeps validation, saving, schedulers, EMA, and a ``test`` of its own
-    (that of SRModel pads images, see :class:`StudentMixin`). It reads ``teacher`` and ``train.distill_opt``.
+    (that of SRModel pads images, see :class:`StudentMixin`). It reads ``teacher`` or ``teachers``, and
+    ``train.distill_opt``.
 
     Raises:
         OptionError: The options of teacher or losses have problems; the message lists all of them.
@@ -65,13 +66,11 @@ class DistillMixin(StudentMixin):
         distillation = config.build_distillation(self.opt, student)
         config.forget_weights()
         self.schedule = config.read_schedule(self.opt)
-        self.teacher = distillation.teacher.to(self.device)
-        self.teacher_fingerprint = distillation.fingerprint
         self.losses = nn.ModuleList(distillation.losses.values()).to(self.device).train()
         runner = self.net_g if isinstance(self.net_g, DistributedDataParallel) else None
-        self.nets = distillation.attach(student, runner)
-        self.cache = config.make_cache(self.opt, self.nets, distillation.probe.to(self.device),
-                                       distillation.fingerprint)
+        self.teaching = Teaching(self.opt, distillation, student, runner, self.device)
+        self.teacher, self.nets = distillation.teacher, next(iter(self.teaching.nets.values()))
+        self.teacher_fingerprint = distillation.fingerprint
         seed = self.opt.get('manual_seed') or 0
         losses = self.distillation_losses()
         for index, loss in enumerate(losses):
@@ -148,29 +147,37 @@ class DistillMixin(StudentMixin):
         """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
         samples = self.schedule.samples(len(self.lq))
         lq = self.lq if samples >= len(self.lq) else self.lq[:samples]  # itself: the student's answers belong to it
-        teacher = None if self.cache is None else self.cache(lq, self.crops)
-        plan = self.nets.plan(lq, self.gt[:samples], self.optimizer_g,
-                              lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, teacher)
-        prepared = self._prepare(plan)
+        plans = self.teaching.plans(
+            lq, self.gt[:samples], self.optimizer_g,
+            lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter, self.crops)
+        prepared = prepare(self.distillation_losses(), [plans[name] for name in self.teaching.chosen], self.device,
+                           stops=self.see_losses is None)
         student = self.nets.student(self.lq)
         self.output = student.output
         terms = self.reconstruction_terms(student.output, self.gt)
-        step, weight = plan.run(student.first(samples)), self.schedule.weight(current_iter)
-        for runner in self._loss_runners:
+        steps, weight = self.teaching.steps(plans, student.first(samples)), self.schedule.weight(current_iter)
+        for runner, step in zip(self._loss_runners, steps):
             for name, value in runner(step).items():
                 terms[free_name(name, terms)] = value if weight == 1 else weight * value
         return terms, prepared
 
-    def _teacher_for_pictures(self) -> Callable[[Tensor], Tensor] | None:
-        return FrozenTeacher(self.teacher, self.nets.teacher.execution, int(self.opt['scale'])).upscale
+    @property
+    def cache(self) -> TeacherCache | None:
+        """The cache of the teacher, or of the first that has one. To set it to None drops all caches."""
+        return next(iter(self.teaching.caches.values()), None)
+
+    @cache.setter
+    def cache(self, none: None) -> None:
+        self.teaching.caches.clear()
+
+    def _teachers_for_pictures(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return self.teaching.upscalers(int(self.opt['scale']))
 
     def _dismiss_teacher(self) -> None:
-        """Free what no later iteration needs: hooks, and the device's memory that the teacher takes."""
         self._teacher_dismissed = True
-        self.nets.close()
-        self.teacher.cpu()
-        self.cache = None
-        get_root_logger().info('Distillation is over; training goes on without the teacher.')
+        self.teaching.dismiss()
+        several = 's' * (len(self.teaching.nets) > 1)
+        get_root_logger().info(f'Distillation is over; training goes on without the teacher{several}.')
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Update the moving average as BasicSR does, to the last bit, but with two calls for all tensors."""
@@ -181,21 +188,6 @@ class DistillMixin(StudentMixin):
         torch._foreach_mul_([p.data for p in average], decay)
         torch._foreach_add_([p.data for p in average],
                             [p.data for p in self.get_bare_model(self.net_g).parameters()], alpha=1 - decay)
-
-    def _prepare(self, plan: StepPlan) -> dict[str, Tensor]:
-        """Let losses train their own parameters; names of a second such loss end in ``_2``."""
-        own = [loss for loss in self.distillation_losses() if loss.self_trained_parameters()]
-        return {name if number == 1 else f'{name}_{number}': value
-                for number, loss in enumerate(own, 1) for name, value in self._prepare_one(loss, plan).items()}
-
-    def _prepare_one(self, loss: DistillationLoss, plan: StepPlan) -> dict[str, Tensor]:
-        """Let one loss train its own parameters; where its gradient is not finite, the whole step is not."""
-        try:
-            return loss.prepare(plan)
-        except FloatingPointError:
-            if self.see_losses is None:
-                raise
-            return {type(loss).__name__: torch.full((), torch.nan, device=self.device)}
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
         """Compute the terms of BasicSR's SRModel: pixel loss and perceptual loss.
@@ -223,14 +215,15 @@ class DistillMixin(StudentMixin):
         """
         random_states = gather_random_states(self.losses, self.opt['dist'])
         if self.opt.get('rank', 0) == 0:
-            save_state(self._state_path(current_iter), self.losses, self.teacher_fingerprint, random_states)
+            save_state(self._state_path(current_iter), self.losses, self.teacher_fingerprint, random_states,
+                       self.teaching.learned)
         super().save(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Let BasicSR resume, then restore the losses' state. Refuses to resume with another teacher."""
         super().resume_training(resume_state)
         path = self._state_path(resume_state['iter'])
-        load_state(path, self.losses, self.teacher_fingerprint, self.opt.get('rank', 0))
+        load_state(path, self.losses, self.teacher_fingerprint, self.opt.get('rank', 0), self.teaching.learned)
         get_root_logger().info(f'Loading distillation state from {path}.')
 
     def distillation_losses(self) -> list[DistillationLoss]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import math
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from basicsr.models import build_model
@@ -75,13 +74,12 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
         The gradients; None for a model that does not distill.
     """
     start = time.perf_counter()
-    if not opt.get('teacher') or not config.distillation_entries(opt):
+    if not config.teachers_of(opt) or not config.distillation_entries(opt):
         return None
     parsed = _parsed(opt)
     distillation = distillation or config.build_distillation(opt)
-    plain = dataclasses.replace(distillation.execution, compile=False)
-    distillation = dataclasses.replace(distillation, execution=plain)
-    with random_numbers_restored(range(torch.cuda.device_count())), _silent(), config.prepared(parsed, distillation):
+    uncompiled = distillation.uncompiled()
+    with random_numbers_restored(range(torch.cuda.device_count())), _silent(), config.prepared(parsed, uncompiled):
         torch.manual_seed(parsed.get('manual_seed') or 0)
         model = build_model(parsed)
         if not isinstance(model, DistillMixin):
@@ -95,7 +93,7 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
                 each, prepared = _measured(model, batch, iteration, owners)
                 found.append(each)
                 itself.update(dict.fromkeys(prepared))
-        model.nets.close()
+        model.teaching.close()
     paths = [where for where, _ in config.distillation_entries(opt)]
     return GradientCheck(
         over_batches(found), owners={name: paths[number] for name, number in owners.items()},
@@ -142,9 +140,11 @@ def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:
     needed = math.ceil(max(loss.min_batch_size for loss in model.distillation_losses()) / share)
     size = max(opt['datasets']['train'].get('batch_size_per_gpu') or _FEW_IMAGES, needed)
     fewest = min(size, max(_FEW_IMAGES, needed))
-    student, teacher = model.get_bare_model(model.net_g), model.teacher
-    work = _work(student, channels, side, unit) * (2 + 2 * _BACKWARDS) + _work(teacher, channels, side, unit) * (
-        5 if any(loss.reenters_network for loss in model.distillation_losses()) else 1)
+    student, teaching = model.get_bare_model(model.net_g), model.teaching
+    reentered = {name for loss, name in zip(model.distillation_losses(), teaching.chosen) if loss.reenters_network}
+    work = _work(student, channels, side, unit) * (2 + 2 * _BACKWARDS) + sum(
+        _work(teacher, channels, side, unit) * (5 if name in reentered else 1)
+        for name, teacher in teaching.teachers.items())
     while size * work > _WORK / 2 and size > fewest:
         size = max(size // 2, fewest)
     while size * work > _WORK / 2 and side // 2 >= max(unit, 8) and side // 2 % unit == 0:
@@ -167,8 +167,9 @@ def _parsed(opt: Mapping[str, Any]) -> dict[str, Any]:
     parsed: dict[str, Any] = copy.deepcopy(dict(opt))
     parsed.update(is_train=True, dist=False, rank=0, world_size=1, auto_resume=False, root_path=str(Path.cwd()),
                   num_gpu=min(torch.cuda.device_count(), 1) if parsed.get('num_gpu') != 0 else 0)
-    for key in ('cache', 'compile'):
-        (parsed.get('teacher') or {}).pop(key, None)
+    for teacher in config.teachers_of(parsed):
+        for key in teacher.options.keys() & {'cache', 'compile'}:
+            cast(dict[str, Any], teacher.options).pop(key)
     folder = Path.cwd() / 'experiments' / str(parsed.get('name'))
     parsed['path'] = {**(parsed.get('path') or {}), 'experiments_root': str(folder), 'models': str(folder / 'models'),
                       'training_states': str(folder / 'training_states'), 'log': str(folder),

@@ -87,11 +87,13 @@ class ValidationPictures:
     Args:
         count: Number of images of each data set.
         scale: Scale factor.
-        teacher: Runs the teacher on one image (1, C, H, W); None: there is no teacher.
+        teachers: Runs the teacher on one image (1, C, H, W); or each of several, by label; None: there is no teacher.
     """
 
-    def __init__(self, count: int, scale: int, teacher: Callable[[Tensor], Tensor] | None = None) -> None:
-        self._count, self._scale, self._teacher = count, scale, teacher
+    def __init__(self, count: int, scale: int, teachers: Callable[[Tensor], Tensor] |
+                 Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> None:
+        self._count, self._scale = count, scale
+        self._teachers = {TEACHER: teachers} if callable(teachers) else dict(teachers or {})
         self._known: dict[tuple[int, int], _Known] = {}
         self._strips: list[Strip] = []
         self._dataset: str | None = None
@@ -148,21 +150,19 @@ class ValidationPictures:
         box = choose_boxes([bicubic], truth, DETAIL, border=self._scale)[0]
         channels = lq.shape[1]
         before = [Panel(LR, box.of(squares).copy()), self._panel(BICUBIC, bicubic, box, truth, channels)]
-        after, image = [], self._of_teacher(name, lq)
-        if image is not None:
-            after.append(self._panel(TEACHER, image, box, truth, channels))
+        images = {label: self._of_teacher(label, name, lq) for label in self._teachers}
+        after = [self._panel(label, image, box, truth, channels)
+                 for label, image in images.items() if image is not None]
         if truth is not None:
             after.append(Panel(HR, box.of(truth)))
         return _Known(name, content, box, truth, before, after)
 
-    def _of_teacher(self, name: str, lq: Tensor) -> Pixels | None:
-        """What the teacher makes of a whole image; None without one, or where it fails: training needs patches only."""
-        if self._teacher is None:
-            return None
+    def _of_teacher(self, label: str, name: str, lq: Tensor) -> Pixels | None:
+        """What a teacher makes of a whole image; None where it fails: training needs patches only."""
         try:
-            return as_picture(self._teacher(lq))
+            return as_picture(self._teachers[label](lq))
         except FOREIGN_ERRORS as error:
-            get_root_logger().warning(f'logger.val_pictures: the teacher is left out of the picture of {name}, because '
+            get_root_logger().warning(f'logger.val_pictures: the {label} is left out of the picture of {name}, because '
                                       f'it cannot run on the whole image: {reason(error)}')
             return None
 

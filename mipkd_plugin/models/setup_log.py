@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from mipkd_plugin import config
+from mipkd_plugin.models.teaching import called
 from mipkd_plugin.networks.execution import PLAIN
 
 if TYPE_CHECKING:
@@ -22,18 +25,22 @@ def setup_lines(model: DistillMixin, notes: Iterable[str]) -> list[str]:
     Returns:
         The lines of the log.
     """
-    count = {name: sum(p.numel() for p in net.parameters())
-             for name, net in (('student', model.net_g), ('teacher', model.teacher), ('losses', model.losses))}
-    lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
-             f'losses (training only) {count["losses"]:,d} parameters.']
+    teaching = model.teaching
+    teachers = ', '.join(f'{called(name)} {_count(net):,d}' for name, net in teaching.teachers.items())
+    lines = [f'Distillation: student {_count(model.net_g):,d}, {teachers}, '
+             f'losses (training only) {_count(model.losses):,d} parameters.']
     lines += [f'\t{line}' for line in config.recognition_in_words(model.opt)]
-    if model.nets.teacher.execution != PLAIN:
-        lines.append(f'\tThe teacher runs in another way: {model.nets.teacher.execution}')
-    for loss in model.distillation_losses():
+    lines += [f'\tThe {called(name)} runs in another way: {nets.teacher.execution}'
+              for name, nets in teaching.nets.items() if nets.teacher.execution != PLAIN]
+    for loss, name in zip(model.distillation_losses(), teaching.chosen):
         pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
-        lines.append(f'\t{type(loss).__name__}: {pairs}' + f'; {loss.note}' * bool(loss.note))
+        lines.append(f'\t{type(loss).__name__}{f" from {called(name)}" * bool(name)}: {pairs}'
+                     + f'; {loss.note}' * bool(loss.note))
     if model.opt['train'].get('distill'):
         lines.append(f'\tdistills in {model.schedule}')
-    if model.cache is not None:
-        lines.append(f'\tcache of the teacher: {model.cache}')
+    lines += [f'\tcache of the {called(name)}: {cache}' for name, cache in teaching.caches.items()]
     return [*lines, *(f'\tnote: {note}' for note in notes)]
+
+
+def _count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())

@@ -53,14 +53,14 @@ class StudentMixin(HostModel):
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
             return
         if self.pictures is None:
-            self.pictures = ValidationPictures(count, int(self.opt.get('scale', 1)), self._teacher_for_pictures())
+            self.pictures = ValidationPictures(count, int(self.opt.get('scale', 1)), self._teachers_for_pictures())
         with self.pictures.of(dataloader.dataset):
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
             self.pictures.write(tb_logger, current_iter)
 
-    def _teacher_for_pictures(self) -> Callable[[Tensor], Tensor] | None:
-        """What runs the teacher on one image; a model without a teacher has none."""
-        return None
+    def _teachers_for_pictures(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """What runs each teacher on one image, by its label; a model without a teacher has none."""
+        return {}
 
     def _run_test(self) -> None:
         """``test()`` alone."""

@@ -12,7 +12,7 @@ import torch
 
 from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.inference.images import Picture, read_picture
-from mipkd_plugin.inference.pictures import HR, LR, TEACHER, as_picture
+from mipkd_plugin.inference.pictures import HR, LR, as_picture
 from mipkd_plugin.inference.quality import check_pairs, images_in, pairs_of, read_pairs
 from mipkd_plugin.inference.tiles import MemoryLackError
 from mipkd_plugin.pages.methods import Method, PageError
@@ -115,7 +115,7 @@ def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int
     Raises:
         PageError: An image cannot be used.
     """
-    compared = [method.label for method in methods if method.label != TEACHER]
+    compared = [method.label for method in methods if not method.teaches]
     kept: list[tuple[float, int, Scene]] = []
     values: dict[str, list[Values]] = {}
     for place, (name, picture, original) in enumerate(images.read()):

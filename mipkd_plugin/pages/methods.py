@@ -32,11 +32,13 @@ class Method:
         label: Its name there.
         weights: Its file.
         run: The network, on an image of any size.
+        teaches: Whether it is a teacher.
     """
 
     label: str
     weights: Path
     run: Enlarger
+    teaches: bool = False
 
     @property
     def kind(self) -> str:
@@ -135,4 +137,4 @@ def _shortened(labels: list[str]) -> list[str]:
 
 def runs_of(methods: Sequence[Method]) -> list[Run]:
     """The trainings that the weights files come from; a teacher's is left out."""
-    return [find_run(method.label, method.weights) for method in methods if method.label != TEACHER]
+    return [find_run(method.label, method.weights) for method in methods if not method.teaches]

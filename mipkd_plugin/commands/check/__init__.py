@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mipkd_plugin.compare import Comparison
     from mipkd_plugin.config import Distillation, Options, Report
+    from mipkd_plugin.config.built import TeacherRun
 
 HELP = 'check an option file and show its networks, losses and data'
 
@@ -79,7 +80,9 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
     print(f'ok: {opt.source} can be used by basicsr {command}')
     _show_networks(report)
     for where, loss in report.built.losses.items():
-        print(f'  loss     {type(loss).__name__}, {_count(loss):,d} parameters (training only)')
+        name = report.built.chosen.get(where)
+        print(f'  loss     {type(loss).__name__}{f" from teacher {name}" * bool(name)}, {_count(loss):,d} parameters '
+              '(training only)')
         if loss.note:
             print(f'           note: {loss.note}')
         for pair in report.built.pairs.get(where, []):
@@ -90,8 +93,9 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
         from mipkd_plugin.config import read_schedule
 
         print(f'  distill  {read_schedule(opt)}')
-    if report.built.cache is not None:
-        print(f'  cache    {report.built.cache}')
+    for name, run in report.built.runs.items():
+        if run.cache is not None:
+            print(f'  cache    {f"of teacher {name}: " * bool(name)}{run.cache}')
     _show_images(opt, report)
 
 
@@ -150,19 +154,30 @@ def _equal_time(comparison: Comparison) -> str:
 def _show_networks(report: Report) -> None:
     from mipkd_plugin.config import recognition_in_words
 
-    for role, net in (('student', report.built.student), ('teacher', report.built.teacher)):
-        if net is not None:
-            label = role if report.built.teacher is not None else 'network'
-            print(f'  {label:8} {type(net).__name__}, {_count(net):,d} parameters')
+    teachers = report.built.teachers
+    if report.built.student is not None:
+        _show_network('student' if teachers else 'network', '', report.built.student)
+    for name, net in teachers.items():
+        _show_network('teacher', name, net)
     for number, line in enumerate(recognition_in_words(report.opt)):
         print(f'           {line}' if number else f'  {"teacher":8} {line}')
-    execution, gap = report.built.execution, report.built.difference
+    for name, run in report.built.runs.items():
+        _show_run(f'{name}: ' * bool(name), run)
+
+
+def _show_network(label: str, name: str, net: nn.Module) -> None:
+    print(f'  {label:8} {f"{name}: " * bool(name)}{type(net).__name__}, {_count(net):,d} parameters')
+
+
+def _show_run(name: str, run: TeacherRun) -> None:
+    """Show how a teacher runs, if it does so in another way than usual."""
+    execution, gap = run.execution, run.difference
     if gap is not None:
         largest = f', features by up to {100 * max(gap.features.values()):.2g} %' if gap.features else ''
-        print(f'  teacher  {execution}: output differs from float32 by up to {gap.output_max:.2g} (mean '
+        print(f'  teacher  {name}{execution}: output differs from float32 by up to {gap.output_max:.2g} (mean '
               f'{gap.output_mean:.2g}){largest}; measured uncompiled on one patch of random noise')
     elif execution.compile:
-        print(f'  teacher  {execution}: the training compiles it in its first iterations; not measured here')
+        print(f'  teacher  {name}{execution}: the training compiles it in its first iterations; not measured here')
 
 
 def _show_images(opt: Options, report: Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +41,7 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
     Args:
         args: With ``opt``, ``force_yml`` and ``imports``.
         weights: The file.
-        section: ``network_g``, or ``teacher`` for the teacher of the option file.
+        section: ``network_g``, or the YAML path of the block of a teacher, as ``teachers[1]``.
 
     Returns:
         The network.
@@ -64,11 +65,27 @@ def load_network(args: argparse.Namespace, weights: Path, section: str = 'networ
     scale = Context(opt, is_train=True).scale
     if scale is None:
         raise UsageError(f'{args.opt}: scale must be a whole number, not {opt.get("scale")!r}; write scale: 2')
-    where = 'teacher.network' if section == 'teacher' else section
-    key = block(opt, 'teacher').get('param_key', NEWEST) if section == 'teacher' else NEWEST
+    where = section if section == 'network_g' else f'{section}.network'
+    key = NEWEST if section == 'network_g' else block(opt, section).get('param_key', NEWEST)
     net = load_trained(opt, weights, section, key)
     select_output(net, output_key(opt, where))
     return Loaded(net, scale, weights, dict(block(opt, *where.split('.'))))
+
+
+def teachers_by_label(opt: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The teachers of an option file whose weights are named.
+
+    Args:
+        opt: The options.
+
+    Returns:
+        (YAML path of its block, file) by label: ``teacher``, or ``teacher big`` if it is one of several.
+    """
+    from mipkd_plugin.config.teachers import teachers_of
+
+    found = teachers_of(opt)
+    return {f'teacher {teacher.name}' if len(found) > 1 else 'teacher': (teacher.place, str(teacher.options['weights']))
+            for teacher in found if teacher.options.get('weights')}
 
 
 def on_device(net: nn.Module, name: str | None) -> nn.Module:

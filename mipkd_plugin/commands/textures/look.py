@@ -160,16 +160,17 @@ def see(opt: Options, weights: Path, state: Path, lq: Tensor) -> list[Seen]:
     """
     student, distillation = config.load_run(opt, weights, state)
     losses = nn.ModuleList(distillation.losses.values()).eval()
-    load_state(state, losses, distillation.fingerprint, rank=0)
-    nets = distillation.attach(student)
+    load_state(state, losses, distillation.fingerprint, 0, distillation.learned)
+    nets = distillation.attach_all(student)
     with torch.no_grad():
-        of_student, of_teacher = nets.student(lq).features, nets.teacher(lq).features
-    krnets = [loss for loss in losses if isinstance(loss, KRNetLoss)]
+        of_student = next(iter(nets.values())).student(lq).features
+        of_teachers = {name: nets[name].teacher(lq).features for name in nets}
+    krnets = [(loss, name) for loss, name in zip(losses, distillation.chosen) if isinstance(loss, KRNetLoss)]
     seen = []
-    for number, loss in enumerate(krnets, 1):
+    for number, (loss, teacher) in enumerate(krnets, 1):
         which, prefix = ('', '') if len(krnets) == 1 else (f'KRNetLoss {number}, ', f'loss_{number}_')
         for tap, (network, (s, t)) in enumerate(zip(loss.networks, loss.pairs), 1):
-            textures = look(cast(KRNet, network), of_student[s], of_teacher[t])
+            textures = look(cast(KRNet, network), of_student[s], of_teachers[teacher][t])
             seen.append(Seen(f'{which}tap {tap} of {len(loss.pairs)}', f'{prefix}tap_{tap}.png', (s, t), textures))
     return seen
 

@@ -12,10 +12,11 @@ from faults.inputs import (
     resume,
     resume_files,
     settings,
+    several_teachers,
     weights,
     widths,
 )
 
 MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
-           any_student, pictures, recognition)
+           any_student, pictures, recognition, several_teachers)
 CASES = [case for module in MODULES for case in module.CASES]

@@ -1,0 +1,59 @@
+"""Several teachers in a comparison: each run gets those that its losses learn from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mipkd_plugin.compare.methods import has_settings, losses_of, place
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.teacher_list import check_teachers
+from mipkd_plugin.config.teachers import LIST, are_named, used_teachers
+
+_ENTRY = re.compile(rf'{LIST}\[(\d+)\](.*)', re.DOTALL)
+
+
+def check_shared_teachers(ctx: Context, known: Mapping[str, Any]) -> None:
+    """Check the list ``teachers`` of a comparison: some method learns from each of them.
+
+    Args:
+        ctx: Options, and where problems go.
+        known: The methods by name.
+    """
+    check_teachers(ctx)
+    if not are_named(ctx.opt) or not ctx.clean('compare.methods'):
+        return
+    used = {name for method in known.values()
+            for name in used_teachers({**ctx.opt, 'train': {'distill_opt': losses_of(method)}})}
+    for number, entry in enumerate(ctx.opt[LIST]):
+        if entry['name'] not in used and ctx.clean(f'{LIST}[{number}]'):
+            ctx.add(f'{LIST}[{number}]', f'no method learns from {entry["name"]!r}', f'write teacher: {entry["name"]} '
+                    'in a loss of compare.methods, or remove this teacher', {f'{LIST}[{number}]': REMOVE})
+
+
+def home_of(where: str, opt: Mapping[str, Any], run: Mapping[str, Any], method: Any, home: str) -> str | None:
+    """The place in the option file of a comparison for a place in the option file of one of its runs.
+
+    Args:
+        where: YAML path in the option file of the run.
+        opt: The options of the comparison.
+        run: The options of the run, which has only the teachers that it needs.
+        method: The method.
+        home: YAML path of the method.
+
+    Returns:
+        The YAML path; None if the entry stands at the same place in both files.
+    """
+    found = _ENTRY.fullmatch(where)
+    if found is None or not isinstance(run.get(LIST), list):
+        return place(where, method, home)
+    entry, rest = run[LIST][int(found[1])], found[2]
+    name = entry.get('name') if isinstance(entry, Mapping) else None
+    own = method.get(LIST) if has_settings(method) else None
+    if isinstance(own, Mapping) and rest[1:].partition('.')[0] in (own.get(name) or {}):
+        return f'{home}.{LIST}.{name}{rest}'
+    numbers = [number for number, other in enumerate(opt[LIST]) if isinstance(other, Mapping) and
+               other.get('name') == name]
+    return f'{LIST}[{numbers[0]}]{rest}' if len(numbers) == 1 else None
