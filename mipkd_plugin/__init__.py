@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RandomizedLoss,
         RKDLoss,
         TapPair,
+        WaveletKDLoss,
         bind,
     )
     from mipkd_plugin.models import DistillMixin, DistillModel, SwinIRDistillModel
@@ -53,7 +54,7 @@ _HOMES = {
     'losses': ('AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
                'DistillationLoss',
                'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss', 'RKDLoss',
-               'RandomizedLoss', 'TapPair', 'bind'),
+               'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind'),
     'models': ('DistillMixin', 'DistillModel', 'SwinIRDistillModel'),
     'networks.execution': ('Execution', ),
     'networks.features': ('NetPass', ),
@@ -69,9 +70,9 @@ _IMPORT_LOCK = threading.RLock()
 
 __all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
            'DistillMixin', 'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss',
-           'LogitsKDLoss', 'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss',
-           'RKDLoss', 'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
-           '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
+           'LogitsKDLoss', 'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss',
+           'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
+           'WaveletKDLoss', '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
 
 
 def __getattr__(name: str) -> Any:

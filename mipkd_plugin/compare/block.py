@@ -25,7 +25,7 @@ from mipkd_plugin.compare.checks import (
     metric_names,
     testsets_of,
 )
-from mipkd_plugin.compare.methods import method_text
+from mipkd_plugin.compare.methods import has_own_teacher, method_text
 from mipkd_plugin.compare.teachers import check_shared_teachers, home_of
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import Report, check_options
@@ -193,7 +193,8 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], all_trials: Sequence[Tr
             elif problem.what not in said:  # the variant has it, but its method does not
                 ctx.problems.append(replace(problem, where=home, fix={}))
         images = images or report.images
-        teacher = report.built.fingerprint or teacher
+        if not has_own_teacher(known[trial.method]):
+            teacher = report.built.fingerprint or teacher
     if not teacher or 'teachers' in ctx.opt:  # of which a method has only those that it needs
         teacher = _fingerprint_of_teacher(ctx)
     shared = {key: value for key, value in ctx.opt.items() if key not in _NOT_PROTOCOL}

@@ -37,6 +37,11 @@ def has_settings(method: Any) -> bool:
     return isinstance(method, Mapping) and ('losses' in method or 'eco' in method)
 
 
+def has_own_teacher(method: Any) -> bool:
+    """Whether a method learns from a teacher of its own: an aggregator of several."""
+    return has_settings(method) and MAPPING.fits(method.get('teacher')) and OTHER_TEACHER in method['teacher']
+
+
 def losses_of(method: Any) -> Any:
     """The losses of a method, as in ``train.distill_opt``; an empty list for ECO alone."""
     return method.get('losses', []) if has_settings(method) else method
@@ -101,9 +106,11 @@ def apply(own: dict[str, Any], method: Any) -> None:
     if 'eco' in method:
         own['train']['eco'] = None if method['eco'] is None else dict(method['eco'])
     if method.get('teacher'):
-        own['teacher'] = {**own.get('teacher', {}), **method['teacher']}
-        if OTHER_TEACHER in method['teacher']:  # it takes the place of the teachers of the file
+        shared = own.get('teacher', {})
+        if has_own_teacher(method):  # it takes the place of the teachers of the file
             own.pop('teachers', None)
+            shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output')}
+        own['teacher'] = {**shared, **method['teacher']}
     if method.get('crops'):
         own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])
 

@@ -2,6 +2,7 @@
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
+from mipkd_plugin.config.aggregation import load_members
 from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
 from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
@@ -23,7 +24,7 @@ from mipkd_plugin.config.yaml_io import read_options
 
 __all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'EcoSchedule', 'OptionError', 'Options', 'Problem',
            'Report', 'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options',
-           'distillation_entries', 'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_plugins',
-           'load_run', 'make_caches', 'models_folder', 'prepared', 'probe_shape', 'read_eco', 'read_options',
-           'read_schedule', 'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan',
+           'distillation_entries', 'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_members',
+           'load_plugins', 'load_run', 'make_caches', 'models_folder', 'prepared', 'probe_shape', 'read_eco',
+           'read_options', 'read_schedule', 'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan',
            'teacher_fingerprint', 'teachers_of', 'weight_option', 'window_size']

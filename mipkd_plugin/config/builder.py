@@ -9,6 +9,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import Tensor, nn
 
+from mipkd_plugin.config.aggregation import read_aggregation
 from mipkd_plugin.config.built import Built, TeacherRun
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.distillation import Distillation, OneTeacher, bind_with_seed, close
@@ -59,7 +60,9 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
         built.student = construct(ctx, 'network_g', ctx.opt['network_g'], ARCH_REGISTRY)
     if ctx.distills and ctx.is_train:
         _build_teacher_and_losses(ctx, built)
-    nets: dict[str, nn.Module] = {} if built.student is None else {'network_g': built.student}
+    if ctx.inherits('AggregateModel'):
+        built.aggregates, built.aggregation = True, read_aggregation(ctx)
+    nets: dict[str, nn.Module] = {} if built.whole is None else {'network_g': built.whole}
     nets |= {f'{teacher.place}.network': built.teachers[teacher.name] for teacher in teachers_of(ctx.opt)
              if teacher.name in built.teachers}
     choose_outputs(ctx, nets, student)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from mipkd_plugin.config.aggregation import Aggregation
 from mipkd_plugin.config.distillation import Distillation, joint_fingerprint
 from mipkd_plugin.config.eco import EcoSchedule
 from mipkd_plugin.config.weights import teacher_fingerprint
@@ -42,6 +43,8 @@ class Built:
         bound: Teachers and losses as soon as the losses are bound, whatever a trial step says of them.
         eco: What ``train.eco`` asks for, if it is there.
         runs: How each teacher will run, by name.
+        aggregates: Whether the student is an aggregator, which runs on images of teachers alone.
+        aggregation: These teachers.
     """
 
     student: nn.Module | None = None
@@ -53,6 +56,15 @@ class Built:
     bound: Distillation | None = None
     eco: EcoSchedule | None = None
     runs: dict[str, TeacherRun] = field(default_factory=dict)
+    aggregates: bool = False
+    aggregation: Aggregation | None = None
+
+    @property
+    def whole(self) -> nn.Module | None:
+        """What turns an LR image into an image: the student, or an aggregator with its teachers."""
+        if self.student is None or not self.aggregates:
+            return self.student
+        return None if self.aggregation is None else self.aggregation.with_aggregator(self.student)
 
     @property
     def teacher(self) -> nn.Module | None:

@@ -13,6 +13,7 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from mipkd_plugin.config.aggregation import check_start
 from mipkd_plugin.config.builder import build
 from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.checkpoints import Checkpoint, find_checkpoint
@@ -100,7 +101,9 @@ def _run(ctx: Context, probe: str) -> tuple[dict[str, int], Built, Checkpoint | 
         if checkpoint is None:
             check_test_settings(ctx, built.student)
         check_output_folders(ctx, built.student, checkpoint is not None)
-    rehearse(ctx, None if probe == 'none' else built.student, images)
+    if built.aggregation is not None and ctx.files:
+        check_start(ctx, built.aggregation, None if checkpoint is None else checkpoint.state)
+    rehearse(ctx, None if probe == 'none' else built.whole, images)
     return images, built, checkpoint
 
 

@@ -16,6 +16,7 @@ from basicsr.utils.registry import (
 )
 from torch import nn
 
+from mipkd_plugin.config.aggregate import check_aggregate
 from mipkd_plugin.config.failures import failed_build, other_argument
 from mipkd_plugin.config.keys import ARGUMENTS, NOT_A_NUMBER, number_in
 from mipkd_plugin.config.problems import Context
@@ -56,8 +57,9 @@ def check_components(ctx: Context) -> None:
         check_component(ctx, f'val.metrics.{name}', options, METRIC_REGISTRY, ('img', 'img2'), ('better', ))
         check_values(ctx, f'val.metrics.{name}', options)
         _check_metric(ctx, f'val.metrics.{name}', options)
-    if ctx.is_train and ctx.distills:
+    if ctx.reads_teachers and (ctx.is_train or not ctx.distills):
         check_teacher_network(ctx)
+    if ctx.is_train and ctx.distills:
         check_distillation_losses(ctx)
 
 
@@ -79,6 +81,7 @@ def check_teacher_network(ctx: Context) -> None:
     for teacher in teachers_of(ctx.opt):
         own, network = context_of(ctx, teacher), teacher.options.get('network')
         check_recognized(own)
+        check_aggregate(own)
         if isinstance(network, Mapping):
             check_component(own, 'teacher.network', network, ARCH_REGISTRY)
             _check_checkpointing(own, 'teacher.network', network)

@@ -63,6 +63,8 @@ TEXTS = {
     'teacher.network': 'The architecture of the teacher.',
     'teacher.weights': 'File with the weights of the teacher.',
     'teacher.param_key': 'Key in that file: params, params_ema, or ~ for a bare state dict.',
+    'teacher.aggregate': 'A net_g_*.pth of AggregateModel: several teachers and the aggregator of their images.',
+    'teacher.files': 'Where the weights of the teachers of aggregate are now: a path for each name that has moved.',
     'teacher.cache': 'Keep what the teacher answers: memory, or the path of an LMDB. Needs CropPoolDataset.',
     'teacher.cache_dtype': 'Number format of the cache.',
     'teacher.output': 'Which output of the teacher is the image, if it returns several: a number or a key.',

@@ -164,13 +164,20 @@ SECTIONS: dict[str, dict[str, Key]] = {
 }
 TEACHER = {
     'network': Key(MAPPING), 'weights': Key(TEXT, 'always'), 'param_key': Key(optional(TEXT)),
-    'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
+    'aggregate': Key(TEXT), 'files': Key(MAPPING), 'cache': Key(optional(TEXT)), 'cache_dtype': Key(CACHE_TYPE),
     'output': Key(optional(OUTPUT)), 'dtype': Key(DTYPE), 'channels_last': Key(FLAG), 'compile': Key(FLAG),
 }
 WORD = Kind('a word of letters, digits, _ and -, up to 32 of them, that begins with a letter',
             lambda v: isinstance(v, str) and _WORD.fullmatch(v) is not None,
             schema={'type': 'string', 'pattern': '^[A-Za-z][A-Za-z0-9_-]{0,31}$'})
 NAMED_TEACHER = {'name': Key(WORD, 'always'), **TEACHER}
+
+
+def teacher_keys(teacher: Mapping[str, Any]) -> dict[str, Key]:
+    """The keys of a block ``teacher``: a file of an aggregator says itself where weights are."""
+    return {**TEACHER, 'weights': Key(TEXT)} if 'aggregate' in teacher else TEACHER
+
+
 DATASET = {  # for data sets of any type
     'name': Key(TEXT, 'always'), 'type': Key(TEXT, 'always'), 'num_worker_per_gpu': Key(WORKERS, 'train'),
     'batch_size_per_gpu': Key(INTEGER, 'train'), 'dataset_enlarge_ratio': Key(POSITIVE),
@@ -192,7 +199,7 @@ IO_BACKENDS = {
     'memcached': {key: Key(ANYTHING) for key in ('type', 'server_list_cfg', 'client_cfg', 'sys_path')},  # refused
 }
 PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'StudentMixin',
-         'AnySRModel', 'object')
+         'AnySRModel', 'AggregateModel', 'object')
 """Model classes that read only the keys above."""
 
 def _numbers(example: Any) -> Kind:

@@ -75,7 +75,7 @@ def small_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
 def runnable_shape(opt: Mapping[str, Any], nets: Iterable[nn.Module]) -> tuple[int, int, int]:
     """Shape (C, H, W) of the small LR patch if all networks run on it; if not, of a training patch."""
     channels, side, _ = small_shape(opt)
-    runs = all(_output_shape(net, channels, side)[0] is not None for net in nets)
+    runs = all(output_shape(net, channels, side)[0] is not None for net in nets)
     return small_shape(opt) if runs else probe_shape(opt)
 
 
@@ -98,7 +98,8 @@ def window_of(network: Mapping[str, Any]) -> int | None:
         found = lookup(ARCH_REGISTRY, network.get('type'))
         parameters = inspect.signature(found).parameters if found is not None else {}
         size = parameters['window_size'].default if 'window_size' in parameters else None
-    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+    is_window = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    return size if is_window and not getattr(lookup(ARCH_REGISTRY, network.get('type')), 'any_size', False) else None
 
 
 def check_patch(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
@@ -155,7 +156,7 @@ def check_output(ctx: Context, nets: Mapping[str, nn.Module], where: str) -> boo
     channels, patch, _ = probe_shape(ctx.opt)
     failure = ''
     for side in dict.fromkeys((small_shape(ctx.opt)[1], patch)):
-        shape, failure = _output_shape(net, channels, side)
+        shape, failure = output_shape(net, channels, side)
         scale = ctx.scale or 1
         if shape is None:
             other = other_output(net, channels, side)
@@ -197,8 +198,17 @@ def _add_other_size(ctx: Context, where: str, patch: tuple[int, int, int], shape
             f'width) = {shape}; scale {scale} needs {(channels, side * scale, side * scale)}', remedy, fix)
 
 
-def _output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:
-    """(C, H, W) of the output for a square patch, and ''; or None, and why the network cannot run."""
+def output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:
+    """Run a network on a square patch.
+
+    Args:
+        net: The network.
+        channels: Channels of the patch.
+        side: Its side.
+
+    Returns:
+        (C, H, W) of the output, and ''; or None, and why the network cannot run.
+    """
     device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
     try:
         with evaluating(net), torch.random.fork_rng(devices=[]):
@@ -212,7 +222,7 @@ def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, 
     channels, side = patch
     other, place = 4 - channels, 'datasets.train.color'
     size = f'cannot run on patches of {channels}×{side}×{side}: {failure}'
-    if _output_shape(net, other, small_shape(ctx.opt)[1])[0] is None:
+    if output_shape(net, other, small_shape(ctx.opt)[1])[0] is None:
         ctx.add(where, size, 'fix the arguments of this network')
     elif where == 'network_g':
         fix: dict[str, Any] = {place: 'y'} if other == 1 else {place: REMOVE}
@@ -238,16 +248,16 @@ def _check_training_patch(ctx: Context, nets: Mapping[str, nn.Module], where: st
         Whether it does.
     """
     net, small = nets[where], small_shape(ctx.opt)[1]
-    if not ctx.is_train or patch % small == 0 or _output_shape(net, channels, small + patch % small)[0] is not None:
+    if not ctx.is_train or patch % small == 0 or output_shape(net, channels, small + patch % small)[0] is not None:
         return True
-    shape, failure = _output_shape(net, channels, patch)
+    shape, failure = output_shape(net, channels, patch)
     if shape is not None:
         return True
     place, unit, needed = 'datasets.train.gt_size', window_size(ctx.opt), _needed(ctx, nets)
     if len(needed) > 1 and _add_patch_problem(ctx, needed, named=False):
         return False
     sides = (max(patch // m, 1) * m for m in (math.lcm(unit, factor) for factor in (2, 4, 8, 16)))
-    side = next((side for side in sides if _output_shape(net, channels, side)[0] is not None), None)
+    side = next((side for side in sides if output_shape(net, channels, side)[0] is not None), None)
     what = f'{type(net).__name__} of {where} cannot run on LR patches of {channels}×{patch}×{patch}: {failure}'
     if side is not None and ctx.clean(place):
         ctx.add(place, what, fix={place: side * (ctx.scale or 1)})

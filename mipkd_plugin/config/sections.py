@@ -13,12 +13,12 @@ from mipkd_plugin.config.keys import (
     MAPPING,
     NOT_A_NUMBER,
     SECTIONS,
-    TEACHER,
     TEXTS,
     TOP,
     Key,
     is_number,
     number_in,
+    teacher_keys,
 )
 from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
@@ -66,7 +66,7 @@ def check_sections(ctx: Context) -> None:
         check_teachers(ctx)
         for teacher in teachers_of(ctx.opt):
             own = {key: value for key, value in teacher.options.items() if key != 'name' or not teacher.name}
-            check_keys(context_of(ctx, teacher), 'teacher', own, TEACHER, strict=True)
+            check_keys(context_of(ctx, teacher), 'teacher', own, teacher_keys(own), strict=True)
     _check_which_model_distills(ctx, strict)
 
 

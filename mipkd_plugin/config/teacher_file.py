@@ -10,6 +10,7 @@ from typing import Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from mipkd_plugin.config.aggregate import filled_aggregate, has_aggregate
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.teachers import teachers_of
@@ -57,7 +58,7 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None, always: bool = F
         always: Whether to do so for any ``model_type``; if not, only for those that distill: models of others may
             have a block ``teacher`` of their own.
     """
-    if not any(_lacks_network(teacher.options) for teacher in teachers_of(opt)) or not (always or _distills(opt)):
+    if not any(_is_to_fill(teacher.options) for teacher in teachers_of(opt)) or not (always or _distills(opt)):
         return
     if isinstance(opt.get('teachers'), list):
         opt['teachers'] = [_filled_block(entry, root) for entry in opt['teachers']]
@@ -67,8 +68,10 @@ def fill_teacher(opt: dict[str, Any], root: Path | None = None, always: bool = F
 
 def _filled_block(teacher: Any, root: Path | None) -> Any:
     """The block of a teacher with its network and key; the same where it has one, or none is recognized."""
-    if not isinstance(teacher, Mapping) or not _lacks_network(teacher):
+    if not isinstance(teacher, Mapping) or not _is_to_fill(teacher):
         return teacher
+    if has_aggregate(teacher):
+        return filled_aggregate(teacher, root)
     try:
         found = _of(teacher, root)
     except RecognitionError:
@@ -93,7 +96,7 @@ def with_teacher(opt: Mapping[str, Any], root: Path | None = None, always: bool 
     Returns:
         The same options, or a copy with ``teacher.network``.
     """
-    if not any(_lacks_network(teacher.options) for teacher in teachers_of(opt)):
+    if not any(_is_to_fill(teacher.options) for teacher in teachers_of(opt)):
         return opt
     own = copy.copy(opt) if isinstance(opt, dict) else dict(opt)
     fill_teacher(own, root, always)
@@ -166,6 +169,10 @@ def _distills(opt: Mapping[str, Any]) -> bool:
 
     model = lookup(MODEL_REGISTRY, opt.get('model_type'))
     return any(base.__name__ in ('DistillMixin', 'AggregateModel') for base in getattr(model, '__mro__', ()))
+
+
+def _is_to_fill(teacher: Mapping[str, Any]) -> bool:
+    return has_aggregate(teacher) or _lacks_network(teacher)
 
 
 def _lacks_network(teacher: Mapping[str, Any]) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from mipkd_plugin.config.aggregate import has_aggregate
+from mipkd_plugin.config.aggregate_weights import load_aggregated
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
@@ -22,6 +24,8 @@ from mipkd_plugin.utils.weight_files import is_safetensors
 
 def load_teacher(ctx: Context) -> nn.Module | None:
     """Build the teacher and, with ``ctx.files``, load its weights strictly. Problems go to ``ctx``."""
+    if has_aggregate(ctx.section('teacher')):
+        return load_aggregated(ctx, load_teacher) if ctx.clean('teacher') else None
     options, recognized_before = ctx.section('teacher'), filled_teacher(ctx.opt) is not None
     network = options.get('network')
     if not isinstance(network, Mapping) or lookup(ARCH_REGISTRY, network.get('type')) is None or (

@@ -9,11 +9,12 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from mipkd_plugin.config.components import check_component, construct
+from mipkd_plugin.config.aggregate import has_aggregate
+from mipkd_plugin.config.components import check_component, check_teacher_network, construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, OptionError, block
 from mipkd_plugin.config.teacher_file import with_teacher
-from mipkd_plugin.config.teacher_weights import under_its_names
+from mipkd_plugin.config.teacher_weights import load_teacher, under_its_names
 from mipkd_plugin.config.teachers import networks_of
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 from mipkd_plugin.utils.safetensors_files import read_weights
@@ -40,6 +41,8 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     Raises:
         OptionError: The network cannot be built, or the file does not fit it.
     """
+    if section == 'teacher' and has_aggregate(block(opt, 'teacher')):
+        return _load_aggregated({**block(opt, 'teacher'), 'aggregate': str(weights)}, param_key)
     opt = with_teacher(opt)
     ctx = Context(opt, is_train=True)
     where = section if section == 'network_g' else f'{section}.network'
@@ -65,6 +68,18 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
         net.load_state_dict(state)
     if ctx.problems:
         raise OptionError(ctx.problems, opt)
+    return net.eval()
+
+
+def _load_aggregated(teacher: Mapping[str, Any], param_key: str | None) -> nn.Module:
+    """Build the aggregator of a file with its teachers."""
+    named = {key: teacher[key] for key in ('aggregate', 'files') if key in teacher}
+    own = with_teacher({'teacher': {**named, **({} if param_key == NEWEST else {'param_key': param_key})}})
+    ctx = Context(own, is_train=True, always_distills=True)
+    check_teacher_network(ctx)
+    net = load_teacher(ctx)
+    if net is None or ctx.problems:
+        raise OptionError(ctx.problems, own)
     return net.eval()
 
 

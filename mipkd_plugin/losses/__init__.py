@@ -24,7 +24,8 @@ from mipkd_plugin.losses.mipkd_loss import MiPKDLoss
 from mipkd_plugin.losses.projection import ProjectionLoss
 from mipkd_plugin.losses.rkd_loss import RKDLoss
 from mipkd_plugin.losses.vectors import unit
+from mipkd_plugin.losses.wavelet_loss import WaveletKDLoss
 
 __all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
            'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss',
-           'RKDLoss', 'RandomizedLoss', 'TapPair', 'bind', 'logits_distance', 'mean', 'unit']
+           'RKDLoss', 'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind', 'logits_distance', 'mean', 'unit']

@@ -2,7 +2,8 @@
 
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
+from mipkd_plugin.models.aggregate_model import AggregateModel
 from mipkd_plugin.models.distill_model import DistillMixin, DistillModel, SwinIRDistillModel
 from mipkd_plugin.models.student import AnySRModel, StudentMixin
 
-__all__ = ['AnySRModel', 'DistillMixin', 'DistillModel', 'StudentMixin', 'SwinIRDistillModel']
+__all__ = ['AggregateModel', 'AnySRModel', 'DistillMixin', 'DistillModel', 'StudentMixin', 'SwinIRDistillModel']

@@ -69,13 +69,17 @@ class StudentMixin(HostModel):
             return
         image, scale = self.lq, int(self.opt.get('scale', 1))
         height, width = image.shape[2:]
-        self.lq = padded(image, self._multiple(image.shape[1], scale))
+        self.lq = self._network_input(padded(image, self._multiple(image.shape[1], scale)))
         try:
             super().test()
         finally:
             is_padded, self.lq = self.lq is not image, image
         if is_padded:
             self.output = self.output[:, :, :height * scale, :width * scale]
+
+    def _network_input(self, lq: Tensor) -> Tensor:
+        """What the network gets for LR images."""
+        return lq
 
     def _choose_output(self, net: nn.Module) -> None:
         if self.opt.get('output') is not None:

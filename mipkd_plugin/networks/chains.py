@@ -127,13 +127,17 @@ def find_chain(trace: Trace) -> Chain | None:
 
 
 def tappable(trace: Trace) -> list[Call]:
-    """Calls whose output is a feature on the way to the image, unchanged until the end."""
+    """Calls whose output is a feature on the way to the image, unchanged until the end.
+
+    A network with an attribute ``trunk_in`` says so in which of its modules they are.
+    """
     if trace.output is None:
         return []
+    inside = f'{trunk_in}.' if (trunk_in := getattr(trace.net, 'trunk_in', '')) else ''
     alive, counts = trace.reached(trace.output), Counter(call.path for call in trace.calls)
     return [call for call in trace.calls if call.path and counts[call.path] == 1 and call.layout is not None
             and call.value is not None and call.value in alive and call.value not in trace.overwritten
-            and not call.passes and call.value != trace.output]
+            and not call.passes and call.value != trace.output and call.path.startswith(inside)]
 
 
 def _groups(calls: Iterable[Call]) -> dict[tuple[object, ...], list[Call]]:

@@ -43,9 +43,14 @@ def read(path: Path) -> Any:
         what = 'is a folder' if os.path.isdir(path) else 'is not a file' if os.path.exists(path) else 'does not exist'
         raise RecognitionError(path, what, 'name a weights file')
     try:
-        return read_weights(path)
+        content = read_weights(path)
     except WeightFileError as error:
         raise RecognitionError(path, error.what, error.remedy) from error
+    if isinstance(content, Mapping) and isinstance(content.get('aggregate'), str):
+        raise RecognitionError(path, 'holds an aggregator, which takes the images of its teachers and no LR images',
+                               'write teacher: {aggregate: FILE} in an option file, and name that: the teachers are '
+                               'found then')
+    return content
 
 
 def is_state(content: Any) -> bool:

@@ -1,0 +1,81 @@
+"""Load the teachers and the aggregator of ``teacher: {aggregate: FILE}``, and see that they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from mipkd_plugin.archs.knowledge_aggregator_arch import AggregatedTeachers
+from mipkd_plugin.checkpoints.aggregate_file import AggregateError, Member, read_aggregate
+from mipkd_plugin.config.aggregate import WHERE, best_key, path_of
+from mipkd_plugin.config.components import construct
+from mipkd_plugin.config.finite import check_weights
+from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.weights import misfit, select_state, teacher_fingerprint
+from mipkd_plugin.networks.outputs import select_output
+
+Load = Callable[[Context], nn.Module | None]
+
+
+def load_aggregated(ctx: Context, load: Load) -> nn.Module | None:
+    """Build the teachers and the aggregator of ``teacher.aggregate`` and, with ``ctx.files``, load their weights.
+
+    Args:
+        ctx: Options, and where problems go.
+        load: Loads a teacher that a context of its own describes.
+
+    Returns:
+        The teachers with the aggregator; None with a problem noted.
+    """
+    teacher = ctx.section('teacher')
+    path = path_of(teacher, ctx.root)
+    try:
+        found, content = read_aggregate(path)
+    except AggregateError:  # the check has said why
+        return None
+    before = len(ctx.problems)
+    nets = [_member(ctx, load, member, path) for member in found.teachers]
+    aggregator = construct(ctx, WHERE, found.aggregator, ARCH_REGISTRY)
+    if aggregator is not None and ctx.files:
+        key = teacher.get('param_key', best_key(content))
+        state = select_state(ctx, WHERE, 'teacher.param_key', path, content, key)
+        problem = None if state is None else misfit(aggregator, state, WHERE)
+        if problem:
+            ctx.add(WHERE, f'{path} {problem[0]}', 'train the aggregator again: the file is damaged')
+        elif state is not None and check_weights(ctx, WHERE, path, state, aggregator):
+            aggregator.load_state_dict(state)
+    built = [net for net in nets if net is not None]
+    if len(ctx.problems) > before or aggregator is None or len(built) < len(nets):
+        return None
+    return AggregatedTeachers.of(aggregator, built)
+
+
+def _member(ctx: Context, load: Load, member: Member, aggregate: Path) -> nn.Module | None:
+    """Load one teacher, and see that it is the one whose images the aggregator was trained on."""
+    moved = block(ctx.section('teacher'), 'files').get(member.name)
+    file = moved if isinstance(moved, str) else member.weights
+    where = f'teacher.files.{member.name}' if isinstance(moved, str) else WHERE
+    path = ctx.path(file)
+    if not isinstance(moved, str) and not path.is_file() and (aggregate.parent / path.name).is_file():
+        path = aggregate.parent / path.name
+    elsewhere = f'or write teacher.files: {{{member.name}: PATH}}, where it is now'
+    if ctx.files and not path.is_file():
+        ctx.add(where, f'the weights of its teacher {member.name!r} are not in {path}', f'put the file there or beside '
+                f'{aggregate}, {elsewhere}')
+        return None
+    own = {'network': member.network, 'weights': str(path), 'param_key': member.param_key}
+    side = Context({'teacher': own}, True, root=ctx.root, files=ctx.files, always_distills=True)
+    net = load(side)
+    for problem in side.problems:
+        ctx.add(where, f'its teacher {member.name!r}: {problem.what}', f'give the file that the aggregator was trained '
+                f'with, {elsewhere}')
+    if net is not None:
+        select_output(net, member.output)
+    if net is not None and ctx.files and not side.problems and teacher_fingerprint(net) != member.sha256:
+        ctx.add(where, f'{path} holds other weights than the teacher {member.name!r} had when the aggregator was '
+                f'trained (sha256 {teacher_fingerprint(net)[:12]}…, then {member.sha256[:12]}…)',
+                f'give the old file, {elsewhere}')
+    return net

@@ -1,0 +1,183 @@
+"""The teachers of ``model_type: AggregateModel``: load them, and see that ``network_g`` aggregates their images."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from mipkd_plugin.archs.knowledge_aggregator_arch import AggregatedTeachers
+from mipkd_plugin.checkpoints.aggregate_file import Aggregate, AggregateError, Member, read_aggregate
+from mipkd_plugin.config.aggregate import has_aggregate, other_teachers
+from mipkd_plugin.checkpoints.files import student_path
+from mipkd_plugin.config.checkpoints import run_folder
+from mipkd_plugin.config.components import check_teacher_network
+from mipkd_plugin.config.keys import TEACHER
+from mipkd_plugin.config.patches import channel_word, output_shape, small_shape
+from mipkd_plugin.config.problems import Context, OptionError
+from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.teacher_file import with_teacher
+from mipkd_plugin.config.teacher_weights import load_teachers
+from mipkd_plugin.config.teachers import Teacher, context_of, teachers_of
+from mipkd_plugin.config.weights import teacher_fingerprint
+from mipkd_plugin.networks.outputs import select_output
+from mipkd_plugin.utils.safetensors_files import is_safetensors
+
+_READ = ('name', 'network', 'weights', 'param_key', 'output')
+"""Keys of a teacher that AggregateModel reads; the others say how a teacher runs beside a student."""
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """The teachers of an aggregator.
+
+    Attributes:
+        nets: Their networks, with weights, in the order of the options.
+        record: What the file of the aggregator will say of them.
+    """
+
+    nets: list[nn.Module]
+    record: Aggregate
+
+    def with_aggregator(self, aggregator: nn.Module) -> nn.Module:
+        """What turns an LR image into an image."""
+        return AggregatedTeachers.of(aggregator, self.nets)
+
+
+def read_aggregation(ctx: Context) -> Aggregation | None:
+    """Load the teachers, whose blocks have been checked.
+
+    Args:
+        ctx: Options, and where problems go.
+
+    Returns:
+        The teachers; None with a problem noted.
+    """
+    teachers = teachers_of(ctx.opt)
+    if not teachers and ctx.clean('teachers'):
+        ctx.add('teachers', 'is missing: AggregateModel aggregates the images of several teachers',
+                'write a list: teachers: [{name: big, weights: FILE.pth}, {name: small, weights: OTHER.pth}]')
+    for teacher in teachers:
+        _check_keys(ctx, teacher)
+    nets = load_teachers(ctx) if all(ctx.clean(teacher.place) for teacher in teachers) else {}
+    if not nets or len(nets) < len(teachers):
+        return None
+    members = tuple(_member(ctx, teacher, nets[teacher.place]) for teacher in teachers)
+    for member, net in zip(members, nets.values()):
+        select_output(net, member.output)
+    aggregation = Aggregation(list(nets.values()), Aggregate(copy.deepcopy(ctx.section('network_g')), members))
+    _check_number(ctx, len(teachers))
+    _check_scale(ctx)
+    fit = [_check_images(ctx, teacher, nets[teacher.place]) for teacher in teachers]
+    return aggregation if all(fit) and ctx.clean('network_g') else None
+
+
+def load_members(opt: Mapping[str, Any]) -> tuple[list[nn.Module], Aggregate]:
+    """Load the teachers of a run.
+
+    Args:
+        opt: The options, as BasicSR has parsed them.
+
+    Returns:
+        The networks with their weights, and what the file of the aggregator will say of them.
+
+    Raises:
+        OptionError: The options of the teachers have problems; the message lists all of them.
+    """
+    own = with_teacher(opt)
+    ctx = Context(own, bool(opt.get('is_train')))
+    check_teacher_network(ctx)
+    aggregation = read_aggregation(ctx)
+    if aggregation is not None:
+        check_start(ctx, aggregation)
+    if aggregation is None or ctx.problems:
+        raise OptionError(ctx.problems, own)
+    return aggregation.nets, aggregation.record
+
+
+def check_start(ctx: Context, aggregation: Aggregation, state: Path | None = None) -> None:
+    """Refuse to go on with, or to test, an aggregator of other teachers.
+
+    Args:
+        ctx: Options, and where problems go.
+        aggregation: The teachers of the options.
+        state: The training state that the run resumes from, if it does.
+    """
+    start, where = ctx.section('path').get('pretrain_network_g'), 'path.pretrain_network_g'
+    if state is not None:
+        start = str(student_path(run_folder(ctx) / 'models', state.stem))
+        where = '--auto_resume' if ctx.auto_resume else 'path.resume_state'
+    if not isinstance(start, str) or not ctx.clean(where):
+        return
+    try:
+        then, _ = read_aggregate(ctx.path(start))
+    except AggregateError:  # of a run without teachers, or it is looked at elsewhere
+        return
+    what = other_teachers(then, aggregation.record)
+    if what:
+        ctx.add(where, f'{start} was trained on the images of other teachers: {what}',
+                'write the teachers that it was trained with, in their order; or start a new run under another name')
+
+
+def _check_keys(ctx: Context, teacher: Teacher) -> None:
+    own = context_of(ctx, teacher)
+    for key in teacher.options:
+        if key in TEACHER and key not in _READ and not (key == 'aggregate' or key == 'files'):
+            own.add(f'teacher.{key}', 'AggregateModel does not read it: its teachers run in float32, on each batch',
+                    fix={f'teacher.{key}': REMOVE})
+    if has_aggregate(teacher.options):
+        own.add('teacher.aggregate', 'an aggregator cannot be a teacher of another aggregator',
+                'write its teachers themselves')
+
+
+def _member(ctx: Context, teacher: Teacher, net: nn.Module) -> Member:
+    options = teacher.options
+    weights, network = str(options['weights']), copy.deepcopy(dict(options['network']))
+    default = None if is_safetensors(ctx.path(weights)) else 'params'
+    return Member(teacher.name or 'teacher', network, weights, options.get('param_key', default),
+                  teacher_fingerprint(net), options.get('output'))
+
+
+def _argument(ctx: Context, name: str) -> Any:
+    """An argument of ``network_g``, written or by default; None if it has none."""
+    network = ctx.section('network_g')
+    found = lookup(ARCH_REGISTRY, network.get('type'))
+    parameters = inspect.signature(found).parameters if found is not None else {}
+    return network.get(name, parameters[name].default) if name in parameters else None
+
+
+def _check_number(ctx: Context, count: int) -> None:
+    number = _argument(ctx, 'num_teachers')
+    if isinstance(number, int) and number != count and ctx.clean('network_g'):
+        ctx.add('network_g.num_teachers', f'is {number}, and there {"is 1 teacher" if count == 1 else f"are {count} teachers"} '
+                'in teachers', fix={'network_g.num_teachers': count})
+
+
+def _check_scale(ctx: Context) -> None:
+    scale = _argument(ctx, 'upscale')
+    if isinstance(scale, int) and ctx.scale is not None and scale != ctx.scale and ctx.clean('network_g'):
+        ctx.add('network_g.upscale', f'is {scale}, and scale is {ctx.scale}', fix={'network_g.upscale': ctx.scale})
+
+
+def _check_images(ctx: Context, teacher: Teacher, net: nn.Module) -> bool:
+    """Check that a teacher turns RGB images into RGB images of the scale; one that needs larger patches is left alone."""
+    side, scale = small_shape(ctx.opt)[1], ctx.scale or 1
+    shape, _ = output_shape(net, 3, side)
+    gray = output_shape(net, 1, side)[0] if shape is None else None
+    own = context_of(ctx, teacher)
+    if gray is not None or shape is not None and len(shape) == 3 and shape[0] != 3:
+        own.add('teacher.network', f'works on {channel_word(1 if gray else (shape or (0, ))[0])}, and an aggregator takes RGB '
+                'images', 'give a teacher for RGB images')
+    elif shape is not None and ctx.scale is not None and shape != (3, side * scale, side * scale):
+        own.add('teacher.network', f'turns a patch of 3×{side}×{side} into (channels, height, width) = {shape}; scale '
+                f'{scale} needs {(3, side * scale, side * scale)}', 'use teachers for this scale')
+    else:
+        return True
+    return False

@@ -1,0 +1,256 @@
+"""MTKD: stage 1 trains the aggregator of frozen teachers, stage 2 distills from it as from any teacher."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from aggregates import AGGREGATOR, aggregate_options, load, whole, write_aggregate
+from helpers import REPO, STUDENTS, as_parsed, tiny_options
+from training import train, train_until, write_options
+
+from mipkd_plugin import OptionError, config
+from mipkd_plugin.archs.knowledge_aggregator_arch import images_of
+from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.models import AggregateModel, DistillModel
+from basicsr.archs import build_network
+
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
+
+
+def a_model(folder: Path, **changes: Any) -> AggregateModel:
+    return AggregateModel(as_parsed(aggregate_options(folder, **changes), folder))
+
+
+def weights_in(run: Path, label: str = 'latest') -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(run / 'models' / f'net_g_{label}.pth', weights_only=True)
+    return found
+
+
+# --------------------------------------------------------------------------------------------- stage 1
+def test_a_step_is_one_of_srmodel_on_the_images_of_the_teachers(image_pairs: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """L1 to HR, Adam and EMA; no graph is built over the teachers, and nothing moves in them."""
+    model = a_model(image_pairs)
+    for module in model.net_g.modules():  # drop-path draws random numbers
+        module.drop_prob = 0.0
+    teachers = [load(entry) for entry in model.opt['teachers']]
+    lq, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)
+    seen: list[torch.Tensor] = []
+    model.net_g.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    images = torch.cat([teacher(lq).detach() for teacher in teachers], 1)
+    expected = (model.get_bare_model(model.net_g)(images) - gt).abs().mean().item()
+    seen.clear()
+    before = [p.detach().clone() for p in model.net_g.parameters()]
+    model.feed_data({'lq': lq, 'gt': gt})
+    model.optimize_parameters(1)
+    assert torch.allclose(seen[0], images)
+    assert not seen[0].requires_grad
+    assert dict(model.log_dict) == {'l_pix': pytest.approx(expected, rel=1e-5)}
+    assert torch.equal(model.lq, lq), 'what was fed stays'
+    assert any(not torch.equal(p, old) for p, old in zip(model.net_g.parameters(), before))
+    for p, old, average in zip(model.net_g.parameters(), before, model.net_g_ema.parameters()):
+        assert torch.allclose(average, 0.9 * old + 0.1 * p, atol=1e-7)
+    for own, theirs in zip(model.teachers, teachers):
+        assert not own.training
+        assert all(p.grad is None and not p.requires_grad for p in own.parameters())
+        assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.state_dict().items())
+    assert [len(group['params']) for group in model.optimizer_g.param_groups] == [len(before)]
+    assert isinstance(model.optimizer_g, torch.optim.Adam)
+
+
+@pytest.mark.parametrize('size', [(8, 12), (9, 13), (3, 5)])
+def test_validation_runs_the_teachers_on_padded_images(image_pairs: Path, size: tuple[int, int]) -> None:
+    """SwinIR takes multiples of its window alone; the moving average is what is tested."""
+    model = a_model(image_pairs)
+    lq = torch.rand(1, 3, *size)
+    model.feed_data({'lq': lq})
+    model.test()
+    assert model.output.shape == (1, 3, 2 * size[0], 2 * size[1])
+    assert torch.equal(model.lq, lq)
+    if size == (8, 12):
+        images = images_of(model.teachers, lq)
+        with torch.no_grad():
+            assert torch.allclose(model.output, model.net_g_ema.eval()(images), atol=1e-6)
+
+
+def test_the_command_trains_tests_and_saves_a_file_that_says_all(image_pairs: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(image_pairs)
+    opt = aggregate_options(image_pairs)
+    assert train(write_options(opt, image_pairs / 'agg.yml')) == 0
+    out = capsys.readouterr()
+    assert 'swinir: SwinIR' in out.out + out.err
+    content = weights_in(image_pairs / 'experiments/aggregate')
+    assert set(content) == {'params', 'params_ema', 'aggregate'}
+    build_network(AGGREGATOR).load_state_dict(content['params'], strict=True)
+    record = json.loads(content['aggregate'])
+    assert record['aggregator'] == AGGREGATOR
+    assert [(entry['name'], entry['network'], entry['weights'], entry['param_key']) for entry in record['teachers']] == [
+        (entry['name'], entry['network'], entry['weights'], 'params') for entry in opt['teachers']]
+    assert [entry['sha256'] for entry in record['teachers']] == [
+        config.teacher_fingerprint(load(entry)) for entry in opt['teachers']]
+    test = {key: opt[key] for key in ('model_type', 'scale', 'num_gpu', 'network_g', 'teachers')}
+    test.update(name='tested', datasets={'test': opt['datasets']['val']},
+                path={'pretrain_network_g': 'experiments/aggregate/models/net_g_latest.pth', 'strict_load_g': True,
+                      'param_key_g': 'params_ema'},
+                val={'save_img': False, 'metrics': opt['val']['metrics']})
+    assert basicsr_main(['test', '-opt', str(write_options(test, image_pairs / 'test.yml'))]) == 0
+    tested = capsys.readouterr()
+    psnr = [line.split()[2] for line in (out.out + out.err + tested.out + tested.err).splitlines() if '# psnr' in line]
+    assert len(set(psnr)) == 1, 'the test measures what the validation of the training did'
+    shuffled = {**test, 'teachers': list(reversed(opt['teachers']))}
+    assert basicsr_main(['test', '-opt', str(write_options(shuffled, image_pairs / 'test.yml'))]) == 2
+    assert 'was trained on the images of other teachers: the order edsr, rcan, swinir' in capsys.readouterr().err
+
+
+def test_exact_resume_is_bit_identical(image_pairs: Path, monkeypatch: pytest.MonkeyPatch,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    """With drop-path, which draws random numbers; another teacher is refused."""
+    monkeypatch.chdir(image_pairs)
+    opt = aggregate_options(image_pairs)
+    opt['train']['exact_resume'] = True
+    path = write_options(opt, image_pairs / 'agg.yml')
+    assert train(path) == 0
+    straight = weights_in(image_pairs / 'experiments/aggregate')
+    shutil.move(image_pairs / 'experiments', image_pairs / 'before')
+    train_until(path, 'written', 2)
+    other = {**opt, 'teachers': [opt['teachers'][0], *opt['teachers'][:0:-1]]}
+    capsys.readouterr()
+    assert train(write_options(other, image_pairs / 'other.yml'), '--auto_resume') == 2
+    assert 'was trained on the images of other teachers: the order edsr, rcan, swinir' in capsys.readouterr().err
+    assert train(path, '--auto_resume') == 0
+    resumed = weights_in(image_pairs / 'experiments/aggregate')
+    for key in ('params', 'params_ema'):
+        assert all(torch.equal(value, straight[key][name]) for name, value in resumed[key].items())
+    assert resumed['aggregate'] == straight['aggregate']
+
+
+def test_two_processes_train_equal_weights(image_pairs: Path) -> None:
+    opt = aggregate_options(image_pairs)
+    opt['train']['total_iter'] = 2
+    (image_pairs / 'agg.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    (image_pairs / 'ranks.py').write_text('''
+import sys
+
+import torch
+
+from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.models import AggregateModel
+
+step = AggregateModel.optimize_parameters
+
+
+def stepping(self, current_iter):
+    step(self, current_iter)
+    assert type(self.net_g).__name__ == 'DistributedDataParallel', type(self.net_g)
+    net = self.net_g.module
+    torch.save([net.state_dict(), {name: p.grad for name, p in net.named_parameters()}], f'rank{self.opt["rank"]}.pth')
+
+
+AggregateModel.optimize_parameters = stepping
+sys.exit(basicsr_main(['train', '-opt', 'agg.yml', '--launcher', 'pytorch']))
+''')
+    result = subprocess.run([*TORCHRUN, 'ranks.py'], capture_output=True, text=True, cwd=image_pairs, timeout=240,
+                            env={**os.environ, 'PYTHONPATH': str(REPO)})
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (torch.load(image_pairs / f'rank{rank}.pth') for rank in (0, 1))
+    for one, two in zip(first, second):
+        assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert 'aggregate' in weights_in(image_pairs / 'experiments/aggregate')
+
+
+# --------------------------------------------------------------------------------------------- stage 2
+def student_options(folder: Path, **teacher: Any) -> dict[str, Any]:
+    opt = tiny_options(folder, teacher={'aggregate': str(write_aggregate(folder)), **teacher})
+    opt['train']['pixel_opt']['loss_weight'] = 0.1
+    opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss'}, {'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 8}]
+    return opt
+
+
+def test_the_aggregator_is_a_teacher_as_others_are(image_pairs: Path) -> None:
+    """Its image is that of its file, with the average of its weights; its taps lie in the aggregator."""
+    opt = student_options(image_pairs)
+    model = DistillModel(as_parsed(opt, image_pairs))
+    expected = whole(image_pairs / 'net_g_latest.pth', aggregate_options(image_pairs)['teachers'])
+    lq = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(model.nets.teacher(lq).output, expected(lq), atol=1e-6)
+    assert model.teacher_fingerprint == config.teacher_fingerprint(expected)
+    assert [pair[1] for pair in model.losses[1].pairs] == ['aggregator.layers.0', 'aggregator.layers.1']
+    model.feed_data({'lq': lq, 'gt': torch.rand(2, 3, 16, 16)})
+    model.optimize_parameters(1)
+    assert {'l_wavelet_low', 'l_wavelet_high', 'l_feat', 'l_block'} <= set(model.log_dict)
+    after = model.teacher.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in expected.state_dict().items())
+
+
+def test_the_command_distills_and_refuses_to_resume_with_another_aggregator(
+        image_pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(image_pairs)
+    opt = student_options(image_pairs, dtype='bfloat16')
+    opt['train']['exact_resume'] = True
+    path = write_options(opt, image_pairs / 'student.yml')
+    assert train(path) == 0
+    straight = weights_in(image_pairs / 'experiments/tiny')
+    build_network(STUDENTS['EDSR']).load_state_dict(straight['params'], strict=True)
+    shutil.move(image_pairs / 'experiments', image_pairs / 'before')
+    train_until(path, 'written', 2)
+    content = torch.load(image_pairs / 'net_g_latest.pth', weights_only=True)
+    torch.save({**content, 'params_ema': content['params']}, image_pairs / 'other.pth')
+    other = {**opt, 'teacher': {**opt['teacher'], 'aggregate': str(image_pairs / 'other.pth')}}
+    capsys.readouterr()
+    assert train(write_options(other, image_pairs / 'other.yml'), '--auto_resume') == 2
+    assert 'is not the teacher that' in capsys.readouterr().err
+    assert train(path, '--auto_resume') == 0
+    resumed = weights_in(image_pairs / 'experiments/tiny')
+    assert all(torch.equal(value, straight['params'][name]) for name, value in resumed['params'].items())
+
+
+def test_its_answers_can_be_cached(image_pairs: Path) -> None:
+    opt = student_options(image_pairs, cache='memory')
+    opt['datasets']['train'].update(type='CropPoolDataset', crops=4)
+    opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss'}]
+    assert not config.check_options(opt, is_train=True).problems
+
+
+@pytest.mark.parametrize('key', ['params', 'params_ema'])
+def test_param_key_chooses_the_weights_of_the_aggregator(image_pairs: Path, key: str) -> None:
+    opt = student_options(image_pairs, param_key=key)
+    expected = whole(image_pairs / 'net_g_latest.pth', aggregate_options(image_pairs)['teachers'], key)
+    assert config.build_distillation(opt).fingerprint == config.teacher_fingerprint(expected)
+
+
+def test_teachers_may_move(image_pairs: Path, tmp_path: Path) -> None:
+    """Beside the file of the aggregator they are found; elsewhere ``files`` says where."""
+    opt = student_options(image_pairs)
+    before = config.build_distillation(opt).fingerprint
+    (image_pairs / 'moved').mkdir()
+    for name in ('edsr', 'swinir'):
+        shutil.move(image_pairs / f'{name}.pth', image_pairs / 'moved' / f'{name}.pth')
+    with pytest.raises(OptionError) as refused:
+        config.build_distillation(opt)
+    assert str(refused.value).count('the weights of its teacher') == 2
+    opt['teacher']['files'] = {name: str(image_pairs / 'moved' / f'{name}.pth') for name in ('edsr', 'swinir')}
+    assert config.build_distillation(opt).fingerprint == before
+    shutil.move(image_pairs / 'net_g_latest.pth', image_pairs / 'moved' / 'net_g_latest.pth')
+    shutil.move(image_pairs / 'rcan.pth', image_pairs / 'moved' / 'rcan.pth')
+    opt['teacher'] = {'aggregate': str(image_pairs / 'moved' / 'net_g_latest.pth')}
+    assert config.build_distillation(opt).fingerprint == before
+
+
+def test_an_aggregator_may_be_one_of_several_teachers(image_pairs: Path) -> None:
+    opt = student_options(image_pairs)
+    opt['teachers'] = [{'name': 'all', **opt.pop('teacher')}, aggregate_options(image_pairs)['teachers'][0]]
+    opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss', 'teacher': 'all'},
+                                   {'type': 'LogitsKDLoss', 'teacher': 'edsr'}]
+    problems = config.check_options(opt, is_train=True, probe='none').problems
+    assert not problems
