@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.compare.methods import METHOD, SHARED_TEACHER, has_settings
+from mipkd_plugin.compare.methods import INIT, METHOD, SHARED_TEACHER, has_settings, losses_of
 from mipkd_plugin.config.examples import DISTILLATION_LOSS
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block
@@ -24,7 +24,8 @@ EQUAL_TIME = 'none (equal time)'
 EQUAL_TIME_SLUG = 'none-equal-time'
 """What the folders of its runs are called."""
 
-COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING), 'equal_time': Key(ANYTHING)}
+COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'init': Key(INIT), 'ablate': Key(MAPPING),
+           'equal_time': Key(ANYTHING)}
 ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
 
 EXAMPLE: dict[str, Any] = {'seeds': [0, 1, 2], 'methods': {'logits': DISTILLATION_LOSS}}
@@ -97,6 +98,10 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
             ctx.add(f'{where}.teacher.{key}', 'is the same for all methods of a comparison',
                     'remove it: the block teacher of the file is for all; another teacher is another comparison',
                     {f'{where}.teacher.{key}': REMOVE})
+    for key in ('distill', 'teacher'):
+        if key in method and not losses_of(method) and ctx.clean(f'{where}.losses'):
+            ctx.add(f'{where}.{key}', 'is for a method with losses, and this one has none',
+                    'remove it, or add losses', {f'{where}.{key}': REMOVE})
     return ctx.clean(where)
 
 

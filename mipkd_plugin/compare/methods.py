@@ -10,10 +10,15 @@ from typing import Any
 
 from basicsr.utils.registry import LOSS_REGISTRY
 
-from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key
+from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key, one_of
 from mipkd_plugin.config.registered import lookup
 
-METHOD = {'losses': Key(LOSSES, 'always'), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER)}
+TEACHER_SLICE, RANDOM = 'teacher_slice', 'random'
+INIT = one_of(TEACHER_SLICE, RANDOM)
+"""What a student starts from."""
+
+METHOD = {'losses': Key(LOSSES), 'distill': Key(MAPPING), 'teacher': Key(MAPPING), 'crops': Key(INTEGER),
+          'init': Key(INIT)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
 SHARED_TEACHER = ('network', 'weights', 'param_key')
@@ -24,13 +29,27 @@ _PLACES = {'losses': 'train.distill_opt', 'distill': 'train.distill', 'teacher':
 
 
 def has_settings(method: Any) -> bool:
-    """Whether a method is a block with ``losses`` and other keys, not just one loss or a list of them."""
-    return isinstance(method, Mapping) and 'losses' in method
+    """Whether a method is a block with ``losses`` or ``init``, not just one loss or a list of them."""
+    return isinstance(method, Mapping) and ('losses' in method or 'init' in method)
 
 
 def losses_of(method: Any) -> Any:
-    """The losses of a method, as in ``train.distill_opt``."""
-    return method['losses'] if has_settings(method) else method
+    """The losses of a method, as in ``train.distill_opt``; none of a control."""
+    return method.get('losses', []) if has_settings(method) else method
+
+
+def init_of(method: Any, shared: Any = None) -> str:
+    """What the student of a method starts from.
+
+    Args:
+        method: The method.
+        shared: ``compare.init``, for methods that do not say.
+
+    Returns:
+        ``random`` or ``teacher_slice``.
+    """
+    own = method.get('init') if has_settings(method) else None
+    return str(own or shared or RANDOM)
 
 
 def with_losses(method: Any, losses: Any) -> Any:
@@ -76,7 +95,8 @@ def place_of(where: str, opt: Mapping[str, Any], method: str) -> str:
 
 def apply(own: dict[str, Any], method: Any) -> None:
     """Write a method into the options of a run."""
-    own['train']['distill_opt'] = copy.deepcopy(losses_of(method))
+    if losses_of(method):
+        own['train']['distill_opt'] = copy.deepcopy(losses_of(method))
     if not has_settings(method):
         return
     if method.get('distill'):
@@ -93,13 +113,14 @@ def arguments_of(loss: Any) -> dict[str, Any]:
     return {} if cls is None else {name: p.default for name, p in inspect.signature(cls).parameters.items()}
 
 
-def method_text(method: Any) -> str:
+def method_text(method: Any, shared_init: Any = None) -> str:
     """A method as one line of JSON, to compare it with another line.
 
     The line also holds the defaults of omitted options of its losses, because a later version may change a default.
 
     Args:
         method: The method, as under ``compare.methods``.
+        shared_init: ``compare.init``.
 
     Returns:
         The JSON text: a list of losses, or an object for a method with further settings.
@@ -107,8 +128,12 @@ def method_text(method: Any) -> str:
     losses = losses_of(method)
     entries = losses if isinstance(losses, list) else [losses]
     full: Any = [{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries]
-    if has_settings(method):
-        full = {**method, 'losses': full}
+    init = init_of(method, shared_init)
+    settings = {key: value for key, value in method.items() if key != 'init'} if has_settings(method) else {}
+    if init != RANDOM:
+        settings['init'] = init
+    if settings:
+        full = {**settings, 'losses': full}
     return json.dumps(full, sort_keys=True, default=str)
 
 

@@ -21,7 +21,8 @@ def compare_schema() -> dict[str, Any]:
     settings = table(METHOD, 'compare.methods.*', {
         'losses': losses, 'distill': {'anyOf': [{'$ref': '#/$defs/distill'}, {'type': 'null'}]},
         'teacher': table(own, 'teacher', when=(), closed=True)}, closed=True)
-    method = {'if': {'type': 'object', 'required': ['losses']}, 'then': settings, 'else': losses}
+    method = {'if': {'type': 'object', 'anyOf': [{'required': ['losses']}, {'required': ['init']}]},
+              'then': settings, 'else': losses}
     return table(COMPARE, 'compare', {
         'seeds': {'type': 'array', 'minItems': 1, 'uniqueItems': True,
                   'items': {'type': 'integer', 'minimum': 0, 'exclusiveMaximum': 2**31}},
