@@ -41,6 +41,10 @@ class Start:
         options['path'] = {**options['path'], 'pretrain_network_g': self.path.as_posix(), 'param_key_g': 'params',
                            'strict_load_g': True}
 
+    def is_in(self, options: Mapping[str, Any]) -> bool:
+        """Whether a run starts from the file."""
+        return bool(options['path'].get('pretrain_network_g') == self.path.as_posix())
+
     def write(self) -> None:
         """Write the file, or check that it holds these weights: finished runs have started from it.
 

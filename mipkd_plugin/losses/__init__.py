@@ -3,6 +3,7 @@
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
 from mipkd_plugin.losses.attention_loss import AttentionTransferLoss
+from mipkd_plugin.losses.augmented_loss import AugmentedPixelLoss
 from mipkd_plugin.losses.base import (
     DistillationLoss,
     RandomizedLoss,
@@ -24,6 +25,6 @@ from mipkd_plugin.losses.mipkd_loss import MiPKDLoss
 from mipkd_plugin.losses.projection import ProjectionLoss
 from mipkd_plugin.losses.rkd_loss import RKDLoss
 
-__all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DUKDLoss',
-           'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss',
-           'RKDLoss', 'RandomizedLoss', 'TapPair', 'bind', 'logits_distance', 'mean', 'unit']
+__all__ = ['AttentionTransferLoss', 'AugmentedPixelLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss',
+           'DUKDLoss', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss',
+           'ProjectionLoss', 'RKDLoss', 'RandomizedLoss', 'TapPair', 'bind', 'logits_distance', 'mean', 'unit']

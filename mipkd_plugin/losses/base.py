@@ -89,6 +89,9 @@ class DistillationLoss(nn.Module):
     due_every: int = 1
     """What the loss does in some iterations only is due where this number divides theirs; a trial step takes one."""
 
+    uses_teacher: bool = True
+    """Whether it looks at the teacher; a control does not, and a comparison says so."""
+
     note: str = ''
     """What a person should know of how it trains with these networks; the check and the log print it."""
 
