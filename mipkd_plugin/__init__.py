@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mipkd_plugin.config import OptionError, build_distillation
     from mipkd_plugin.losses import (
         AttentionTransferLoss,
+        AugmentedPixelLoss,
         BindError,
         CrossKDLoss,
         CSDLoss,
@@ -51,10 +52,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     'config': ('OptionError', 'build_distillation'),
-    'losses': ('AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
-               'DistillationLoss',
-               'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss', 'RKDLoss',
-               'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind'),
+    'losses': ('AttentionTransferLoss', 'AugmentedPixelLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss',
+               'DUKDLoss', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss',
+               'ProjectionLoss', 'RKDLoss', 'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind'),
     'models': ('DistillMixin', 'DistillModel', 'SwinIRDistillModel'),
     'networks.execution': ('Execution', ),
     'networks.features': ('NetPass', ),
@@ -68,11 +68,12 @@ _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 _ROOMS = ('archs', 'data', 'losses', 'models')
 _IMPORT_LOCK = threading.RLock()
 
-__all__ = ['ArgumentError', 'AttentionTransferLoss', 'BindError', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
-           'DistillMixin', 'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss',
-           'LogitsKDLoss', 'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError', 'ProjectionLoss', 'RKDLoss',
-           'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError', 'TapPair', 'TappedNet',
-           'WaveletKDLoss', '__version__', 'archs', 'bind', 'build_distillation', 'data', 'losses', 'models']
+__all__ = ['ArgumentError', 'AttentionTransferLoss', 'AugmentedPixelLoss', 'BindError', 'CSDLoss', 'CrossKDLoss',
+           'DCKDLoss', 'DUKDLoss', 'DistillMixin', 'DistillModel', 'DistillationLoss', 'Execution', 'FAKDLoss',
+           'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'MipkdError', 'NetPair', 'NetPass', 'OptionError',
+           'ProjectionLoss', 'RKDLoss', 'RandomizedLoss', 'Step', 'StepPlan', 'SwinIRDistillModel', 'TapError',
+           'TapPair', 'TappedNet', 'WaveletKDLoss', '__version__', 'archs', 'bind', 'build_distillation', 'data',
+           'losses', 'models']
 
 
 def __getattr__(name: str) -> Any:

@@ -33,8 +33,8 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
     """
     ablate, name = ctx.section('compare', 'ablate'), ablated_method(ctx.opt, method)
     check_keys(ctx, 'compare.ablate', ablate, ABLATE, strict=True)
-    if name is None or name not in known or name == CONTROL:
-        choice = [other for other in known if other != CONTROL]
+    if name is None or not losses_of(known.get(name, [])):
+        choice = [other for other in known if losses_of(known[other])]
         if name is None:
             ctx.add('--method', 'is missing: name the method to vary', f'valid here: {", ".join(choice)}')
         else:

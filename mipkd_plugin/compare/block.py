@@ -25,7 +25,8 @@ from mipkd_plugin.compare.checks import (
     metric_names,
     testsets_of,
 )
-from mipkd_plugin.compare.methods import has_own_teacher, method_text
+from mipkd_plugin.compare.methods import RANDOM, has_own_teacher, init_of, is_plain, method_text
+from mipkd_plugin.compare.starts import find_start
 from mipkd_plugin.compare.teachers import check_shared_teachers, home_of
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import Report, check_options
@@ -108,10 +109,10 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         known, homes = variants(ctx, known, *ablate)
     equal_time = check_equal_time(ctx, known, methods) if ablate is None else False
     chosen = choose(ctx, known, methods)
-    protocol_hash, trials, one_each = '', [], []
+    protocol_hash, trials, one_each, start, shared = '', [], [], None, ctx.section('compare').get('init')
     if ctx.clean('model_type') and ctx.clean('name') and MAPPING.fits(opt.get('train')):
         def make(name: str, seed: int) -> Trial:
-            return Trial(name, seed, derive(opt, name, known[name], seed), method_text(known[name]))
+            return Trial(name, seed, derive(opt, name, known[name], seed), method_text(known[name], shared))
 
         seeds = seeds or [0]
         trials = [make(name, seed) for seed in seeds for name in chosen]
@@ -119,14 +120,20 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
         _check_names(ctx, trials)
         with rehearsed_once():
             protocol_hash = _check_trials(ctx, trials[:len(chosen)], [*trials, *one_each], known, homes, probe)
+        sliced = {name for name in known if init_of(known[name], shared) != RANDOM}
+        start = find_start(ctx, [f'{homes.get(name, "")}.init' if 'init' in known[name] else 'compare.init'
+                                 for name in known if name in sliced])
+        for trial in [*trials, *one_each]:
+            if start is not None and trial.method in sliced:
+                start.set_in(trial.options)
     require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
-    losses = {name: method_text(method) for name, method in known.items()}
+    losses = {name: method_text(method, shared) for name, method in known.items()}
     if ablate is None:
         losses = {CONTROL: losses[CONTROL], EQUAL_TIME: losses[CONTROL], **losses}
     return Comparison(folder, trials, chosen, losses, testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']),
-                      protocol_hash, equal_time, one_each)
+                      protocol_hash, equal_time, one_each, start)
 
 
 def _check_rest(ctx: Context) -> None:
@@ -174,15 +181,16 @@ def _check_trials(ctx: Context, trials: Sequence[Trial], all_trials: Sequence[Tr
     for trial in trials:
         moved = partial(home_of, opt=ctx.opt, run=trial.options, method=known[trial.method],
                         home=homes.get(trial.method, ''))
+        without_teacher = is_plain(known[trial.method])
         report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
-        if trial.method == CONTROL and _needs_padding(trial, report):
+        if without_teacher and _needs_padding(trial, report):
             for control in all_trials:
-                if control.method == CONTROL:
+                if control.method == trial.method:
                     control.options['model_type'] = 'AnySRModel'
             report = check_options(trial.options, is_train=True, files=ctx.files, probe=probe)
         home, said = homes.get(trial.method, ''), {problem.what for problem in ctx.problems}
         for problem in report.problems:
-            if problem.where == 'model_type' and trial.method == CONTROL and len(trials) > 1:
+            if problem.where == 'model_type' and without_teacher and len(trials) > 1:
                 continue  # the methods have the same problem, and the control takes its model from them
             where = moved(problem.where)
             if where is None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.compare.methods import METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings
+from mipkd_plugin.compare.methods import INIT, METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings, is_plain
 from mipkd_plugin.config.examples import DISTILLATION_LOSS
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block
@@ -25,7 +25,8 @@ EQUAL_TIME = 'none (equal time)'
 EQUAL_TIME_SLUG = 'none-equal-time'
 """What the folders of its runs are called."""
 
-COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'ablate': Key(MAPPING), 'equal_time': Key(ANYTHING)}
+COMPARE = {'seeds': Key(ANYTHING), 'methods': Key(ANYTHING), 'init': Key(INIT), 'ablate': Key(MAPPING),
+           'equal_time': Key(ANYTHING)}
 ABLATE = {'method': Key(TEXT), 'options': Key(MAPPING)}
 
 EXAMPLE: dict[str, Any] = {'seeds': [0, 1, 2], 'methods': {'logits': DISTILLATION_LOSS}}
@@ -92,7 +93,7 @@ def _usable(name: Any, taken: Mapping[str, Any]) -> str:
 def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     """Check the keys of a method with further settings; return whether they can be used."""
     check_keys(ctx, where, method, METHOD, strict=True)
-    if 'losses' not in method and method['eco'] is None:
+    if method.get('eco', method) is None and not {'losses', 'init'} & set(method):
         ctx.add(f'{where}.losses', 'is missing, and with eco: ~ nothing of a method is left',
                 fix={f'{where}.losses': DISTILLATION_LOSS})
     teacher, several = method.get('teacher'), method.get('teachers')
@@ -111,6 +112,10 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
                     {f'{where}.teachers.{name}': REMOVE})
         else:
             _check_shared(ctx, f'{where}.teachers.{name}', entries)
+    for key in ('distill', 'teacher', 'teachers'):
+        if key in method and is_plain(method) and ctx.clean(f'{where}.losses'):
+            ctx.add(f'{where}.{key}', 'is for a method with losses, and this one has none',
+                    'remove it, or add losses', {f'{where}.{key}': REMOVE})
     return ctx.clean(where)
 
 

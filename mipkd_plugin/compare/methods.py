@@ -11,12 +11,16 @@ from typing import Any
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.eco import EcoSchedule
-from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key, optional
+from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key, one_of, optional
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.teachers import are_named, distillation_entries, used_teachers
 
+TEACHER_SLICE, RANDOM = 'teacher_slice', 'random'
+INIT = one_of(TEACHER_SLICE, RANDOM)
+"""What a student starts from."""
+
 METHOD = {'losses': Key(LOSSES), 'distill': Key(MAPPING), 'eco': Key(optional(MAPPING)), 'teacher': Key(MAPPING),
-          'teachers': Key(MAPPING), 'crops': Key(INTEGER)}
+          'teachers': Key(MAPPING), 'crops': Key(INTEGER), 'init': Key(INIT)}
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
 SHARED_TEACHER = ('network', 'weights', 'param_key')
@@ -33,8 +37,8 @@ _ECO = {name: parameter.default for name, parameter in inspect.signature(EcoSche
 
 
 def has_settings(method: Any) -> bool:
-    """Whether a method is a block with ``losses`` or ``eco`` and other keys, not just one loss or a list of them."""
-    return isinstance(method, Mapping) and ('losses' in method or 'eco' in method)
+    """Whether a method is a block with ``losses``, ``eco`` or ``init``, not just one loss or a list of them."""
+    return isinstance(method, Mapping) and bool({'losses', 'eco', 'init'} & set(method))
 
 
 def has_own_teacher(method: Any) -> bool:
@@ -43,8 +47,27 @@ def has_own_teacher(method: Any) -> bool:
 
 
 def losses_of(method: Any) -> Any:
-    """The losses of a method, as in ``train.distill_opt``; an empty list for ECO alone."""
+    """The losses of a method, as in ``train.distill_opt``; an empty list for ECO alone, and for a control."""
     return method.get('losses', []) if has_settings(method) else method
+
+
+def is_plain(method: Any) -> bool:
+    """Whether a method trains without a teacher: a control."""
+    return not losses_of(method) and not (has_settings(method) and method.get('eco') is not None)
+
+
+def init_of(method: Any, shared: Any = None) -> str:
+    """What the student of a method starts from.
+
+    Args:
+        method: The method.
+        shared: ``compare.init``, for methods that do not say.
+
+    Returns:
+        ``random`` or ``teacher_slice``.
+    """
+    own = method.get('init') if has_settings(method) else None
+    return str(own or shared or RANDOM)
 
 
 def with_losses(method: Any, losses: Any) -> Any:
@@ -132,7 +155,7 @@ def arguments_of(loss: Any) -> dict[str, Any]:
     return {} if cls is None else {name: p.default for name, p in inspect.signature(cls).parameters.items()}
 
 
-def method_text(method: Any) -> str:
+def method_text(method: Any, shared_init: Any = None) -> str:
     """A method as one line of JSON, to compare it with another line.
 
     The line also holds the defaults of omitted options of its losses and of ECO, because a later version may change a
@@ -140,6 +163,7 @@ def method_text(method: Any) -> str:
 
     Args:
         method: The method, as under ``compare.methods``.
+        shared_init: ``compare.init``.
 
     Returns:
         The JSON text: a list of losses, or an object for a method with further settings.
@@ -147,10 +171,14 @@ def method_text(method: Any) -> str:
     losses = losses_of(method)
     entries = losses if isinstance(losses, list) else [losses]
     full: Any = [{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries]
-    if has_settings(method):
-        full = {**method, **({'losses': full} if full else {})}
-        if isinstance(method.get('eco'), Mapping):
-            full['eco'] = {**_ECO, **method['eco']}
+    init = init_of(method, shared_init)
+    settings = {key: value for key, value in method.items() if key != 'init'} if has_settings(method) else {}
+    if init != RANDOM:
+        settings['init'] = init
+    if isinstance(settings.get('eco'), Mapping):
+        settings['eco'] = {**_ECO, **settings['eco']}
+    if settings:
+        full = {**settings, **({'losses': full} if full else {})}
     return json.dumps(full, sort_keys=True, default=str)
 
 

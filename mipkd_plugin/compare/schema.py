@@ -23,8 +23,9 @@ def compare_schema() -> dict[str, Any]:
         'losses': losses, **blocks, 'teacher': table(own, 'teacher', when=(), closed=True),
         'teachers': {'type': 'object', 'additionalProperties': table(own, 'teacher', when=(), closed=True)}},
         closed=True)
-    settings['anyOf'] = [{'required': ['losses']}, {'properties': {'eco': {'type': 'object'}}, 'required': ['eco']}]
-    is_block = {'type': 'object', 'anyOf': [{'required': ['losses']}, {'required': ['eco']}]}
+    settings['anyOf'] = [{'required': ['losses']}, {'required': ['init']},
+                         {'properties': {'eco': {'type': 'object'}}, 'required': ['eco']}]
+    is_block = {'type': 'object', 'anyOf': [{'required': [key]} for key in ('losses', 'eco', 'init')]}
     method = {'if': is_block, 'then': settings, 'else': losses}
     return table(COMPARE, 'compare', {
         'seeds': {'type': 'array', 'minItems': 1, 'uniqueItems': True,

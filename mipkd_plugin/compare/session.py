@@ -42,6 +42,7 @@ def train(comparison: Comparison, jobs: int, into: Path | None) -> int:
         _split(into, comparison.name)
     _refuse_others(folder, comparison)
     with _alone_in(folder):
+        _write_start(comparison)
         comparison, _, notes = timed(comparison, folder, _refuse_others(folder, comparison))
         sys.stdout.writelines(f'{note}\n' for note in notes)
         failures = ComparisonRunner(comparison, folder, _refuse_others(folder, comparison)).run(jobs)
@@ -68,6 +69,7 @@ def measure_times(comparison: Comparison) -> int:
     folder = EXPERIMENTS / comparison.name
     _refuse_others(folder, comparison)
     with _alone_in(folder):
+        _write_start(comparison)
         comparison, times, notes = timed(comparison, folder, _refuse_others(folder, comparison))
     sys.stdout.write(f'{time_table(times)}\nWritten to {folder / TIMES}\n')
     length = comparison.iterations_of(EQUAL_TIME)
@@ -115,6 +117,11 @@ def _refuse_others(folder: Path, comparison: Comparison) -> list[Row]:
     for trial in comparison.trials:
         refuse_other_options(trial, comparison.protocol_hash)
     return rows
+
+
+def _write_start(comparison: Comparison) -> None:
+    if comparison.start is not None:
+        comparison.start.write()
 
 
 @contextmanager

@@ -7,15 +7,18 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME, EQUAL_TIME_SLUG
-from mipkd_plugin.compare.methods import apply
+from mipkd_plugin.compare.methods import apply, is_plain
 from mipkd_plugin.config.plugins import absolute_imports
 from mipkd_plugin.config.problems import Options
 from mipkd_plugin.config.registered import lookup
+
+if TYPE_CHECKING:
+    from mipkd_plugin.compare.starts import Start
 
 # periods: rounded up, because they must reach the last iteration
 _SCHEDULE: dict[str, Callable[[float], int]] = {'milestones': round, 'restarts': round, 'periods': math.ceil}
@@ -64,6 +67,7 @@ class Comparison:
         equal_time: Whether the control of equal time takes part, or the method whose time it matches; ``True`` stands
             for the costliest method.
         one_each: One run of each method of the option file, chosen or not, to measure its step time.
+        start: What students start from that start from a slice of the teacher; None if none does.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Comparison:
     protocol_hash: str
     equal_time: bool | str = False
     one_each: list[Trial] = field(default_factory=list)
+    start: Start | None = None
 
     def iterations_of(self, method: str) -> int | None:
         """Number of iterations of a method; None for a control of equal time whose length is not known yet."""
@@ -103,9 +108,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
         own['imports'] = imports
     own['train']['exact_resume'] = True
     own['train'].pop('distill_opt', None)
-    if method:
-        apply(own, method)
-    else:
+    apply(own, method)
+    if is_plain(method):
         for key in ('distill', 'eco'):
             own['train'].pop(key, None)
         own['model_type'] = plain_model(str(opt.get('model_type')))

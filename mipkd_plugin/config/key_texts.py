@@ -99,6 +99,7 @@ TEXTS = {
     'datasets.*.crop_seed': 'Seed of these crops.',
     'compare': 'Methods and seeds that mipkd compare trains, one run each.',
     'compare.seeds': 'manual_seed of the runs of each method.',
+    'compare.init': 'What all students start from: teacher_slice, a slice of the teacher, or random weights.',
     'compare.methods': 'A name of yours for each method, then its losses. The control without a teacher is added.',
     'compare.equal_time': 'Train the control also for as long as the costliest method takes (true), or as long as the '
                           'method of this name; false does not.',
@@ -111,5 +112,6 @@ TEXTS = {
     'compare.methods.*.teacher': 'Further entries of teacher, for this method alone.',
     'compare.methods.*.teachers': 'Further entries of teachers by their name, for this method alone.',
     'compare.methods.*.crops': 'Train on a pool of so many crops.',
+    'compare.methods.*.init': 'As compare.init, for this method alone. Without losses it is a control.',
 }
 """Text by YAML path; ``*`` stands for any name."""

@@ -160,7 +160,7 @@ def are_named(opt: Mapping[str, Any]) -> bool:
 
 
 def used_teachers(opt: Mapping[str, Any]) -> list[str]:
-    """The teachers that some loss learns from; one that names no teacher of the list counts for the first.
+    """The teachers that some loss learns from; one that names no teacher of the list counts for the first, as does ECO.
 
     Args:
         opt: The options.
@@ -170,6 +170,8 @@ def used_teachers(opt: Mapping[str, Any]) -> list[str]:
     """
     teachers = teachers_of(opt)
     used = {number_of_teacher(opt, options) for _, options in distillation_entries(opt)}
+    if block(opt, 'train').get('eco') is not None:
+        used.add(0)
     return [teacher.name for number, teacher in enumerate(teachers) if number in used]
 
 
@@ -191,7 +193,7 @@ def check_who_teaches(ctx: Context) -> None:
                     'out: the loss then learns from the first teacher')
         elif named and name not in names:
             ctx.add(place, f'there is no teacher {shortened(name)}', *_other_name(place, name, names))
-    if not named or not entries or not all(ctx.clean(f'{where}.{ONE}') for where, _ in entries):
+    if not named or not used_teachers(ctx.opt) or not all(ctx.clean(f'{where}.{ONE}') for where, _ in entries):
         return
     used = used_teachers(ctx.opt)
     for teacher in teachers:

@@ -3,6 +3,7 @@
 import basicsr  # noqa: F401  (first: importing it registers all of our classes, see mipkd_plugin/__init__.py)
 
 from mipkd_plugin.losses.attention_loss import AttentionTransferLoss
+from mipkd_plugin.losses.augmented_loss import AugmentedPixelLoss
 from mipkd_plugin.losses.base import (
     DistillationLoss,
     RandomizedLoss,
@@ -26,6 +27,7 @@ from mipkd_plugin.losses.rkd_loss import RKDLoss
 from mipkd_plugin.losses.vectors import unit
 from mipkd_plugin.losses.wavelet_loss import WaveletKDLoss
 
-__all__ = ['AttentionTransferLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
-           'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'ProjectionLoss',
-           'RKDLoss', 'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind', 'logits_distance', 'mean', 'unit']
+__all__ = ['AttentionTransferLoss', 'AugmentedPixelLoss', 'BindError', 'BlockPriorMixer', 'CSDLoss', 'CrossKDLoss',
+           'DCKDLoss', 'DUKDLoss', 'DistillationLoss', 'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss',
+           'MiPKDLoss', 'ProjectionLoss', 'RKDLoss', 'RandomizedLoss', 'TapPair', 'WaveletKDLoss', 'bind',
+           'logits_distance', 'mean', 'unit']

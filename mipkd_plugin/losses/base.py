@@ -90,6 +90,9 @@ class DistillationLoss(nn.Module):
     turns: Mapping[str, int] = {}
     """Options ``*_every`` → iteration of the first turn, for what a run must come to at least once."""
 
+    uses_teacher: bool = True
+    """Whether it looks at the teacher; a control does not, and a comparison says so."""
+
     note: str = ''
     """What a person should know of how it trains with these networks; the check and the log print it."""
 

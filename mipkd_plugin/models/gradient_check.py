@@ -15,9 +15,10 @@ from typing import Any, cast
 import torch
 from basicsr.models import build_model
 from basicsr.utils.logger import initialized_logger
-from torch import nn
+from torch import Tensor, nn
 
 from mipkd_plugin import config
+from mipkd_plugin.config.problems import block
 from mipkd_plugin.config.trial_batches import TrialBatches, trial_batches
 from mipkd_plugin.inference.cost import cost
 from mipkd_plugin.losses.gradients import Pull, over_batches, pulls
@@ -63,21 +64,24 @@ class GradientCheck:
 
 
 def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | None = None,
-                    pairs: int = 0) -> GradientCheck | None:
+                    pairs: int = 0, start_weights: Mapping[str, Tensor] | None = None) -> GradientCheck | None:
     """Build the model as the training does, and measure the gradient of each term. Writes nothing.
 
     Args:
         opt: Checked options of a training.
         distillation: Teacher and bound losses, if a check has built them. They are changed: do not train with them.
         pairs: Number of pairs of training images, if it is known.
+        start_weights: What the file of ``path.pretrain_network_g`` will hold, if it is not there yet.
 
     Returns:
         The gradients; None for a model that does not distill.
     """
-    start = time.perf_counter()
+    start, pretrained = time.perf_counter(), block(opt, 'path').get('pretrain_network_g')
     if not config.teachers_of(opt) or not config.distillation_entries(opt):
         return None
     parsed = _parsed(opt)
+    if start_weights is not None:
+        parsed['path']['pretrain_network_g'] = None
     distillation = distillation or config.build_distillation(opt)
     uncompiled = distillation.uncompiled()
     with random_numbers_restored(range(torch.cuda.device_count())), _silent(), config.prepared(parsed, uncompiled):
@@ -85,6 +89,8 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
         model = build_model(parsed)
         if not isinstance(model, DistillMixin):
             return None
+        if start_weights is not None:
+            model.get_bare_model(model.net_g).load_state_dict(start_weights)
         size, count, side = _affordable(model, parsed)
         images = trial_batches(opt, size, count, side, pairs=pairs)
         iterations = _iterations(model)
@@ -100,7 +106,7 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
         over_batches(found), owners={name: paths[number] for name, number in owners.items()},
         silent=[path for number, path in enumerate(paths) if number not in owners.values()], itself=list(itself),
         iteration=iterations[0], images=images, patch=(len(model.lq), *model.lq.shape[2:]),
-        pretrained=parsed['path'].get('pretrain_network_g'), seconds=time.perf_counter() - start)
+        pretrained=pretrained, seconds=time.perf_counter() - start)
 
 
 def _measured(model: Any, batch: dict[str, Any], iteration: int,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mipkd_plugin import DUKDLoss, KRNetLoss, MiPKDLoss, Step, bind
-from mipkd_plugin.losses.dukd_loss import AUGMENTATIONS, augment, mirrored, restore, window_size
+from mipkd_plugin.losses.upcycling import AUGMENTATIONS, augment, mirrored, restore, window_size
 
 CHAINS = [chain for length in range(5) for chain in itertools.permutations(AUGMENTATIONS, length)]
 NUMPY: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -33,8 +33,8 @@ def test_contract(name: str) -> None:
 
 
 def test_all_losses_are_registered() -> None:
-    assert LOSSES == ['AttentionTransferLoss', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss', 'FAKDLoss',
-                      'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss', 'WaveletKDLoss']
+    assert LOSSES == ['AttentionTransferLoss', 'AugmentedPixelLoss', 'CSDLoss', 'CrossKDLoss', 'DCKDLoss', 'DUKDLoss',
+                      'FAKDLoss', 'FitNetLoss', 'KRNetLoss', 'LogitsKDLoss', 'MiPKDLoss', 'RKDLoss', 'WaveletKDLoss']
 
 
 def test_every_file_of_a_loss_is_imported_by_the_package() -> None:

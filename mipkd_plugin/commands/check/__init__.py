@@ -135,11 +135,12 @@ def _show_gradients_of_methods(opt: Options, comparison: Comparison, report: Rep
     """A table for each method; places are those in the option file of the comparison."""
     from mipkd_plugin.compare import place_of
 
-    shown = False
+    shown, start = False, comparison.start
     for trial in comparison.trials[:len(comparison.methods)]:
         if trial.options['train'].get('distill_opt'):
             shown |= show_gradients(trial.options, None, report.images.get('datasets.train', 0), f' ({trial.method})',
-                                    functools.partial(place_of, opt=opt, method=trial.method))
+                                    functools.partial(place_of, opt=opt, method=trial.method),
+                                    start.state if start is not None and start.is_in(trial.options) else None)
     if shown:
         show_meaning()
 

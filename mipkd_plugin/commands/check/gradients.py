@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mipkd_plugin.config import Distillation
     from mipkd_plugin.losses.gradients import Pull
     from mipkd_plugin.models.gradient_check import GradientCheck
@@ -25,7 +27,7 @@ AGAINST = -0.2
 
 
 def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pairs: int, title: str = '',
-                   place: Place = str) -> bool:
+                   place: Place = str, start_weights: Mapping[str, Tensor] | None = None) -> bool:
     """Measure and print the table; where that cannot be done, say why.
 
     Args:
@@ -34,6 +36,7 @@ def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pa
         pairs: Number of training images.
         title: Name of the method, in a comparison.
         place: The place in the option file for a place in ``opt``.
+        start_weights: What the file of ``path.pretrain_network_g`` will hold, if it is not there yet.
 
     Returns:
         Whether there is a table.
@@ -41,7 +44,7 @@ def show_gradients(opt: Mapping[str, Any], distillation: Distillation | None, pa
     from mipkd_plugin.models.gradient_check import check_gradients
 
     try:
-        found = check_gradients(opt, distillation, pairs)
+        found = check_gradients(opt, distillation, pairs, start_weights)
     except FOREIGN_ERRORS as error:
         print(f'  gradients{title}: not measured: {reason(error)}')
         return False
