@@ -5,9 +5,9 @@
     python tests/benchmarks/step_time.py --methods options/train_MiPKD_EDSR_x2.yml options/train_MiPKD_SwinIR_x4.yml
     python tests/benchmarks/step_time.py --eco options/train_MiPKD_EDSR_x2_small.yml
 
-The third form measures four methods on the pair of each file, over plain training; the teacher's weights are random. The
-last one measures ECO on such a pair, over logits-KD, while it blends; where there is no GPU it adds what a process needs in
-memory for the steps, over what it had before. It also takes the batched bicubic and the loop over BasicSR's imresize.
+The third form measures four methods on the pair of each file, over plain training; the teacher's weights are random.
+The last one measures ECO on such a pair, over logits-KD, while it blends; where there is no GPU it adds what a process
+needs in memory for the steps, over what it had before. It also takes the batched bicubic and the loop over imresize.
 For the methods of a comparison there is a command: mipkd compare -opt options/compare_EDSR_x2_small.yml --times
 """
 
