@@ -26,3 +26,14 @@ def test_every_run_of_the_benchmark_can_be_trained(tmp_path: Path, model_type: s
         assert [str(problem) for problem in found.problems] == [], name
     assert 'distill_opt' in opt['train']
     assert 'compare' in opt
+
+
+def test_the_runs_with_eco_blend_to_their_end(tmp_path: Path) -> None:
+    opt = tiny_options(tmp_path, compare={'methods': {}})
+    runs = step_time.with_eco(opt, str(tmp_path))
+    assert list(runs) == ['logits', 'logits + eco, full', 'eco, full', 'logits + eco, hr_only', 'eco, hr_only']
+    for name, own in runs.items():
+        found = config.check_options(config.Options(own, None), is_train=True, files=False)
+        assert [str(problem) for problem in found.problems] == [], name
+        assert (found.built.eco is not None) == ('eco' in name)
+        assert bool(found.built.losses) == ('logits' in name)

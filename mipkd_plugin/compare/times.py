@@ -27,9 +27,9 @@ class MethodTime:
 
     Attributes:
         method: Name of the method.
-        distilling: What an iteration costs while the run distills: its time, divided by the control's. The mean, if
-            only each n-th iteration distills.
-        until: Share of the run that distills. After it an iteration costs what the control's does.
+        distilling: What an iteration costs while the run distills or blends images (ECO): its time, divided by the
+            control's. The mean, if not all of these iterations cost alike.
+        until: Share of the run that does so. After it an iteration costs what the control's does.
         time: What the whole run costs: its time, divided by the control's, for equally many iterations. For the control
             of equal time: how many times as many iterations it has.
         memory: Peak memory of an iteration in MB, networks and optimizer included; None without a GPU.
@@ -130,7 +130,7 @@ def time_table(times: Iterable[MethodTime]) -> str:
         until = '' if whole else f'{found.until:.0%}'
         lines.append(f'| {found.method} | {_ratio(found.distilling)} | {until} | {_ratio(found.time)} | {memory} |')
     caption = (f'Times: over those of {CONTROL}, of training steps alone. One iteration: of the part of the training '
-               'that distills.')
+               'that distills or blends images.')
     return '\n'.join([*lines, '', caption, ''])
 
 

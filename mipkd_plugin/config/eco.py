@@ -68,15 +68,14 @@ class EcoSchedule:
             A sentence without its full stop.
         """
         if has_cache:
-            known = 'the teacher runs on each crop once, and the cache keeps that'
-            blended = 'so it runs again in each iteration that distills' if has_losses else 'which no loss needs'
+            known = 'the teacher runs once on each crop, and the cache keeps that'
+            blended = 'so it runs again for the losses' if has_losses else 'which no loss needs'
             return known + ('' if self.mode == 'hr_only' else f'; it holds no blended LR images, {blended}')
         if not has_losses:
             return 'the teacher runs once in each of these iterations, and not at all from there on'
         if self.mode == 'hr_only':
-            return 'the pass of the teacher that the losses need is enough'
-        return ('until then the teacher runs once more in each iteration: on the LR images as they are, and where the '
-                'losses distill on the blended ones')
+            return 'it shares the one pass of the teacher with the losses'
+        return 'in these iterations the teacher runs on the LR images, and again on the blended ones for the losses'
 
     @property
     def last(self) -> int:

@@ -106,24 +106,24 @@ def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
     Raises:
         ArgumentError: An option is unknown or out of range.
     """
-    if not distillation_entries(opt):
-        return DistillSchedule.never()
-    options = opt['train'].get('distill')
+    has_losses, options = bool(distillation_entries(opt)), opt['train'].get('distill')
     if not options:
-        return DistillSchedule(sys.maxsize)
+        return DistillSchedule(sys.maxsize) if has_losses else DistillSchedule.never()
     own = {str(key): value for key, value in options.items()}
     if 'total_iter' in own:
         raise ArgumentError('DistillSchedule', {'total_iter': 'is not an option of distill'})
-    return DistillSchedule(int(opt['train']['total_iter']), **own)
+    found = DistillSchedule(int(opt['train']['total_iter']), **own)
+    return found if has_losses else DistillSchedule.never()
 
 
 def check_schedule(ctx: Context) -> None:
     """Check ``train.distill``."""
     if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
         return
-    if distillation_entries(ctx.opt):
+    is_for_nothing = not distillation_entries(ctx.opt) and ctx.clean('train.distill_opt')
+    if not is_for_nothing or ctx.section('train').get('eco') is None:
         read_checked(ctx, PLACE, read_schedule, _REMEDIES)
-    elif ctx.section('train').get('eco') is not None and ctx.clean('train.distill_opt'):
+    else:
         ctx.add(PLACE, 'is for the losses of train.distill_opt, and there are none; train.eco ends with its own '
                 'end_ratio', 'remove it', {PLACE: REMOVE})
 

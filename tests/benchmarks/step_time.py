@@ -3,8 +3,11 @@
     python tests/benchmarks/step_time.py options/train_KRNet_EDSR_x2_small.yml
     python tests/benchmarks/step_time.py options/demo_none_EDSR_x2.yml options/demo_MiPKD_EDSR_x2.yml
     python tests/benchmarks/step_time.py --methods options/train_MiPKD_EDSR_x2.yml options/train_MiPKD_SwinIR_x4.yml
+    python tests/benchmarks/step_time.py --eco options/train_MiPKD_EDSR_x2_small.yml
 
-The last form measures four methods on the pair of each file, over plain training; the teacher's weights are random.
+The third form measures four methods on the pair of each file, over plain training; the teacher's weights are random.
+The last one measures ECO on such a pair, over logits-KD, while it blends; where there is no GPU it adds what a process
+needs in memory for the steps, over what it had before. It also takes the batched bicubic and the loop over imresize.
 For the methods of a comparison there is a command: mipkd compare -opt options/compare_EDSR_x2_small.yml --times
 """
 
@@ -12,8 +15,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
+import resource
+import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +28,10 @@ import torch
 
 import mipkd_plugin  # noqa: F401  (repairs BasicSR before basicsr is imported)
 from basicsr.archs import build_network
+from basicsr.utils.matlab_functions import imresize
 from mipkd_plugin import config
-from mipkd_plugin.compare.step_times import measure
+from mipkd_plugin.compare.step_times import Bench, measure, quietly, random_batch
+from mipkd_plugin.data.matlab_bicubic import bicubic_downsample_batch
 
 LOGITS = {'type': 'LogitsKDLoss'}
 LOSSES: dict[str, list[dict[str, Any]]] = {
@@ -61,12 +70,63 @@ def methods(opt: config.Options, taps: int, folder: str) -> dict[str, dict[str, 
     return found
 
 
-def show(named: dict[str, Any]) -> None:
+def with_eco(opt: config.Options, folder: str) -> dict[str, dict[str, Any]]:
+    """Name → options of a run with and without ECO, logits-KD first."""
+    logits = methods(opt, 1, folder)['logits']
+    found = {'logits': logits}
+    for mode in ('full', 'hr_only'):
+        for losses in (logits['train']['distill_opt'], None):
+            own = copy.deepcopy(logits)
+            own['train'].update(eco={'end_ratio': 1.0, 'mode': mode}, distill_opt=losses)
+            if losses is None:
+                del own['train']['distill_opt']
+            found[f'{"logits + " if losses else ""}eco, {mode}'] = own
+    return found
+
+
+def bicubic(opt: config.Options) -> str:
+    """Milliseconds of one batch of the pair: two products, and the loop."""
+    hr, scale = random_batch(opt)['gt'], opt['scale']
+    times = []
+    with quietly(1):
+        for shrink in (lambda: bicubic_downsample_batch(hr, scale, clips=True),
+                       lambda: torch.stack([imresize(image, 1 / scale) for image in hr])):
+            shrink()
+            rounds = []
+            for _ in range(9):
+                begin = time.thread_time()
+                shrink()
+                rounds.append(1000 * (time.thread_time() - begin))
+            times.append(statistics.median(rounds))
+    return f'bicubic of {tuple(hr.shape)}: {times[0]:.2f} ms batched, {times[1]:.1f} ms with a loop over imresize'
+
+
+def peak(own: dict[str, Any], results: Any) -> None:
+    """Peak memory of a process that takes steps of one model only, in MB."""
+    with quietly(1), tempfile.TemporaryDirectory() as folder:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Bench(own, folder).run(3)
+        results.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory_of(own: dict[str, Any]) -> int:
+    """The same, in a process of its own."""
+    context = multiprocessing.get_context('fork')
+    results = context.SimpleQueue()
+    process = context.Process(target=peak, args=(own, results))
+    process.start()
+    process.join()
+    return round(results.get())
+
+
+def show(named: dict[str, Any], has_memory: bool = False) -> None:
     """Measure and print a line for each."""
     first = next(iter(named.values()))
+    taken = {name: memory_of(own) for name, own in named.items()} if has_memory else {}
     for name, own in named.items():
         found = measure(first, own)
-        memory = '' if found.memory is None else f'{found.memory:8,d} MB'
+        megabytes = taken.get(name, found.memory)
+        memory = '' if megabytes is None else f'{megabytes:8,d} MB'
         sys.stdout.write(f'{name:44} {found.distilling:6.2f}{memory}\n')
         sys.stdout.flush()
 
@@ -76,12 +136,17 @@ def main() -> None:
     parser.add_argument('option_files', nargs='+')
     parser.add_argument('--taps', type=int, default=3)
     parser.add_argument('--methods', action='store_true')
+    parser.add_argument('--eco', action='store_true')
     args = parser.parse_args()
-    if args.methods:
+    if args.methods or args.eco:
         for path in args.option_files:
+            opt = config.read_options(path)
             sys.stdout.write(f'{path}\n')
             with tempfile.TemporaryDirectory() as folder:
-                show(methods(config.read_options(path), args.taps, folder))
+                show(with_eco(opt, folder) if args.eco else methods(opt, args.taps, folder),
+                     args.eco and not torch.cuda.is_available())
+            if args.eco:
+                sys.stdout.write(f'{bicubic(opt)}\n')
         return
     named: dict[str, Any] = {Path(path).stem: config.read_options(path) for path in args.option_files}
     if len(named) == 1:

@@ -403,9 +403,9 @@ def test_two_processes_stay_equal(train_options: Make, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- what is said of it
 @pytest.mark.parametrize(('losses', 'mode', 'words'), [
     (None, 'full', 'the teacher runs once in each of these iterations, and not at all from there on'),
-    (LOGITS, 'full', 'until then the teacher runs once more in each iteration: on the LR images as they are, and where '
-     'the losses distill on the blended ones'),
-    (LOGITS, 'hr_only', 'the pass of the teacher that the losses need is enough')])
+    (LOGITS, 'full', 'in these iterations the teacher runs on the LR images, and again on the blended ones for the '
+     'losses'),
+    (LOGITS, 'hr_only', 'it shares the one pass of the teacher with the losses')])
 def test_the_check_and_the_log_say_what_it_does(train_options: Make, tmp_path: Path, losses: Any, mode: str, words: str,
                                                 monkeypatch: pytest.MonkeyPatch,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,6 +417,7 @@ def test_the_check_and_the_log_say_what_it_does(train_options: Make, tmp_path: P
     said = f'{images} from those of the teacher to the real ones: a = 1 from iteration 8 of 10 on'
     assert f'  eco      {said}\n           {words}\n' in printed
     assert 'eco_a' not in printed, 'no term of the table'
+    assert ("it has random weights; iteration 1, with ECO's a = 0.133\n" in printed) == (losses is not None)
     assert train(path) == 0
     log = next((tmp_path / 'experiments/tiny').glob('*.log')).read_text()
     assert f'ECO: {said}' in log
@@ -426,8 +427,8 @@ def test_the_check_and_the_log_say_what_it_does(train_options: Make, tmp_path: P
 
 def test_a_cache_is_told_what_it_saves() -> None:
     assert EcoSchedule(10, mode='hr_only').cost(True, True) == (
-        'the teacher runs on each crop once, and the cache keeps that')
+        'the teacher runs once on each crop, and the cache keeps that')
     assert EcoSchedule(10).cost(False, True).endswith('it holds no blended LR images, which no loss needs')
-    assert EcoSchedule(10).cost(True, True).endswith('so it runs again in each iteration that distills')
+    assert EcoSchedule(10).cost(True, True).endswith('so it runs again for the losses')
     assert str(EcoSchedule(10, 0.1)) == ('HR and LR images are the real ones from the first iteration on (a = 1): it '
                                          'does nothing')

@@ -66,7 +66,7 @@ def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '', place: 
     start = f'starts from {found.pretrained}' if found.pretrained else 'has random weights'
     wide = max(12, *(len(name) for name in (*found.pulls, *found.itself)))
     lines = [f'  gradients{title} of each term on the student before the training: it {start}; iteration '
-             f'{found.iteration:,d}',
+             f'{found.iteration:,d}' + _part_of_eco(found, opt),
              f'           {count} batch{"es" if count > 1 else ""} of {size} LR images of {height}×{width}, '
              f'{found.images.source}; {found.seconds:.1f} s',
              f'           {"term":{wide}} {"norm":>9} {"share":>8} {"cosine":>7} {"as l_pix":>9}']
@@ -78,6 +78,14 @@ def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '', place: 
     lines += [f'           {place(where)} has no term in iteration {found.iteration:,d}, and no row here'
               for where in found.silent]
     return [*lines, *(f'           {line}' for line in advice(found, opt, place))]
+
+
+def _part_of_eco(found: GradientCheck, opt: Mapping[str, Any]) -> str:
+    """How real the images are there, where ECO blends them."""
+    from mipkd_plugin.config import read_eco
+
+    eco = read_eco(opt)
+    return '' if eco is None else f", with ECO's a = {eco.real(found.iteration):.3g}"
 
 
 _MEANING = (
