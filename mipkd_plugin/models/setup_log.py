@@ -22,7 +22,7 @@ def setup_lines(model: DistillMixin, notes: Iterable[str]) -> list[str]:
     Returns:
         The lines of the log.
     """
-    count = {name: sum(p.numel() for p in net.parameters())
+    count = {name: sum(p.numel() for p in net.parameters() if name != 'losses' or p.requires_grad)
              for name, net in (('student', model.net_g), ('teacher', model.teacher), ('losses', model.losses))}
     lines = [f'Distillation: student {count["student"]:,d}, teacher {count["teacher"]:,d}, '
              f'losses (training only) {count["losses"]:,d} parameters.']

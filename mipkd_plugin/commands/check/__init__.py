@@ -79,7 +79,7 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
     print(f'ok: {opt.source} can be used by basicsr {command}')
     _show_networks(report)
     for where, loss in report.built.losses.items():
-        print(f'  loss     {type(loss).__name__}, {_count(loss):,d} parameters (training only)')
+        print(f'  loss     {type(loss).__name__}, {_count(loss, True):,d} parameters (training only)')
         if loss.note:
             print(f'           note: {loss.note}')
         for pair in report.built.pairs.get(where, []):
@@ -180,5 +180,5 @@ def _decode(opt: Options, report: Report) -> None:
     report.notes.append(f'all {decode_images(opt):,d} images were decoded')
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(module: nn.Module, trained: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
