@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 from mipkd_plugin.utils.lightning_files import read_checkpoint
 from mipkd_plugin.utils.weight_files import WeightFileError, unusable
 
@@ -130,8 +131,9 @@ class VQGANFeatures:
         try:
             with torch.device('meta'):
                 net = _VQGAN(state)
-        except (KeyError, ValueError, RuntimeError) as error:
-            what = f'it has no {error.args[0]}' if isinstance(error, KeyError) else str(error)
+        except FOREIGN_ERRORS as error:
+            what = (f'it has no {error.args[0]}' if isinstance(error, KeyError) else
+                    f'the shapes of its tensors do not go together ({reason(error)})')
             raise WeightFileError(weights, f'does not hold the encoder and the codebook of a VQGAN: {what}',
                                   _REMEDY) from error
         wanted = net.state_dict()

@@ -3,6 +3,7 @@
 from faults.inputs import (
     any_network,
     any_student,
+    dckd,
     hostile,
     images,
     not_finite,
@@ -17,5 +18,5 @@ from faults.inputs import (
 )
 
 MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
-           any_student, pictures, recognition)
+           any_student, pictures, recognition, dckd)
 CASES = [case for module in MODULES for case in module.CASES]
