@@ -40,6 +40,26 @@ def _pairs(losses: nn.ModuleList) -> list[list[list[str]]]:
     return [[list(pair) for pair in cast(DistillationLoss, loss).pairs] for loss in losses]
 
 
+def _fixed(losses: nn.ModuleList) -> list[dict[str, Any]]:
+    return [dict(cast(DistillationLoss, loss).fixed_options()) for loss in losses]
+
+
+def changed_options(state: Mapping[str, Any], losses: nn.ModuleList) -> list[tuple[int, str, Any, Any]]:
+    """Compare the options that the losses' saved state depends on with those of a state.
+
+    Args:
+        state: The content of ``distill_<iter>.pth``; one of an earlier version does not name them.
+        losses: The losses, of the same classes.
+
+    Returns:
+        (Number of the loss, option, saved value, present value) of each that differs.
+    """
+    saved = state.get('fixed')
+    return [(number, name, then[name], value) for number, (own, then) in enumerate(
+        zip(_fixed(losses), saved if isinstance(saved, list) else ())) for name, value in own.items()
+        if isinstance(then, Mapping) and name in then and then[name] != value]
+
+
 def gather_random_states(losses: nn.ModuleList, distributed: bool) -> list[RandomState]:
     """Collect the random states of all ranks, in rank order. Every rank must call this."""
     own = _random_state(losses)
@@ -65,7 +85,7 @@ def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_state
         SaveError: The file cannot be written.
     """
     state = {'teacher': fingerprint, 'types': [type(loss).__name__ for loss in losses],
-             'pairs': _pairs(losses),
+             'pairs': _pairs(losses), 'fixed': _fixed(losses),
              'losses': losses.state_dict(), 'random': random_states}
     if learned is not None:
         state[LEARNED] = [list(taught) for taught in learned]
@@ -131,6 +151,9 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int,
     if state.get('pairs') != _pairs(losses):
         raise StateError(f'{path} was trained with the taps {state.get("pairs")}, now they are {_pairs(losses)}; '
                          'resume with the option file the run was started with')
+    for number, name, then, value in changed_options(state, losses):
+        raise StateError(f'{path} was trained with {name}: {then} of {types[number]}, now it is {value}; resume with '
+                         'the option file the run was started with')
     random_state = state['random'][rank] if rank < len(state['random']) else _random_state(losses)
     try:
         losses.load_state_dict({**state['losses'], **random_state['losses']})

@@ -11,8 +11,8 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from mipkd_plugin.checkpoints.distill_state import changed_options, loading_fault, other_teachers
 from mipkd_plugin.checkpoints.distill_state import in_words as in_words_of
-from mipkd_plugin.checkpoints.distill_state import loading_fault, other_teachers
 from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
 from mipkd_plugin.checkpoints.proof import LEARNED, Summary, distill_fault, random_fault
 from mipkd_plugin.checkpoints.trial import training_fault
@@ -55,7 +55,8 @@ def check_files(ctx: Context, where: str, state: Path, summary: Summary, built: 
         elif path == random:
             _check_random_numbers(ctx, where, path)
         elif path == distill_state_path(models, iteration):
-            _check_distillation_state(ctx, where, path, built, remedy)
+            fits = not any(str(student_path(models, iteration)) in problem.what for problem in ctx.problems[before:])
+            _check_distillation_state(ctx, where, path, built, remedy, fits)
         else:
             key = f'network_{name[len("net_"):-len(f"_{iteration}.pth")]}'
             network = construct(ctx, key, ctx.section(key), ARCH_REGISTRY) if ctx.clean(key) else None
@@ -135,7 +136,8 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
             ctx.add(where, f'{state} cannot be used: {fault}', remedy)
 
 
-def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built, remedy: str) -> None:
+def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built, remedy: str,
+                              student_fits: bool) -> None:
     before = len(ctx.problems)
     saved = read_file(ctx, where, path, remedy, remedy)
     fault = None if len(ctx.problems) > before else distill_fault(saved)
@@ -147,7 +149,7 @@ def _check_distillation_state(ctx: Context, where: str, path: Path, built: Built
     types = [type(loss).__name__ for loss in built.losses.values()]
     if ctx.clean('train.distill_opt') and saved['types'] != types:
         ctx.add('train.distill_opt', f'asks for {types}, but {path} holds {list(saved["types"])}', AS_STARTED)
-    elif ctx.clean('train.distill_opt') and set(built.pairs) == set(built.losses):
+    elif ctx.clean('train.distill_opt') and set(built.pairs) == set(built.losses) and student_fits:
         _check_loss_state(ctx, where, path, saved, built, remedy)
 
 
@@ -183,6 +185,13 @@ def _check_loss_state(ctx: Context, where: str, path: Path, saved: Mapping[str, 
         ctx.add('train.distill_opt', f'has the taps {pairs}, but {path} was trained with {saved["pairs"]}', AS_STARTED)
         return
     losses = nn.ModuleList(built.losses.values())
+    changed = changed_options(saved, losses)
+    for number, name, then, now in changed:
+        home = f'{list(built.losses)[number]}.{name}'
+        ctx.add(home, f'is {now}, and {path} was saved with {then}: what it holds cannot go on with another value',
+                f'write {name}: {then}, or start a new run under another name', {home: then})
+    if changed:
+        return
     problem = misfit(losses, saved['losses'], 'train.distill_opt')
     if problem:
         ctx.add('train.distill_opt', f'{path} {problem[0].replace("ModuleList", "the losses")}', AS_STARTED)

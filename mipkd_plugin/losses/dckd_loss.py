@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mipkd_plugin.losses.base import LossError, RandomizedLoss
 from mipkd_plugin.losses.history import HistoryStudent
 from mipkd_plugin.losses.vgg_features import VGGFeatures
+from mipkd_plugin.losses.vqgan_features import VQGANFeatures
 from mipkd_plugin.networks.encoding import encode
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
@@ -46,9 +47,25 @@ def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Seq
     return torch.stack(terms).sum()
 
 
+def codebook_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute −Σ_k p_T(k) log p_S(k), mean over positions: one softmax on either side.
+
+    Args:
+        student: Logits of the classes (positions, K), not yet a distribution.
+        teacher: Those of the teacher, of the same shape; no gradient reaches them.
+
+    Returns:
+        A scalar.
+    """
+    return F.cross_entropy(student, teacher.detach().softmax(1))
+
+
 @register(LOSS_REGISTRY)
 class DCKDLoss(RandomizedLoss):
     """λ_c Σ_i λ_i |f_i(S) − f_i(T)| / Σ_j |f_i(S) − f_i(N_j)|: toward the teacher, away from what the student was.
+
+    With VQGAN also λ_b times the cross-entropy between the class distributions of student and teacher, over the entries
+    of its codebook: softmax of −‖z − e_k‖².
 
     The negatives N_j are images of a history student, θ_h ← α θ_h + (1 − α) θ_s every s iterations: of the LR images
     and of degraded copies of them, with Gaussian noise, clipped to [0, 1]. θ_s is the student's moving average (EMA)
@@ -56,16 +73,20 @@ class DCKDLoss(RandomizedLoss):
     saved with the distillation state and never trained. The paper's total has the pixel loss and logits KD too: write
     LogitsKDLoss beside it. Facts as in the paper and in the authors' code (github.com/super-SSS/DCKD at 66fe400).
 
-    The paper's f is the encoder of VQGAN. ``encoder: teacher`` is our choice, as it needs no other weights: taps of the
-    teacher, run on the images.
+    The paper's f is the encoder of VQGAN f16. ``encoder: teacher`` is our choice, as it needs no other weights: taps of
+    the teacher, run on the images. Images go into VQGAN and VGG-19 in the range and the normalization that these were
+    trained with.
 
     Args:
-        encoder: f: ``teacher``, its own taps; ``vgg19``, cut as in CSDLoss.
+        encoder: f: ``teacher``, its own taps; ``vqgan``; or ``vgg19``, cut as in CSDLoss.
         taps: Number of taps, or list of [student module, teacher module], of ``encoder: teacher``; only the teacher's
             are used.
-        weights: File of the weights of ``vgg19`` (``vgg19-dcbb9e9d.pth``); None: torchvision downloads it.
+        weights: File of the weights of ``vqgan`` (``last.ckpt`` of vqgan_imagenet_f16_1024, from
+            github.com/CompVis/taming-transformers) or of ``vgg19`` (``vgg19-dcbb9e9d.pth``; None: torchvision downloads
+            it).
         layer_weights: λ_1..λ_K, from shallow to deep; by default the last K of 1/32, 1/16, 1/8, 1/4, 1.
         contrast_weight: λ_c of ``l_dckd``.
+        codebook_weight: λ_b of ``l_codebook``, which ``encoder: vqgan`` alone has.
         loss_weight: Common factor on all terms.
         num_degraded: Degraded copies of each LR image.
         noise: Lowest and highest σ of the noise, in levels of 8 bits: σ / 255 is added.
@@ -83,9 +104,10 @@ class DCKDLoss(RandomizedLoss):
     """
 
     @checked
-    def __init__(self, encoder: Literal['teacher', 'vgg19'] = 'teacher', taps: Taps | None = None,
+    def __init__(self, encoder: Literal['teacher', 'vqgan', 'vgg19'] = 'teacher', taps: Taps | None = None,
                  weights: str | None = None, layer_weights: Sequence[Weight] | None = None,
-                 contrast_weight: PositiveFloat = 0.1, loss_weight: PositiveFloat = 1.0, num_degraded: Count = 4,
+                 contrast_weight: PositiveFloat = 0.1, codebook_weight: Weight = 0.001,
+                 loss_weight: PositiveFloat = 1.0, num_degraded: Count = 4,
                  noise: Annotated[Sequence[Weight], Field(min_length=2, max_length=2)] = (1, 30),
                  gray_probability: Share = 0.5,
                  history_every: Count | Annotated[Sequence[Count], Field(min_length=1)] = (1000, 2000, 3000),
@@ -93,40 +115,50 @@ class DCKDLoss(RandomizedLoss):
                  history_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1,
                  teacher_input: Literal['hr', 'lr'] = 'hr') -> None:
         super().__init__(taps)
-        self.encoder = encoder
-        self._check(taps, weights, layer_weights, noise)
-        self.contrast_weight = loss_weight * contrast_weight
+        self._check(encoder, taps, weights, noise)
+        self.encoder: Literal['teacher'] | VGGFeatures | VQGANFeatures = (
+            'teacher' if encoder == 'teacher' else VQGANFeatures(str(weights)) if encoder == 'vqgan' else
+            VGGFeatures(weights))
+        self.layer_weights = self._weights_of(layer_weights, taps)
+        self.contrast_weight, self.codebook_weight = loss_weight * contrast_weight, loss_weight * codebook_weight
         self.num_degraded = num_degraded
         self.noise = noise[0] / 255, noise[1] / 255
         self.gray_probability = gray_probability
         self.teacher_input = teacher_input
         self.history = HistoryStudent(history_every, history_period, history_decay)
         self.turns = {'history_every': self.history.first}
-        self.vgg = VGGFeatures(weights) if encoder == 'vgg19' else None
-        count = len(LAYER_WEIGHTS) if taps is None else taps if isinstance(taps, int) else len(taps)
-        self.layer_weights = list(LAYER_WEIGHTS[-count:] if layer_weights is None else layer_weights)
 
-    def _check(self, taps: Taps | None, weights: str | None, layer_weights: Sequence[float] | None,
-               noise: Sequence[float]) -> None:
+    def _check(self, encoder: str, taps: Taps | None, weights: str | None, noise: Sequence[float]) -> None:
         """Refuse options that do not go together."""
         wrong: dict[str, str] = {}
-        if self.encoder == 'teacher' and taps is None:
+        if encoder == 'teacher' and taps is None:
             wrong['taps'] = 'is missing: encoder: teacher compares features of the teacher; write taps: 3'
-        if self.encoder != 'teacher' and taps is not None:
-            wrong['taps'] = f'goes with encoder: teacher alone, and the encoder is {self.encoder}'
-        if self.encoder == 'teacher' and weights is not None:
-            wrong['weights'] = 'goes with encoder: vgg19, and the encoder is teacher'
-        count = len(LAYER_WEIGHTS) if taps is None else taps if isinstance(taps, int) else len(taps)
-        if layer_weights is None and count > len(LAYER_WEIGHTS):
-            wrong['layer_weights'] = f'is missing: the paper has {len(LAYER_WEIGHTS)} numbers, for {count} taps'
-        elif layer_weights is not None and len(layer_weights) != count:
-            wrong['layer_weights'] = f'must have {count} numbers, one for each feature, got {list(layer_weights)}'
-        elif layer_weights is not None and not any(layer_weights):
-            wrong['layer_weights'] = 'are all 0: nothing would be distilled'
+        if encoder != 'teacher' and taps is not None:
+            wrong['taps'] = f'goes with encoder: teacher alone, and the encoder is {encoder}'
+        if encoder == 'teacher' and weights is not None:
+            wrong['weights'] = 'goes with encoder: vqgan or vgg19, and the encoder is teacher'
+        if encoder == 'vqgan' and weights is None:
+            wrong['weights'] = ('is missing: encoder: vqgan needs the file of its weights, last.ckpt of '
+                                'vqgan_imagenet_f16_1024 from https://github.com/CompVis/taming-transformers')
         if noise[0] > noise[1]:
             wrong['noise'] = f'must be [lowest, highest], got {list(noise)}'
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
+
+    def _weights_of(self, layer_weights: Sequence[float] | None, taps: Taps | None) -> list[float]:
+        """λ_1..λ_K for the K features of the encoder."""
+        count = (len(self.encoder.levels) if isinstance(self.encoder, VQGANFeatures) else len(LAYER_WEIGHTS)
+                 if taps is None else taps if isinstance(taps, int) else len(taps))
+        wrong = ''
+        if layer_weights is None and count > len(LAYER_WEIGHTS):
+            wrong = f'is missing: the paper has {len(LAYER_WEIGHTS)} numbers, and there are {count} features'
+        elif layer_weights is not None and len(layer_weights) != count:
+            wrong = f'must have {count} numbers, one for each feature, got {list(layer_weights)}'
+        elif layer_weights is not None and not any(layer_weights):
+            wrong = 'are all 0: nothing would be distilled'
+        if wrong:
+            raise ArgumentError(type(self).__name__, {'layer_weights': wrong})
+        return list(LAYER_WEIGHTS[-count:] if layer_weights is None else layer_weights)
 
     def copy_student(self, student: nn.Module) -> None:
         """Make the history student."""
@@ -167,31 +199,37 @@ class DCKDLoss(RandomizedLoss):
         return (images + sigma * torch.where(is_gray, normal(1), normal(lq.shape[1]))).clamp(0, 1)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Compute the term.
+        """Compute the terms.
 
         Returns:
-            ``l_dckd``.
+            ``l_dckd``; with VQGAN and a ``codebook_weight`` above 0 also ``l_codebook``.
 
         Raises:
             ValueError: The images are not RGB, and the encoder needs that.
         """
         self.require_bound()
-        encoded = self._encoder(step)
+        encoded = self._encoder_of(step)
         self.history.follow(step.iteration, step.nets.student.net, step.averaged)
         with torch.autocast(step.lq.device.type, enabled=False):  # 16 bits would lose gradients as small as these
             with torch.no_grad():
                 negative = encoded(self.history(torch.cat([step.lq, self.degraded(step.lq)])))
                 positive = encoded(step.teacher.output.float())
             anchor = encoded(step.student.output.float())
-            return {'l_dckd': self.contrast_weight * contrast(anchor, positive, negative, self.layer_weights)}
+            terms = {'l_dckd': self.contrast_weight * contrast(anchor, positive, negative, self.layer_weights)}
+            if isinstance(self.encoder, VQGANFeatures) and self.codebook_weight:
+                classes = self.encoder.classify
+                terms['l_codebook'] = self.codebook_weight * codebook_distance(
+                    classes(anchor[-1]), classes(positive[-1]))
+        return terms
 
-    def _encoder(self, step: Step) -> Callable[[Tensor], Sequence[Tensor]]:
+    def _encoder_of(self, step: Step) -> Callable[[Tensor], Sequence[Tensor]]:
         """f: images (N, C, sH, sW) → features f_1..f_K."""
-        if self.vgg is not None:
-            if step.student.output.shape[1] != 3:
-                raise ValueError(f'DCKDLoss with encoder: {self.encoder} needs RGB images, got '
-                                 f'{step.student.output.shape[1]} channels')
-            return self.vgg
+        if not isinstance(self.encoder, str):
+            channels = step.student.output.shape[1]
+            if channels != 3:
+                raise ValueError(f'this encoder of DCKDLoss needs RGB images, got {channels} channels; write encoder: '
+                                 'teacher, and taps')
+            return self.encoder
         taps, size = [t for _, t in self.pairs], step.lq.shape[2:]
 
         def encoded(images: Tensor) -> list[Tensor]:

@@ -28,7 +28,7 @@ def setup_lines(model: DistillMixin, notes: Iterable[str]) -> list[str]:
     teaching = model.teaching
     teachers = ', '.join(f'{called(name)} {_count(net):,d}' for name, net in teaching.teachers.items())
     lines = [f'Distillation: student {_count(model.net_g):,d}, {teachers}, '
-             f'losses (training only) {_count(model.losses):,d} parameters.']
+             f'losses (training only) {_count(model.losses, True):,d} parameters.']
     lines += [f'\t{line}' for line in config.recognition_in_words(model.opt)]
     lines += [f'\tThe {called(name)} runs in another way: {nets.teacher.execution}'
               for name, nets in teaching.nets.items() if nets.teacher.execution != PLAIN]
@@ -44,5 +44,5 @@ def setup_lines(model: DistillMixin, notes: Iterable[str]) -> list[str]:
     return [*lines, *(f'\tnote: {note}' for note in notes)]
 
 
-def _count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
+def _count(net: nn.Module, trained: bool = False) -> int:
+    return sum(p.numel() for p in net.parameters() if p.requires_grad or not trained)

@@ -34,14 +34,15 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
     opt = train_options()
     opt['train']['distill_opt'] = [opt['train']['distill_opt'], {'type': 'LogitsKDLoss'},
                                    {'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 1},
-                                   {'type': 'FitNetLoss'}, {'type': 'DUKDLoss'}]
+                                   {'type': 'FitNetLoss'}, {'type': 'DUKDLoss'},
+                                   {'type': 'DCKDLoss', 'taps': 2, 'history_every': 2}]
     (tmp_path / 'opt.json').write_text(json.dumps(opt))
     result = run([*TORCHRUN, str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
                  REPO)
     assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
     assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss',
-                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'EDSR']
+                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'DCKDLoss', 'EDSR']
     assert not torch.equal(first['random'], second['random']), 'both ranks draw the same masks and routes'
     for part in ('student', 'losses', 'weights'):
         for name, value in first[part].items():
@@ -52,7 +53,9 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
     steps = [state['step'] for state in saved['losses']['2.meta._extra_state']['state'].values()]
     assert len(steps) == 3 * 8, 'eight tensors in each generator'
     assert set(map(float, steps)) == {2.0}
-    drawing = ['0._extra_state', '4._extra_state']
+    assert saved['losses']['5.history._extra_state'] == {'changed': 2}
+    assert '5.history.net.conv_first.weight' in first['weights'], 'equal on both ranks'
+    drawing = ['0._extra_state', '4._extra_state', '5._extra_state']
     assert [list(state['losses']) for state in saved['random']] == [drawing] * 2, 'once, not for each rank'
     assert [torch.equal(state['losses']['0._extra_state'], rank['random'])
             for state, rank in zip(saved['random'], (first, second))] == [True, True]

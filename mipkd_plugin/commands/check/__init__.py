@@ -81,7 +81,7 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
     _show_networks(report)
     for where, loss in report.built.losses.items():
         name = report.built.chosen.get(where)
-        print(f'  loss     {type(loss).__name__}{f" from teacher {name}" * bool(name)}, {_count(loss):,d} parameters '
+        print(f'  loss     {type(loss).__name__}{f" from teacher {name}" * bool(name)}, {_count(loss, True):,d} parameters '
               '(training only)')
         if loss.note:
             print(f'           note: {loss.note}')
@@ -201,5 +201,5 @@ def _decode(opt: Options, report: Report) -> None:
     report.notes.append(f'all {decode_images(opt):,d} images were decoded')
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(module: nn.Module, trained: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)

@@ -3,6 +3,7 @@
 from faults.inputs import (
     any_network,
     any_student,
+    dckd,
     eco,
     hostile,
     images,
@@ -19,5 +20,5 @@ from faults.inputs import (
 )
 
 MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
-           any_student, pictures, recognition, eco, several_teachers)
+           any_student, pictures, recognition, dckd, eco, several_teachers)
 CASES = [case for module in MODULES for case in module.CASES]
