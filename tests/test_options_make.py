@@ -181,3 +181,15 @@ def test_both_stages_of_mtkd_are_those_of_the_paper(scale: int) -> None:
         assert opt['name'] == f'MTKD_{stage}_x{scale}'
         assert f'aggregator {sizes[0]:.2f}M' in text
         assert f'student {sizes[1]:.2f}M parameters' in text or stage == 'aggregate'
+
+
+def test_the_small_files_of_mtkd_belong_together() -> None:
+    first, second = (yaml.safe_load((OPTIONS / f'train_MTKD_{stage}_x2_small.yml').read_text(encoding='utf-8'))
+                     for stage in ('aggregate', 'EDSR'))
+    third = yaml.safe_load((OPTIONS / 'train_none_RCAN_x2_small.yml').read_text(encoding='utf-8'))
+    assert second['train']['distill_opt'] == {'type': 'WaveletKDLoss'}
+    assert second['teacher'] == {'aggregate': f'experiments/{first["name"]}/models/net_g_latest.pth'}
+    assert first['teachers'][2]['network'] == third['network_g']
+    assert first['teachers'][2]['weights'] == f'experiments/{third["name"]}/models/net_g_latest.pth'
+    row = (OPTIONS / 'compare_EDSR_x2_small.yml').read_text(encoding='utf-8')
+    assert f'experiments/{first["name"]}/models/net_g_latest.pth' in row
