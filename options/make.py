@@ -1,9 +1,9 @@
-"""Makes the option files of the papers' pairs: train_{MiPKD,KRNet}_*_x{2,3,4}.yml and test_MiPKD_*_x{2,3,4}.yml.
+"""Makes the option files of the papers: train_{MiPKD,KRNet,MTKD}_*_x{2,3,4}.yml and test_MiPKD_*_x{2,3,4}.yml.
 
 ``python options/make.py`` writes the files beside itself. ``python options/make.py --check`` writes nothing; it names
 the files that differ, and exits with 1 if there are any.
 
-What all files share stands in make_train.template and make_test.template. What differs stands in the tables below.
+What all files share stands in make_train.template and make_test.template. What differs stands in the tables below; of MTKD in make_mtkd.py.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from runpy import run_path
 from string import Template
 from textwrap import indent
 
@@ -221,8 +222,9 @@ def option_file(kind: str, method: str, arch: str, scale: int) -> str:
 def family() -> dict[str, bytes]:
     """Make all files: their names and contents."""
     kinds = [('train', 'MiPKD'), ('train', 'KRNet'), ('test', 'MiPKD')]
-    return {f'{kind}_{method}_{arch}_x{scale}.yml': option_file(kind, method, arch, scale).encode()
-            for kind, method in kinds for arch, pair in PAIRS.items() for scale in pair.scales}
+    own = {f'{kind}_{method}_{arch}_x{scale}.yml': option_file(kind, method, arch, scale).encode()
+           for kind, method in kinds for arch, pair in PAIRS.items() for scale in pair.scales}
+    return {**own, **run_path(str(FOLDER / 'make_mtkd.py'))['family'](PAIRS)}
 
 
 def differing(folder: Path) -> list[str]:

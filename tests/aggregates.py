@@ -1,4 +1,4 @@
-"""A tiny aggregator of three teachers of three architectures: options of both stages, and a file as stage 1 saves it."""
+"""A tiny aggregator of teachers of three architectures: options of both stages, and a file as stage 1 saves it."""
 
 from __future__ import annotations
 

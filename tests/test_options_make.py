@@ -19,7 +19,8 @@ from helpers import REPO
 OPTIONS = REPO / 'options'
 PAIRS = [(arch, scale) for arch in ('EDSR', 'RCAN', 'SwinIR') for scale in (2, 3, 4)]
 KINDS = ('train_MiPKD', 'train_KRNet', 'test_MiPKD')
-FAMILY = sorted(f'{kind}_{arch}_x{scale}.yml' for kind in KINDS for arch, scale in PAIRS)
+MTKD = [f'train_MTKD_{stage}_x{scale}.yml' for stage in ('aggregate', 'EDSR') for scale in (2, 3, 4)]
+FAMILY = sorted([*(f'{kind}_{arch}_x{scale}.yml' for kind in KINDS for arch, scale in PAIRS), *MTKD])
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +66,7 @@ def test_made_anew_the_files_stay_as_they_are(make: ModuleType, tmp_path: Path) 
 
 
 def test_no_file_of_the_family_is_left_out(make: ModuleType) -> None:
-    named = re.compile(r'(train|test)_(MiPKD|KRNet)_[A-Za-z0-9]+_x\d+\.yml')
+    named = re.compile(r'(train|test)_(MiPKD|KRNet|MTKD)_[A-Za-z0-9]+_x\d+\.yml')
     by_hand = {'train_MiPKD_SPAN_x4.yml', 'train_MiPKD_SAFMN_x4.yml'}  # networks of spandrel
     found = {path.name for path in OPTIONS.iterdir() if named.fullmatch(path.name)}
     assert sorted(found - by_hand) == sorted(make.family())
@@ -153,3 +154,42 @@ def test_the_header_gives_the_sizes_of_the_networks(arch: str, scale: int) -> No
     for kind in ('train_MiPKD', 'train_KRNet'):
         text = (OPTIONS / f'{kind}_{arch}_x{scale}.yml').read_text(encoding='utf-8')
         assert f'#           Teacher {teacher:.2f}M, student {student:.2f}M parameters.\n' in text
+
+
+# --------------------------------------------------------------------------------------------- MTKD
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_both_stages_of_mtkd_are_those_of_the_paper(scale: int) -> None:
+    first, second = (read('train_MTKD', stage, scale) for stage in ('aggregate', 'EDSR'))
+    assert first['model_type'] == 'AggregateModel'
+    assert first['network_g'] == {'type': 'KnowledgeAggregator', 'num_teachers': 3, 'upscale': scale, 'embed_dim': 96,
+                                  'depths': [4, 4], 'num_heads': 6, 'window_size': 8, 'mlp_ratio': 2.0}
+    assert [teacher['network'] for teacher in first['teachers']] == [
+        read('train_MiPKD', arch, scale)['teacher']['network'] for arch in ('EDSR', 'SwinIR', 'RCAN')]
+    assert [teacher['weights'] for teacher in first['teachers']] == [
+        read('train_MiPKD', arch, scale)['teacher']['weights'] for arch in ('EDSR', 'SwinIR', 'RCAN')]
+    assert first['train']['pixel_opt'] == {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'}
+    assert (first['train']['optim_g']['type'], first['train']['optim_g']['lr']) == ('Adam', 2e-4)
+    assert first['train']['ema_decay'] > 0
+    assert second['train']['distill_opt'] == {'type': 'WaveletKDLoss'}, 'the released file trains with plain L1'
+    assert second['train']['pixel_opt']['loss_weight'] == 0.1
+    assert second['teacher'] == {'aggregate': f'experiments/{first["name"]}/models/net_g_latest.pth'}
+    assert (second['network_g']['num_feat'], second['network_g']['num_block']) == (64, 16)
+    assert second['network_g']['upscale'] == scale
+    sizes = [sum(p.numel() for p in build_network(opt['network_g']).parameters()) / 1e6 for opt in (first, second)]
+    for stage, opt in (('aggregate', first), ('EDSR', second)):
+        text = (OPTIONS / f'train_MTKD_{stage}_x{scale}.yml').read_text(encoding='utf-8')
+        assert opt['name'] == f'MTKD_{stage}_x{scale}'
+        assert f'aggregator {sizes[0]:.2f}M' in text
+        assert f'student {sizes[1]:.2f}M parameters' in text or stage == 'aggregate'
+
+
+def test_the_small_files_of_mtkd_belong_together() -> None:
+    first, second = (yaml.safe_load((OPTIONS / f'train_MTKD_{stage}_x2_small.yml').read_text(encoding='utf-8'))
+                     for stage in ('aggregate', 'EDSR'))
+    third = yaml.safe_load((OPTIONS / 'train_none_RCAN_x2_small.yml').read_text(encoding='utf-8'))
+    assert second['train']['distill_opt'] == {'type': 'WaveletKDLoss'}
+    assert second['teacher'] == {'aggregate': f'experiments/{first["name"]}/models/net_g_latest.pth'}
+    assert first['teachers'][2]['network'] == third['network_g']
+    assert first['teachers'][2]['weights'] == f'experiments/{third["name"]}/models/net_g_latest.pth'
+    row = (OPTIONS / 'compare_EDSR_x2_small.yml').read_text(encoding='utf-8')
+    assert f'experiments/{first["name"]}/models/net_g_latest.pth' in row

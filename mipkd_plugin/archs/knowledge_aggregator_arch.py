@@ -37,8 +37,8 @@ def dct_matrix(size: int) -> Tensor:
         (n, n): row k holds the cosine of frequency k.
     """
     place = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(torch.pi / size * (place + 0.5) * place[:, None]) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
+    matrix = torch.cos(torch.pi / max(size, 1) * (place + 0.5) * place[:, None]) * math.sqrt(2 / max(size, 1))
+    matrix[:1] /= math.sqrt(2)
     return matrix.float()
 
 
@@ -52,8 +52,10 @@ def split_dct_matrices(size: int) -> Tensor:
         (n + 1, n, n): entry k transforms the first k values by themselves and the other n − k by themselves; entries 0
         and n are the transform of all n.
     """
-    parts = [[part for part in (k, size - k) if part] for k in range(size + 1)]
-    return torch.stack([torch.block_diag(*map(dct_matrix, part)) for part in parts])
+    matrices = torch.zeros(size + 1, size, size)
+    for seam, matrix in enumerate(matrices):
+        matrix[:seam, :seam], matrix[seam:, seam:] = dct_matrix(seam), dct_matrix(size - seam)
+    return matrices
 
 
 class DCTWindowAttention(WindowAttention):  # type: ignore[misc]  # BasicSR ships no types
@@ -94,14 +96,14 @@ class DCTWindowAttention(WindowAttention):  # type: ignore[misc]  # BasicSR ship
         side = self.window_size[0]
         if mask is None:
             return self.transforms[-1:], self.transforms[-1:]
-        together = (mask[:, 0] == 0).unflatten(1, (side, side))  # the pixels on the same sides as the first one
+        together = (mask[:, 0] == 0).reshape(-1, side, side)  # the pixels on the same sides as the first one
         return self.transforms[together[:, :, 0].sum(1)], self.transforms[together[:, 0].sum(1)]
 
     def _transform(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         side = self.window_size[0]
-        windows = x.reshape(-1, len(rows), side, side * x.shape[-1])
-        windows = (rows @ windows).unflatten(3, (side, -1))
-        return (columns[:, None] @ windows).reshape(x.shape)
+        windows = rows @ x.reshape(-1, len(rows), side, side * x.shape[-1])
+        windows = columns[:, None] @ windows.reshape(-1, len(rows), side, side, x.shape[-1])
+        return windows.reshape(x.shape)
 
 
 @register(ARCH_REGISTRY)
@@ -119,9 +121,9 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
         num_heads: Heads of the attention; they divide ``embed_dim``.
         window_size: Side of a window.
         mlp_ratio: Width inside of an MLP, as a multiple of ``embed_dim``.
-        drop_path_rate: Probability that training leaves out the last block; it rises from 0. As in the released code.
-        image_skip: Whether the mean of the teachers' images is added to the output, which is 0 at first. Our choice, off
-            by default: a short training starts from an image that is no worse than the teachers'.
+        drop_path_rate: Probability that training leaves out the last block; it rises from 0, as in the released code.
+        image_skip: Whether the mean of the teachers' images is added to the output, which is 0 at first. Our choice,
+            off by default: a short training starts from their mean.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -143,10 +145,9 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
                          mlp_ratio=mlp_ratio, drop_path_rate=drop_path_rate, upscale=upscale,
                          upsampler='pixelshuffle')
         self.num_teachers, self.window_size, self.image_skip = num_teachers, window_size, image_skip
-        self.conv_last = nn.Conv2d(self.conv_last.in_channels, 3, 3, padding=1)
-        if image_skip:
-            nn.init.zeros_(self.conv_last.weight)
-            nn.init.zeros_(self.conv_last.bias)
+        self.conv_last: nn.Module = nn.Conv2d(64, 3, 3, padding=1)
+        for parameter in self.conv_last.parameters() if image_skip else ():
+            nn.init.zeros_(parameter)
         for layer in self.layers:
             for block in layer.residual_group.blocks:
                 block.attn = DCTWindowAttention(embed_dim, (window_size, window_size), num_heads)
@@ -171,7 +172,9 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
         height, width = images.shape[2:]
         whole = padded(images, self.window_size * self.upscale)
         image: Tensor = super().forward(nn.functional.pixel_unshuffle(whole, self.upscale))[:, :, :height, :width]
-        return image + images.unflatten(1, (-1, 3)).mean(1) if self.image_skip else image
+        if self.image_skip:
+            image = image + images.reshape(len(images), -1, 3, height, width).mean(1)
+        return image
 
 
 @register(ARCH_REGISTRY)

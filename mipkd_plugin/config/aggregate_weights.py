@@ -38,6 +38,10 @@ def load_aggregated(ctx: Context, load: Load) -> nn.Module | None:
         return None
     before = len(ctx.problems)
     nets = [_member(ctx, load, member, path) for member in found.teachers]
+    number = found.aggregator.get('num_teachers')
+    if isinstance(number, int) and number != len(nets):
+        ctx.add(WHERE, f'{path} is damaged: it takes the images of {number} teachers, and names {len(nets)}',
+                'train the aggregator again')
     aggregator = construct(ctx, WHERE, found.aggregator, ARCH_REGISTRY)
     if aggregator is not None and ctx.files:
         key = teacher.get('param_key', best_key(content))

@@ -14,8 +14,8 @@ from torch import nn
 
 from mipkd_plugin.archs.knowledge_aggregator_arch import AggregatedTeachers
 from mipkd_plugin.checkpoints.aggregate_file import Aggregate, AggregateError, Member, read_aggregate
-from mipkd_plugin.config.aggregate import has_aggregate, other_teachers
 from mipkd_plugin.checkpoints.files import student_path
+from mipkd_plugin.config.aggregate import has_aggregate, other_teachers
 from mipkd_plugin.config.checkpoints import run_folder
 from mipkd_plugin.config.components import check_teacher_network
 from mipkd_plugin.config.keys import TEACHER
@@ -28,7 +28,7 @@ from mipkd_plugin.config.teacher_weights import load_teachers
 from mipkd_plugin.config.teachers import Teacher, context_of, teachers_of
 from mipkd_plugin.config.weights import teacher_fingerprint
 from mipkd_plugin.networks.outputs import select_output
-from mipkd_plugin.utils.safetensors_files import is_safetensors
+from mipkd_plugin.utils.weight_files import is_safetensors
 
 _READ = ('name', 'network', 'weights', 'param_key', 'output')
 """Keys of a teacher that AggregateModel reads; the others say how a teacher runs beside a student."""
@@ -156,8 +156,9 @@ def _argument(ctx: Context, name: str) -> Any:
 def _check_number(ctx: Context, count: int) -> None:
     number = _argument(ctx, 'num_teachers')
     if isinstance(number, int) and number != count and ctx.clean('network_g'):
-        ctx.add('network_g.num_teachers', f'is {number}, and there {"is 1 teacher" if count == 1 else f"are {count} teachers"} '
-                'in teachers', fix={'network_g.num_teachers': count})
+        are = 'is 1 teacher' if count == 1 else f'are {count} teachers'
+        ctx.add('network_g.num_teachers', f'is {number}, and there {are} in teachers',
+                fix={'network_g.num_teachers': count})
 
 
 def _check_scale(ctx: Context) -> None:
@@ -167,14 +168,15 @@ def _check_scale(ctx: Context) -> None:
 
 
 def _check_images(ctx: Context, teacher: Teacher, net: nn.Module) -> bool:
-    """Check that a teacher turns RGB images into RGB images of the scale; one that needs larger patches is left alone."""
+    """Check that a teacher turns RGB images into RGB images of the scale, if it runs on a small patch."""
     side, scale = small_shape(ctx.opt)[1], ctx.scale or 1
     shape, _ = output_shape(net, 3, side)
     gray = output_shape(net, 1, side)[0] if shape is None else None
     own = context_of(ctx, teacher)
     if gray is not None or shape is not None and len(shape) == 3 and shape[0] != 3:
-        own.add('teacher.network', f'works on {channel_word(1 if gray else (shape or (0, ))[0])}, and an aggregator takes RGB '
-                'images', 'give a teacher for RGB images')
+        channels = channel_word(1 if gray else (shape or (0, ))[0])
+        own.add('teacher.network', f'works on {channels}, and an aggregator takes RGB images',
+                'give a teacher for RGB images')
     elif shape is not None and ctx.scale is not None and shape != (3, side * scale, side * scale):
         own.add('teacher.network', f'turns a patch of 3×{side}×{side} into (channels, height, width) = {shape}; scale '
                 f'{scale} needs {(3, side * scale, side * scale)}', 'use teachers for this scale')

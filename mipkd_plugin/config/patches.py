@@ -199,16 +199,7 @@ def _add_other_size(ctx: Context, where: str, patch: tuple[int, int, int], shape
 
 
 def output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:
-    """Run a network on a square patch.
-
-    Args:
-        net: The network.
-        channels: Channels of the patch.
-        side: Its side.
-
-    Returns:
-        (C, H, W) of the output, and ''; or None, and why the network cannot run.
-    """
+    """(C, H, W) of the output of a network for a square patch, and ''; or None, and why the network cannot run."""
     device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
     try:
         with evaluating(net), torch.random.fork_rng(devices=[]):

@@ -141,11 +141,18 @@ def _definitions() -> tuple[dict[str, Schema], dict[str, dict[str, Schema]]]:
         'logger': {'wandb': {'anyOf': [table(SECTIONS['logger.wandb'], 'logger.wandb'), _OR_NONE]}}}
 
 
+def _teacher() -> Schema:
+    """A teacher: weights, or the file of an aggregator."""
+    keys = {**TEACHER, 'weights': Key(TEACHER['weights'].kind)}
+    block = table(keys, 'teacher', {'network': {'$ref': '#/$defs/network'}}, closed=True)
+    return {**block, 'anyOf': [{'required': ['weights']}, {'required': ['aggregate']}]}
+
+
 def _named_teacher() -> Schema:
     """One of several teachers."""
-    block = table(TEACHER, 'teacher', {'network': {'$ref': '#/$defs/network'}}, closed=True)
+    block = _teacher()
     name = {**WORD.schema, 'description': f'{TEXTS["teachers.name"]} Must be {WORD.name}.'}
-    return {**block, 'properties': {'name': name, **block['properties']}, 'required': ['name', *block['required']]}
+    return {**block, 'properties': {'name': name, **block['properties']}, 'required': ['name']}
 
 
 def _optimizers() -> dict[str, Any]:
@@ -229,7 +236,7 @@ def _teaching(models: Sequence[str], imports: Sequence[str]) -> Schema:
              'else': _known('distillation_loss')}
     return _of_models(models, {
         'properties': {
-            'teacher': table(TEACHER, 'teacher', {'network': {'$ref': '#/$defs/network'}}, closed=True),
+            'teacher': _teacher(),
             'train': {'properties': {'distill_opt': {'$ref': DISTILLATION},
                                      **{key: {'anyOf': [{'$ref': f'#/$defs/{key}'}, _OR_NONE]}
                                         for key in ('distill', 'eco')}}}},

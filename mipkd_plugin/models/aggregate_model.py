@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -36,6 +35,7 @@ class AggregateModel(StudentMixin, SRModel):  # type: ignore[misc]  # BasicSR sh
     aggregate: Aggregate | None = None
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        self._needed: dict[int, int] = {}
         nets, self.aggregate = config.load_members(opt)
         super().__init__(opt)
         self.teachers = nn.ModuleList(nets).eval().requires_grad_(False).to(self.device)
@@ -56,22 +56,20 @@ class AggregateModel(StudentMixin, SRModel):  # type: ignore[misc]  # BasicSR sh
         """Save ``net_g_<iter>.pth`` as BasicSR does, with the text about the teachers in it."""
         if self.opt.get('rank', 0) != 0 or self.aggregate is None:
             return
-        nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
-        content: dict[str, Any] = {
-            key: {name.removeprefix('module.'): tensor.cpu() for name, tensor in
-                  self.get_bare_model(one).state_dict().items()} for key, one in zip(keys, nets)}
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        content: dict[str, Any] = {key: {name: tensor.cpu() for name, tensor in
+                                         self.get_bare_model(one).state_dict().items()} for key, one in zip(keys, nets)}
         save_file(student_path(self.opt['path']['models'], label_of(current_iter)),
                   {**content, KEY: self.aggregate.as_text()})
 
     def _network_input(self, lq: Tensor) -> Tensor:
         return images_of(self.teachers, lq) if len(self.teachers) else lq
 
-    @torch.no_grad()
     def _multiple(self, channels: int, scale: int) -> int:
-        found: dict[int, int] = vars(self).setdefault('_multiples', {})
         if not len(self.teachers):
             return super()._multiple(channels, scale)
-        if channels not in found:
+        if channels not in self._needed:
             whole = AggregatedTeachers.of(self.get_bare_model(self.net_g), self.teachers)
-            found[channels] = needed_multiple(whole, channels, scale)
-        return found[channels]
+            self._needed[channels] = needed_multiple(whole, channels, scale)
+        return self._needed[channels]

@@ -130,6 +130,9 @@ def tappable(trace: Trace) -> list[Call]:
     """Calls whose output is a feature on the way to the image, unchanged until the end.
 
     A network with an attribute ``trunk_in`` says so in which of its modules they are.
+
+    Returns:
+        The calls, in the order of their start.
     """
     if trace.output is None:
         return []

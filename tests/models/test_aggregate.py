@@ -94,8 +94,8 @@ def test_the_command_trains_tests_and_saves_a_file_that_says_all(image_pairs: Pa
     build_network(AGGREGATOR).load_state_dict(content['params'], strict=True)
     record = json.loads(content['aggregate'])
     assert record['aggregator'] == AGGREGATOR
-    assert [(entry['name'], entry['network'], entry['weights'], entry['param_key']) for entry in record['teachers']] == [
-        (entry['name'], entry['network'], entry['weights'], 'params') for entry in opt['teachers']]
+    assert [{key: entry[key] for key in given} for entry, given in zip(record['teachers'], opt['teachers'])] == (
+        opt['teachers'])
     assert [entry['sha256'] for entry in record['teachers']] == [
         config.teacher_fingerprint(load(entry)) for entry in opt['teachers']]
     test = {key: opt[key] for key in ('model_type', 'scale', 'num_gpu', 'network_g', 'teachers')}

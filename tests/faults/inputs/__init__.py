@@ -1,6 +1,7 @@
 """The bad inputs, one module a kind."""
 
 from faults.inputs import (
+    aggregate,
     any_network,
     any_student,
     dckd,
@@ -19,6 +20,6 @@ from faults.inputs import (
     widths,
 )
 
-MODULES = (images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths, any_network,
-           any_student, pictures, recognition, dckd, eco, several_teachers)
+MODULES = (aggregate, images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths,
+           any_network, any_student, pictures, recognition, dckd, eco, several_teachers)
 CASES = [case for module in MODULES for case in module.CASES]
