@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
+from mipkd_plugin.compare.methods import RANDOM, init_of, losses_of, uses_teacher
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import MethodTime, Times, still_true
 
 CONTROLS = (CONTROL, EQUAL_TIME)
+
+NOT_SHOWN, ONE_SEED = 'not shown', 'one seed'
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,45 @@ class Measured:
         n = len(values)
         return cls(float(np.mean(values)) if n else math.nan,
                    float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
+
+
+    @property
+    def doubt(self) -> str:
+        """Why it shows nothing, if it is a gain: it is within two standard errors of 0, or has none; '' if it does."""
+        if not math.isfinite(self.mean):
+            return ''
+        if self.count < 2:
+            return ONE_SEED
+        return NOT_SHOWN if abs(self.mean) < 2 * self.error or self.mean == 0 else ''
+
+
+def start_of(rows: Sequence[Row], method: str) -> str:
+    """What the students of a method start from: ``random`` or ``teacher_slice``."""
+    found = select(rows, method)
+    return init_of(json.loads(found[0].losses)) if found else RANDOM
+
+
+def is_control(rows: Sequence[Row], method: str) -> bool:
+    """Whether a method looks at no teacher."""
+    return method in CONTROLS or not uses_teacher(select(rows, method)[0].losses)
+
+
+def control_of(rows: Sequence[Row], method: str) -> str:
+    """The control that a gain of a method is over: of a method with a teacher, the one without losses and of its start.
+
+    Args:
+        rows: Rows of ``results.csv``.
+        method: The method.
+
+    Returns:
+        Its name; ``none`` if there is no other, and for controls.
+    """
+    start = start_of(rows, method)
+    if start == start_of(rows, CONTROL) or is_control(rows, method):
+        return CONTROL
+    plain = (name for name in methods_of(rows) if name != EQUAL_TIME and start_of(rows, name) == start
+             and not losses_of(json.loads(select(rows, name)[0].losses)))
+    return next(plain, CONTROL)
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:
@@ -71,19 +114,20 @@ def relative_time(rows: Sequence[Row], method: str, times: Times) -> float:
     return found.time * select(rows, method)[0].iterations / control[0].iterations
 
 
-def lead(rows: Sequence[Row], method: str, testset: str) -> dict[int, Measured]:
-    """PSNR in dB over the control in the course of the training.
+def lead(rows: Sequence[Row], method: str, testset: str, over: str = CONTROL) -> dict[int, Measured]:
+    """PSNR in dB over a control in the course of the training.
 
     Args:
         rows: Rows of ``results.csv``.
         method: The method.
         testset: The test set.
+        over: The control.
 
     Returns:
         The lead by iteration, seed by seed, for the seeds that both have, where all of them were validated.
     """
     own, control = ({row.seed: {at: psnr for at, _, psnr in row.points()} for row in select(rows, name, testset)}
-                    for name in (method, CONTROL))
+                    for name in (method, over))
     seeds = [seed for seed in own if seed in control]
     shared = set.intersection(*(own[seed].keys() & control[seed].keys() for seed in seeds)) if seeds else set()
     return {at: Measured.of([own[seed][at] - control[seed][at] for seed in seeds]) for at in sorted(shared)}

@@ -182,6 +182,12 @@ def method_text(method: Any, shared_init: Any = None) -> str:
     return json.dumps(full, sort_keys=True, default=str)
 
 
+def uses_teacher(text: str) -> bool:
+    """Whether a method of a text of :func:`method_text` looks at the teacher: a control does not."""
+    classes = [lookup(LOSS_REGISTRY, loss.get('type')) for loss in losses_of(json.loads(text))]
+    return any(getattr(cls, 'uses_teacher', True) for cls in classes)
+
+
 def same_method(one: str, other: str) -> bool:
     """Whether two texts mean the same method. An option that a text lacks came later; then its default counts."""
     return method_text(json.loads(one)) == method_text(json.loads(other))

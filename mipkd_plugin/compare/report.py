@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
 from mipkd_plugin.compare.figure import curves
 from mipkd_plugin.compare.measures import (
     CONTROLS,
+    NOT_SHOWN,
+    ONE_SEED,
     Measured,
+    control_of,
     gain,
+    is_control,
     lead,
     met_at,
     methods_of,
     milestones,
     relative_time,
     select,
+    start_of,
 )
+from mipkd_plugin.compare.methods import RANDOM, TEACHER_SLICE
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import Times
 from mipkd_plugin.utils.files import write_atomically, write_text
@@ -54,15 +61,23 @@ LATEX = Style(r'\textbf{{{}}}'.format, r'\underline{{{}}}'.format, r' $\pm$ ', l
 
 def _cells(rows: Sequence[Row], style: Style, times: Times) -> list[list[str]]:
     methods, testsets = methods_of(rows), list(dict.fromkeys(row.testset for row in rows))
-    columns = [[style.plain(method) for method in methods]]
+    columns = [[style.plain(_named(rows, method)) for method in methods]]
+    starts, extra = [start_of(rows, method) for method in methods], list[str]()
+    if set(starts) != {RANDOM}:
+        columns.append([style.plain(_STARTS[start]) for start in starts])
+        extra.append('start')
     for testset in testsets:
         columns.append(_ranked([Measured.of([row.psnr for row in select(rows, method, testset)])
                                 for method in methods], 2, style))
         columns.append(_ranked([Measured.of([row.ssim for row in select(rows, method, testset)])
                                 for method in methods], 4, style))
     first = testsets[0]
-    columns.append(['' if method == CONTROL else _text(gain(rows, method, CONTROL, first), 3, style, sign='+')
-                    for method in methods])
+    over = ['' if method == CONTROL else control_of(rows, method) for method in methods]
+    columns.append([_gain(gain(rows, method, control, first), style) if control else ''
+                    for method, control in zip(methods, over)])
+    differs = set(over) - {'', CONTROL}
+    if differs:
+        columns.append([style.plain(control) for control in over])
     columns.append([f'{select(rows, method)[0].training_parameters:,}' for method in methods])
     lengths = [select(rows, method)[0].iterations for method in methods]
     differ = len(set(lengths)) > 1
@@ -71,8 +86,8 @@ def _cells(rows: Sequence[Row], style: Style, times: Times) -> list[list[str]]:
     columns.append([_text(Measured(relative_time(rows, method, times), math.nan, 1), 1, style) for method in methods])
     columns.append([str(max(len(select(rows, method, testset)) for testset in testsets)) for method in methods])
     measures = [f'{style.plain(testset)} {metric}' for testset in testsets for metric in ('PSNR', 'SSIM')]
-    header = ['method', *measures, f'gain, {style.plain(first)}', 'extra parameters',
-              *(['iterations'] if differ else []), 'time', 'seeds']
+    header = ['method', *extra, *measures, f'gain, {style.plain(first)}', *(['over'] if differs else []),
+              'extra parameters', *(['iterations'] if differ else []), 'time', 'seeds']
     return [header, *map(list, zip(*columns))]
 
 
@@ -83,6 +98,31 @@ def _text(value: Measured, digits: int, style: Style, sign: str = '') -> str:
     return style.minus(f'{value.mean:{sign}.{digits}f}') + error
 
 
+_STARTS = {RANDOM: 'random', TEACHER_SLICE: 'slice of the teacher'}
+
+
+def _named(rows: Sequence[Row], method: str) -> str:
+    """The name of a method in the table; that of a control says that it is one."""
+    return f'{method} (no teacher)' if method not in CONTROLS and is_control(rows, method) else method
+
+
+def _gain(value: Measured, style: Style, one_seed: bool = True) -> str:
+    """A gain, and why it shows nothing, if it does not."""
+    doubt = value.doubt if one_seed or value.doubt != ONE_SEED else ''
+    return _text(value, 3, style, sign='+') + (f' ({doubt})' if doubt else '')
+
+
+def _legend(texts: Iterable[str]) -> str:
+    """What the marks in these texts mean, for those that are there."""
+    found = '\n'.join(texts)
+    return ''.join(f' {said}' for mark, said in _LEGEND.items() if f'({mark})' in found)
+
+
+_LEGEND = {NOT_SHOWN: 'Not shown: smaller than two standard errors, so these seeds show neither a gain nor a loss.',
+           ONE_SEED: 'One seed: there is no standard error, so it shows neither a gain nor a loss.',
+           'no teacher': 'No teacher: a control.'}
+
+
 def _ranked(values: Sequence[Measured], digits: int, style: Style) -> list[str]:
     """Format values: the best bold, the second underlined; values that look equal share a place."""
     shown = [round(value.mean, digits) for value in values]
@@ -91,23 +131,27 @@ def _ranked(values: Sequence[Measured], digits: int, style: Style) -> list[str]:
     return [marks.get(mean, str)(_text(value, digits, style)) for mean, value in zip(shown, values)]
 
 
-def _caption(rows: Sequence[Row]) -> str:
+def _caption(rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> str:
+    """What the numbers in the cells are."""
     iterations = sorted({row.iterations for row in rows})
     control = select(rows, CONTROL) or list(rows)
-    return (f'Mean over the seeds ± standard error; PSNR in dB. Gain: over {CONTROL}, seed by seed. Extra parameters: '
+    over = f'{CONTROL}, or what the column says' if 'over' in cells[0] else CONTROL
+    return (f'Mean over the seeds ± standard error; PSNR in dB. Gain: over {over}, seed by seed. Extra parameters: '
             f'what the method trains beside the student ({control[0].parameters:,} parameters). Time: of the training, '
             f'over that of {CONTROL}, by step time. {", ".join(f"{n:,}" for n in iterations)} iterations; hardware: '
             f'{", ".join(sorted({row.hardware for row in rows}))}; commits: '
-            f'{", ".join(sorted({row.commit for row in rows}))}.')
+            f'{", ".join(sorted({row.commit for row in rows}))}.{_legend(chain(*cells))}')
 
 
 def markdown_table(rows: Sequence[Row], times: Times) -> str:
     """The comparison as a Markdown table with a caption below it, and a second table of the lead over the control."""
-    lead_cells = _lead_cells(rows)
-    parts = [*_lines(_cells(rows, MARKDOWN, times)), '', _caption(rows), '']
+    cells, lead_cells = _cells(rows, MARKDOWN, times), _lead_cells(rows)
+    parts = [*_lines(cells), '', _caption(rows, cells), '']
     if lead_cells:
-        parts += [f'Lead over {CONTROL} in dB, {rows[0].testset}, seed by seed, after so many iterations. Met by '
-                  f'{CONTROL}: from this iteration on it is level or ahead.', '', *_lines(lead_cells), '']
+        over = CONTROL if f'met by {CONTROL}' in lead_cells[0] else 'the control'
+        parts += [f'Lead over {over} in dB, {rows[0].testset}, seed by seed, after so many iterations. Met by '
+                  f'{over}: from this iteration on it is level or ahead.{_legend(chain(*lead_cells))}', '',
+                  *_lines(lead_cells), '']
     return '\n'.join(parts)
 
 
@@ -120,18 +164,22 @@ def _lines(cells: list[list[str]]) -> list[str]:
 def _lead_cells(rows: Sequence[Row]) -> list[list[str]]:
     """The lead of each method over the control in the course of the training, header first; empty if there is none."""
     testset = rows[0].testset
-    leads = {method: lead(rows, method, testset) for method in methods_of(rows) if method not in CONTROLS}
+    over = {method: control_of(rows, method) for method in methods_of(rows) if method not in CONTROLS}
+    leads = {method: lead(rows, method, testset, control) for method, control in over.items()}
     leads = {method: found for method, found in leads.items() if found}
     if not leads:
         return []
     shown = milestones(sorted(set.intersection(*map(set, leads.values()))))
     has_equal_time = any(row.method == EQUAL_TIME for row in rows)
-    cells = [['method', *(f'{at:,}' for at in shown), f'met by {CONTROL}',
+    differs = set(over.values()) != {CONTROL}
+    cells = [['method', *(['over'] if differs else []), *(f'{at:,}' for at in shown),
+              f'met by {"the control" if differs else CONTROL}',
               *([f'over {EQUAL_TIME}'] if has_equal_time else [])]]
     for method, found in leads.items():
         met = met_at(found)
-        end = [_text(gain(rows, method, EQUAL_TIME, testset), 3, MARKDOWN, sign='+')] if has_equal_time else []
-        cells.append([MARKDOWN.plain(method), *(_text(found[at], 3, MARKDOWN, sign='+') for at in shown),
+        end = [_gain(gain(rows, method, EQUAL_TIME, testset), MARKDOWN, one_seed=False)] if has_equal_time else []
+        cells.append([MARKDOWN.plain(method), *([MARKDOWN.plain(over[method])] if differs else []),
+                      *(_gain(found[at], MARKDOWN, one_seed=False) for at in shown),
                       '–' if met is None else f'{met:,}', *end])
     return cells
 
@@ -141,7 +189,7 @@ def latex_table(rows: Sequence[Row], times: Times) -> str:
     cells = _cells(rows, LATEX, times)
     header, *lines = [' & '.join(line) + r' \\' for line in cells]
     begin = rf'\begin{{tabular}}{{l{"c" * (len(cells[0]) - 1)}}}'
-    return '\n'.join([f'% {LATEX.plain(_caption(rows))}', begin, r'\toprule', header, r'\midrule', *lines,
+    return '\n'.join([f'% {LATEX.plain(_caption(rows, cells))}', begin, r'\toprule', header, r'\midrule', *lines,
                       r'\bottomrule', r'\end{tabular}', ''])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Start:
             found = torch.load(self.path, map_location='cpu', weights_only=True)['params']
             return bool(found.keys() == self.state.keys() and all(
                 found[name].equal(tensor) for name, tensor in self.state.items()))
-        except (*FOREIGN_ERRORS, TypeError):
+        except (*FOREIGN_ERRORS, pickle.UnpicklingError):
             return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,10 +47,11 @@ def sliced(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
     """
     family = family_of(student)
     if type(student) is not type(teacher):
-        raise SliceError(f'the student is {_a(student)} and the teacher {_a(teacher)}: a slice has the architecture of '
-                         'what it is cut from', f'take a student of the class {type(teacher).__name__}')
+        raise SliceError(f'the student is of the class {type(student).__name__} and the teacher of '
+                         f'{type(teacher).__name__}: a slice has the architecture of what it is cut from',
+                         f'take a student of the class {type(teacher).__name__}')
     if family is None:
-        raise SliceError(f'nobody has said how to slice {_a(student)}',
+        raise SliceError(f'nobody has said how to slice {type(student).__name__}',
                          f'BasicSR\'s {", ".join(NAMES)} can be sliced')
     _check_settings(family, student, teacher)
     sources, state = _sources(family, student, teacher), student.state_dict()
@@ -58,7 +60,7 @@ def sliced(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
                           re.fullmatch(family.gates, name.rpartition('.')[0]) is not None)
               for name, tensor in student.named_parameters()}
     heads: dict[str, Any] = {
-        path: (module.num_heads, _at(teacher, _source(family, path, student, teacher)).num_heads)
+        path: (module.num_heads, teacher.get_submodule(_source(family, path, student, teacher)).num_heads)
         for path, module in student.named_modules() if path.endswith('.attn')}
     kept = choose(pieces.values(), heads)
     return {name: pieces[name].cut(kept) if name in pieces else tensor.clone() for name, tensor in state.items()}
@@ -80,7 +82,8 @@ def spaced(blocks: int, chosen: int) -> list[int]:
 def _axes(family: Family, student: nn.Module, name: str, tensor: Tensor) -> Axes:
     found = axes_of(family, name, tensor.ndim)
     if found is None:
-        raise SliceError(f'nobody has said how to slice {name} of {_a(student)}', 'train it from random weights')
+        raise SliceError(f'nobody has said how to slice {name} of {type(student).__name__}',
+                         'train it from random weights')
     return found
 
 
@@ -112,14 +115,20 @@ def _sources(family: Family, student: nn.Module, teacher: nn.Module) -> dict[str
     sources: dict[str, str] = {}
     for path, module in student.named_modules():
         source = _source(family, path, student, teacher)
-        own = dict(module.named_parameters(recurse=False))
-        others = dict(_at(teacher, source).named_parameters(recurse=False))
-        if own.keys() != others.keys():
-            lone = sorted(own.keys() ^ others.keys())
-            raise SliceError(f'only {"the student" if lone[0] in own else "the teacher"} has '
-                             f'{some(f"{path}.{name}" for name in lone)}', SAME_SETTINGS)
+        own, others = (dict(net.named_parameters(recurse=False)) for net in (module, teacher.get_submodule(source)))
+        _check_same(path, own, others)
+        if not any(re.fullmatch(row.path, path) for row in family.rows):
+            _check_same(path, dict(module.named_children()), dict(teacher.get_submodule(source).named_children()))
         sources.update({f'{path}.{name}'.lstrip('.'): f'{source}.{name}'.lstrip('.') for name in own})
     return sources
+
+
+def _check_same(path: str, own: Mapping[str, object], others: Mapping[str, object]) -> None:
+    """Refuse what only one of the two networks has."""
+    for who, names in (('student', own.keys() - others.keys()), ('teacher', others.keys() - own.keys())):
+        if names:
+            lone = some(f'{path}.{name}'.lstrip('.') for name in sorted(names))
+            raise SliceError(f'only the {who} has {lone}', SAME_SETTINGS)
 
 
 def _source(family: Family, path: str, student: nn.Module, teacher: nn.Module) -> str:
@@ -129,7 +138,7 @@ def _source(family: Family, path: str, student: nn.Module, teacher: nn.Module) -
     for part in path.split('.') if path else ():
         row = next((row for row in family.rows if re.fullmatch(row.path, '.'.join(own))), None)
         if row is not None:
-            few, many = (len(list(_at(net, '.'.join(names)).children()))
+            few, many = (len(list(net.get_submodule('.'.join(names)).children()))
                          for net, names in ((student, own), (teacher, source)))
             source.append(str(_block(row, int(part), few, many, '.'.join(own))))
         else:
@@ -154,15 +163,3 @@ def _block(row: Row, number: int, few: int, many: int, path: str) -> int:
                          'and without stand in turn, so they are dropped in pairs', 'write even numbers of blocks')
     chosen = spaced((many - around) // row.size, (few - around) // row.size)
     return row.first + chosen[inner // row.size] * row.size + inner % row.size
-
-
-def _at(net: nn.Module, path: str) -> nn.Module:
-    try:
-        return net.get_submodule(path)
-    except AttributeError as error:
-        raise SliceError(f'the teacher has no {path}', SAME_SETTINGS) from error
-
-
-def _a(net: nn.Module) -> str:
-    name = type(net).__name__
-    return f'{"an" if name[0] in "AEIOU" else "a"} {name}'

@@ -31,11 +31,16 @@ from mipkd_plugin.compare.times import MethodTime, read_times
 Make = Callable[..., dict[str, Any]]
 
 
+def losses_of(method: str) -> str:
+    return '[]' if method.startswith('none') else '[{"type": "FitNetLoss", "taps": 3}]'
+
+
 def row(method: str, seed: int, psnr: float, ssim: float = 0.9, seconds: float = 10, **changes: Any) -> Row:
     values = {'method': method, 'seed': seed, 'testset': 'Set5', 'psnr': psnr, 'ssim': ssim, 'iterations': 4000,
               'seconds': seconds, 'parameters': 6867, 'training_parameters': 0 if method == 'none' else 1234567,
               'curve': f'2000:{psnr - 1:.4f} 4000:{psnr:.4f}', 'curve_seconds': f'{seconds / 2} {seconds}',
-              'commit': 'abc1234', 'hardware': 'CPU', 'protocol_hash': '0123456789ab', 'losses': '[]'}
+              'commit': 'abc1234', 'hardware': 'CPU', 'protocol_hash': '0123456789ab',
+              'losses': losses_of(method)}
     return Row(**{**values, **changes})
 
 
@@ -46,7 +51,8 @@ ROWS = [row('none', 0, 30.00, 0.9000, 10), row('none', 1, 30.02, 0.9010, 20), ro
 
 def taken(method: str, distilling: float, until: float = 1.0, **changes: Any) -> MethodTime:
     values = {'method': method, 'distilling': distilling, 'until': until, 'time': until * distilling + 1 - until,
-              'memory': None, 'hardware': 'CPU', 'commit': 'abc1234', 'protocol_hash': '0123456789ab', 'losses': '[]'}
+              'memory': None, 'hardware': 'CPU', 'commit': 'abc1234', 'protocol_hash': '0123456789ab',
+              'losses': losses_of(method)}
     return MethodTime(**{**values, **changes})
 
 
@@ -86,7 +92,7 @@ def test_gains_are_taken_seed_by_seed() -> None:
 
 def test_seeds_that_are_missing() -> None:
     found = cells(markdown_table([*ROWS[:3], ROWS[3], row('alone', 7, 29, seconds=5), *ROWS[6:8]], TIMES))
-    assert found['best'] == ['**30.30**', '**0.9100**', '+0.300', '1,234,567', '2.0', '1']
+    assert found['best'] == ['**30.30**', '**0.9100**', '+0.300 (one seed)', '1,234,567', '2.0', '1']
     assert found['second'][2:] == ['+0.095 ± 0.005', '1,234,567', '6.5', '2']
     assert found['alone'] == ['29.00', '0.9000', '–', '1,234,567', '–', '1']  # no control of its seed
 
@@ -116,7 +122,7 @@ def test_several_test_sets() -> None:
             for testset in ('Kodak24', 'Set5')]
     found = cells(markdown_table(rows, {}))
     assert found['method'][:5] == ['Kodak24 PSNR', 'Kodak24 SSIM', 'Set5 PSNR', 'Set5 SSIM', 'gain, Kodak24']
-    assert found['m'][4:] == ['+1.000', '1,234,567', '–', '1']
+    assert found['m'][4:] == ['+1.000 (one seed)', '1,234,567', '–', '1']
 
 
 def test_the_caption_says_what_was_measured() -> None:
@@ -125,7 +131,8 @@ def test_the_caption_says_what_was_measured() -> None:
     assert caption == (
         'Mean over the seeds ± standard error; PSNR in dB. Gain: over none, seed by seed. Extra parameters: what the '
         'method trains beside the student (6,867 parameters). Time: of the training, over that of none, by step '
-        'time. 4,000, 5,000 iterations; hardware: CPU, NVIDIA H100; commits: abc1234, def5678+.')
+        'time. 4,000, 5,000 iterations; hardware: CPU, NVIDIA H100; commits: abc1234, def5678+. One seed: there is no '
+        'standard error, so it shows neither a gain nor a loss.')
 
 
 def test_the_control_comes_first() -> None:
@@ -143,8 +150,8 @@ def test_latex() -> None:
                           r'method & DIV2K\_100\% PSNR & DIV2K\_100\% SSIM & gain, DIV2K\_100\% & extra parameters & '
                           r'time & seeds \\']
     assert lines[5] == r'none & \textbf{30.05 $\pm$ 0.050} & \textbf{0.9000 $\pm$ 0.0000} &  & 0 & 1.0 & 2 \\'
-    assert lines[6] == (r'm mask\_ratio=0.5 & \underline{29.90} & \textbf{0.9000} & $-$0.100 & 1,234,567 & -- & '
-                        r'1 \\')
+    assert lines[6] == (r'm mask\_ratio=0.5 & \underline{29.90} & \textbf{0.9000} & $-$0.100 (one seed) & 1,234,567 & '
+                        r'-- & 1 \\')
     assert lines[7].startswith(r'a\textbackslash{}b\textasciitilde{}\{\textasciicircum{}\}\textless{}\&\#\$ & 29.00')
     assert lines[8:] == [r'\bottomrule', r'\end{tabular}']
     assert {line.count(' & ') for line in lines[5:8]} == {6}
@@ -190,13 +197,90 @@ def test_the_lead_in_the_course_of_the_training() -> None:
     assert found['method'] == ['1,000', '2,000', '4,000', '5,000', 'met by none']
     assert found['ahead'] == ['+3.000 ± 1.000', '+1.000 ± 0.000', '+1.000 ± 0.000', '+0.600 ± 0.100', '–']
     assert found['behind'][-1] == '1,000'
-    assert found['met'] == ['+1.000 ± 0.000', '-1.000 ± 0.000', '-0.100 ± 0.100', '-1.000 ± 0.000', '4,000']
+    assert found['met'] == ['+1.000 ± 0.000', '-1.000 ± 0.000', '-0.100 ± 0.100 (not shown)', '-1.000 ± 0.000',
+                            '4,000']
     assert 'Lead over none in dB, Set5, seed by seed, after so many iterations.' in markdown_table(rows, {})
     found = cells(markdown_table([*ROWS, *LONG], TIMES), 1)
     assert found['method'] == ['2,000', '4,000', 'met by none', 'over none (equal time)']
-    assert found['best'][-1] == '+0.020 ± 0.042'  # .10 -.04 .00: mean .02, error sqrt(.0104 / 2 / 3) = .0416
+    # .10 -.04 .00: mean .02, error sqrt(.0104 / 2 / 3) = .0416
+    assert found['best'][-1] == '+0.020 ± 0.042 (not shown)'
     assert 'Lead' not in markdown_table([*ROWS[:3], *LONG], {})
     assert 'Lead' not in markdown_table([row('none', 0, 30), row('m', 1, 31)], {})  # no seed in common
+
+
+# --------------------------------------------------------------------------------------------- what is not shown
+def pair(*gains: float) -> list[Row]:
+    return [*(row('none', seed, 30) for seed in range(len(gains))),
+            *(row('m', seed, 30 + gained) for seed, gained in enumerate(gains))]
+
+
+@pytest.mark.parametrize(('gains', 'cell'), [
+    ((0.1, 0.5, 0.3), '+0.300 ± 0.115'),  # 0.3 is above 0.23
+    ((0.01, 0.5, 0.3), '+0.270 ± 0.142 (not shown)'), ((-0.01, -0.5, -0.3), '-0.270 ± 0.142 (not shown)'),
+    ((-0.1, -0.5, -0.3), '-0.300 ± 0.115'), ((0, 0), '+0.000 ± 0.000 (not shown)'),
+    ((0.25, 0.25), '+0.250 ± 0.000'), ((0.25, ), '+0.250 (one seed)'),
+    ((0.0, 1.0), '+0.500 ± 0.500 (not shown)'), ((0.5, 1.5), '+1.000 ± 0.500')])  # just two standard errors
+def test_gains_within_two_standard_errors_are_not_shown(gains: tuple[float, ...], cell: str) -> None:
+    table, latex = markdown_table(pair(*gains), {}), latex_table(pair(*gains), {})
+    assert cells(table)['m'][2] == cell
+    assert cell.replace('±', r'$\pm$').replace('-', '$-$') in latex
+    for text in (table, latex):
+        assert ('Not shown: smaller than two standard errors, so these' in text) is ('not shown' in cell)
+        assert ('One seed: there is no standard error, so it shows ' in text) is ('one seed' in cell)
+
+
+def test_the_legend_stands_where_the_marks_are() -> None:
+    """The gain at the end is shown, one on the way is not: the second table has the legend, the first has none."""
+    rows = [row('none', seed, 30, curve='1000:29 4000:30') for seed in (0, 1)]
+    rows += [row('m', seed, 31, curve=f'1000:{29 + seed} 4000:31') for seed in (0, 1)]
+    first, second = markdown_table(rows, {}).split('Lead over')
+    assert 'Not shown' not in first
+    assert 'Not shown' in second
+    assert '+0.500 ± 0.500 (not shown) | +1.000 ± 0.000' in second
+
+
+# --------------------------------------------------------------------------------------------- starts and controls
+SLICE = '{"init": "teacher_slice", "losses": []}'
+SLICED = '{"init": "teacher_slice", "losses": [{"type": "LogitsKDLoss"}]}'
+STARTS = [*(row('none', seed, 30 + seed) for seed in (0, 1)),
+          *(row('none_slice', seed, 30.5 + seed, losses=SLICE) for seed in (0, 1)),
+          *(row('kd', seed, 30.2 + seed) for seed in (0, 1)),
+          *(row('kd_slice', seed, 30.6 + seed, losses=SLICED) for seed in (0, 1)),
+          *(row('augment', seed, 30.1 + seed, losses='[{"type": "AugmentedPixelLoss"}]') for seed in (0, 1))]
+
+
+def test_each_row_says_its_start_and_the_control_of_its_gain() -> None:
+    table = markdown_table(STARTS, {})
+    found = cells(table)
+    assert found['method'][:5] == ['start', 'Set5 PSNR', 'Set5 SSIM', 'gain, Set5', 'over']
+    assert {name: [line[0], *line[3:5]] for name, line in found.items() if name not in ('method', '---')} == {
+        'none': ['random', '', ''], 'kd': ['random', '+0.200 ± 0.000', 'none'],
+        'none_slice (no teacher)': ['slice of the teacher', '+0.500 ± 0.000', 'none'],
+        'kd_slice': ['slice of the teacher', '+0.100 ± 0.000', 'none_slice'],
+        'augment (no teacher)': ['random', '+0.100 ± 0.000', 'none']}
+    assert 'Gain: over none, or what the column says, seed by seed.' in table
+    assert 'No teacher: a control.' in table
+    lead = cells(table, 1)
+    assert lead['method'] == ['over', '2,000', '4,000', 'met by the control']
+    assert lead['kd_slice'] == ['none_slice', '+0.100 ± 0.000', '+0.100 ± 0.000', '–']
+    assert r'kd\_slice & slice of the teacher & ' in latex_table(STARTS, {})
+    curves(STARTS, {})
+
+
+def test_without_the_control_of_its_start_a_gain_is_over_none() -> None:
+    rows = [row for row in STARTS if row.method in ('none', 'kd_slice')]
+    found = cells(markdown_table(rows, {}))
+    assert found['method'][:4] == ['start', 'Set5 PSNR', 'Set5 SSIM', 'gain, Set5']
+    assert found['method'][4] == 'extra parameters'
+    assert found['kd_slice'][3] == '+0.600 ± 0.000'
+
+
+def test_when_all_start_from_a_slice_the_control_is_none() -> None:
+    rows = [*(row('none', 0, 30, losses=SLICE), row('kd', 0, 31, losses=SLICED))]
+    found = cells(markdown_table(rows, {}))
+    assert list(found) == ['method', '---', 'none', 'kd']
+    assert found['kd'][0] == 'slice of the teacher'
+    assert found['method'][3:5] == ['gain, Set5', 'extra parameters']
 
 
 @pytest.mark.parametrize(('iterations', 'found'), [
@@ -269,10 +353,10 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def comparison(**changes: Any) -> Comparison:
     length = changes.get('iterations', 4000)
-    trials = [Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'total_iter': length}}, '[]')
+    trials = [Trial(method, 0, {'name': f'x_{method}_seed0', 'train': {'total_iter': length}}, losses_of(method))
               for method in ('none', 'best', 'second')]
     values = {'name': 'work', 'trials': trials, 'methods': ['none', 'second'],
-              'losses': dict.fromkeys(['none', 'best', 'second'], '[]'), 'testsets': ['Set5'],
+              'losses': {name: losses_of(name) for name in ('none', 'best', 'second')}, 'testsets': ['Set5'],
               'metrics': ('psnr', 'ssim'), 'iterations': 4000, 'protocol_hash': '0123456789ab'}
     return Comparison(**{**values, **changes})
 
@@ -395,7 +479,7 @@ def test_a_file_that_is_no_text(results: Path, capsys: pytest.CaptureFixture[str
      'iterations; now f00d, 4000): data, networks, teacher or training have changed; restore the option file'),
     ({'iterations': 5000}, 'now 0123456789ab, 5000)'),
     ({'trials': [], 'losses': {'best': '[{"type": "A"}]'}},  # a method that is not trained now
-     "holds 'best' with other losses: [], now [{\"type\": \"A\"}]; restore the option file"),
+     'holds \'best\' with other losses: [{"type": "FitNetLoss", "taps": 3}], now [{"type": "A"}]; restore the option'),
 ])
 def test_rows_of_another_protocol_are_not_mixed(results: Path, changes: dict[str, Any], message: str) -> None:
     rows = read_rows(results)

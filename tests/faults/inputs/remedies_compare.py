@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
+from basicsr.archs import build_network
+from helpers import STUDENTS
+
+from faults.harness import nothing
 from faults.remedy_harness import Mistake
 from mipkd_plugin.config.remedies import REMOVE
 
@@ -17,7 +23,13 @@ ABLATE = {'method': 'logits', 'options': {'loss_weight': [0.5, 2.0]}}
 
 def wrong(name: str, where: str, value: Any, check: str = 'comparison', **more: Any) -> Mistake:
     """A mistake of one entry in a comparison."""
-    return Mistake(name, more.get('at', where), {**BASE, where: value, **more.get('entries', {})}, check=check)
+    return Mistake(name, more.get('at', where), {**BASE, where: value, **more.get('entries', {})}, check=check,
+                   spoil=more.get('spoil', nothing))
+
+
+def student(folder: Path) -> None:
+    """Weights of a student to start from."""
+    torch.save({'params': build_network(dict(STUDENTS['EDSR'])).state_dict()}, folder / 'student.pth')
 
 
 CASES = [
@@ -45,6 +57,13 @@ CASES = [
           at='compare.methods.mipkd.distill'),
     wrong('weights of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'teacher': {
         'weights': 'other.pth', 'dtype': 'float32'}}, at='compare.methods.mipkd.teacher.weights'),
+    wrong('a start that nobody knows', 'compare.init', 'teacher', at='compare.init'),
+    wrong('a start of a method that nobody knows', 'compare.methods.slice', {'init': 'slice'},
+          at='compare.methods.slice.init'),
+    wrong('schedule of a method without losses', 'compare.methods.slice', {
+        'init': 'teacher_slice', 'distill': {'until': 0.5}}, at='compare.methods.slice.distill'),
+    wrong('two starts', 'compare.init', 'teacher_slice', at='compare.init', entries={
+        'path.pretrain_network_g': 'student.pth'}, spoil=student),
     wrong('no seeds', 'compare.seeds', REMOVE),
     wrong('seeds that are a number', 'compare.seeds', 3),
     wrong('seeds below 0', 'compare.seeds', [-1]),
