@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -16,9 +16,13 @@ from mipkd_plugin.utils.ranges import Count, OddSize, Share, checked
 from mipkd_plugin.utils.registry import register
 
 _SMALLEST_NORM = 1e-6
+_SMALLEST_ENERGY = 1e-3  # in units of the feature scale
 
 TextureKernelSize = Annotated[OddSize, Field(ge=3)]
 """Odd and at least 3: a 1×1 kernel of zero sum is zero."""
+
+RelativeTo = Literal['none', 'energy']
+"""What a distance of textures is divided by: nothing, or the mean absolute texture of the teacher."""
 
 
 class KernelGenerator(nn.Module):
@@ -85,6 +89,8 @@ class KRNet(ScaledFeatures):
             default: the student matches textures and does not choose them.
         feature_scale: ``running`` or ``none``, see :class:`~mipkd_plugin.archs.base.ScaledFeatures`.
         momentum: Weight of the newest mean in the running scale.
+        relative_to: ``energy`` divides the distance of each texture by the mean |U_T^g| of the sample, so that a
+            generator cannot make it small by asking for faint textures; ``none``: as it is.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -93,8 +99,10 @@ class KRNet(ScaledFeatures):
     @checked
     def __init__(self, student_channels: Count, teacher_channels: Count, num_kernels: Count = 4,
                  kernel_size: TextureKernelSize = 3, hidden_channels: Count = 32, condition_gradient: bool = False,
-                 feature_scale: FeatureScale = 'running', momentum: Share = 0.01) -> None:
+                 feature_scale: FeatureScale = 'running', momentum: Share = 0.01,
+                 relative_to: RelativeTo = 'none') -> None:
         super().__init__(feature_scale, momentum)
+        self.relative_to = relative_to
         self.kernel_size = kernel_size
         self.condition_gradient = condition_gradient
         self.projection = nn.Conv2d(student_channels, teacher_channels, 1)
@@ -154,7 +162,10 @@ class KRNet(ScaledFeatures):
         Returns:
             One value per sample: (N,).
         """
-        return (weights * self.textures(projected - teacher, kernels).abs().mean((1, 3, 4))).sum(1)
+        distances = self.textures(projected - teacher, kernels).abs().mean((1, 3, 4))
+        if self.relative_to == 'energy':
+            distances = distances / self.textures(teacher, kernels).abs().mean((1, 3, 4)).clamp_min(_SMALLEST_ENERGY)
+        return (weights * distances).sum(1)
 
     def forward(self, student_feature: Tensor, teacher_feature: Tensor, learn: bool = False) -> Tensor:
         """Compute Σ_g w_g |U_S^g − U_T^g|.

@@ -10,7 +10,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from mipkd_plugin.archs.base import FeatureScale
-from mipkd_plugin.archs.krnet_arch import KRNet, TextureKernelSize
+from mipkd_plugin.archs.krnet_arch import KRNet, RelativeTo, TextureKernelSize
 from mipkd_plugin.losses.base import DistillationLoss, TapPair, mean
 from mipkd_plugin.losses.inner_step import InnerRule
 from mipkd_plugin.losses.meta_step import MetaStep
@@ -48,6 +48,8 @@ class KRNetLoss(DistillationLoss):
         inner_lr: Its learning rate; by default the student's current one, or 0.1 (``sgd``).
         meta_lr: Learning rate of φ's own Adam.
         resample: ``area`` or ``bilinear``, see :class:`~mipkd_plugin.losses.base.DistillationLoss`.
+        relative_to: ``none`` or ``energy``: what the distance of a texture is divided by. With ``energy`` it is a
+            share, about four times as large, and wants a smaller ``loss_weight``.
 
     Raises:
         ArgumentError: An option is out of range.
@@ -61,11 +63,13 @@ class KRNetLoss(DistillationLoss):
                  hidden_channels: Count = 32, condition_gradient: bool = False, feature_scale: FeatureScale = 'running',
                  momentum: Share = 0.01, loss_weight: PositiveFloat = 20.0, meta_every: CountOrZero = 5,
                  first_order: bool | None = None, inner: InnerRule = 'adam', inner_lr: PositiveFloat | None = None,
-                 meta_lr: PositiveFloat = 1e-4, resample: Resample | None = None) -> None:
+                 meta_lr: PositiveFloat = 1e-4, resample: Resample | None = None,
+                 relative_to: RelativeTo = 'none') -> None:
         super().__init__(taps, resample)
         self.network_options: dict[str, Any] = {
             'num_kernels': num_kernels, 'kernel_size': kernel_size, 'hidden_channels': hidden_channels,
-            'condition_gradient': condition_gradient, 'feature_scale': feature_scale, 'momentum': momentum}
+            'condition_gradient': condition_gradient, 'feature_scale': feature_scale, 'momentum': momentum,
+            'relative_to': relative_to}
         self.loss_weight = loss_weight
         self.meta = MetaStep(every=meta_every, first_order=first_order, inner=inner, inner_lr=inner_lr,
                              learning_rate=meta_lr)

@@ -58,10 +58,27 @@ def test_condition_follows_the_formula() -> None:
     torch.testing.assert_close(weights, net.generator.weight_head(code).softmax(1))
 
 
+def test_fainter_kernels_do_not_make_a_relative_distance_smaller() -> None:
+    projected, teacher = features()[1], 2 * features()[1] + 1
+    kernels, weights = krnet().generate(projected, teacher)
+    relative, plain = (krnet(relative_to=name) for name in ('energy', 'none'))
+    torch.testing.assert_close(relative.distance(projected, teacher, kernels / 10, weights),
+                               relative.distance(projected, teacher, kernels, weights))
+    assert (plain.distance(projected, teacher, kernels / 10, weights)
+            < 0.2 * plain.distance(projected, teacher, kernels, weights)).all()
+
+
+def test_a_flat_feature_of_the_teacher_has_a_finite_relative_distance() -> None:
+    net = krnet(relative_to='energy')
+    kernels, weights = net.generate(*(flat := (torch.ones(2, 5, 6, 6).double(), torch.ones(2, 5, 6, 6).double())))
+    assert torch.isfinite(net.distance(*flat, kernels, weights)).all()
+
+
+@pytest.mark.parametrize('relative_to', ['none', 'energy'])
 @pytest.mark.parametrize('learn', [False, True])
 @pytest.mark.parametrize('kernel_size', [3, 5])
-def test_distance_follows_the_formula(kernel_size: int, learn: bool) -> None:
-    net = krnet(num_kernels=3, kernel_size=kernel_size)
+def test_distance_follows_the_formula(kernel_size: int, learn: bool, relative_to: str) -> None:
+    net = krnet(num_kernels=3, kernel_size=kernel_size, relative_to=relative_to)
     f_s, f_t = features()
     net.update_scale(f_t)
     p, t = net.project(f_s), f_t / net.scale
@@ -76,7 +93,8 @@ def test_distance_follows_the_formula(kernel_size: int, learn: bool) -> None:
                 padded = F.pad(feature[None], [kernel_size // 2] * 4, mode='replicate')
                 textures.append(torch.cat([F.conv2d(padded[:, c:c + 1], kernels[n, c, g][None, None])
                                            for c in range(5)], 1))
-            distance = distance + weights[n, g] * (textures[0] - textures[1]).abs().mean()
+            energy = textures[1].abs().mean() if relative_to == 'energy' else 1
+            distance = distance + weights[n, g] * (textures[0] - textures[1]).abs().mean() / energy
         expected.append(distance)
     torch.testing.assert_close(net(f_s, f_t, learn), torch.stack(expected))
 

@@ -81,8 +81,8 @@ def _show_report(opt: Options, command: str, report: Report) -> None:
     _show_networks(report)
     for where, loss in report.built.losses.items():
         name = report.built.chosen.get(where)
-        print(f'  loss     {type(loss).__name__}{f" from teacher {name}" * bool(name)}, {_count(loss, True):,d} parameters '
-              '(training only)')
+        print(f'  loss     {type(loss).__name__}{f" from teacher {name}" * bool(name)}, {_count(loss, True):,d} '
+              'parameters (training only)')
         if loss.note:
             print(f'           note: {loss.note}')
         for pair in report.built.pairs.get(where, []):
