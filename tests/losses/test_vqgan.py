@@ -207,12 +207,13 @@ def gumbel(state: State) -> None:
 
 
 @pytest.mark.parametrize(('spoil', 'message'), [
-    (lambda state: state.clear(), 'does not hold the encoder and the codebook of a VQGAN: it has no encoder.conv_in.we'),
+    (lambda state: state.clear(), 'does not hold the encoder and the codebook of a VQGAN: it has no encoder.conv_in'),
     (gumbel, 'it has no quantize.embedding.weight'),
     (lambda state: state.update({'encoder.mid.attn_1.q.weight': torch.zeros(2)}),
      '1 tensors are missing or of another shape, the first is encoder.mid.attn_1.q.weight'),
     (lambda state: state.pop('encoder.norm_out.bias'), 'the first is encoder.norm_out.bias'),
-    (lambda state: state.update({'encoder.conv_in.weight': torch.zeros(30, 3, 3, 3)}), 'the shapes of its tensors do not go'),
+    (lambda state: state.update({'encoder.conv_in.weight': torch.zeros(30, 3, 3, 3)}),
+     'the shapes of its tensors do not go together'),
     (lambda state: state.update({'quant_conv.bias': torch.tensor([1, 2, 3, 4])}), 'quant_conv.bias is int64'),
     (lambda state: state['quant_conv.bias'].fill_(float('nan')), 'quant_conv.bias holds NaN or infinity'),
     (lambda state: state.update({'encoder.conv_in.weight': torch.zeros(())}), 'the shapes of its tensors do not go'),

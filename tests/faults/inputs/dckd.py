@@ -1,4 +1,4 @@
-"""DCKDLoss: options that do not go together, files of weights that are others, a resume with another history student."""
+"""DCKDLoss: options that do not go together, files of other weights, a resume with another history student."""
 
 from __future__ import annotations
 
@@ -35,29 +35,31 @@ def resumed(name: str, where: str, *says: str, exact: bool = False, remedy: bool
 CASES = [
     dckd('DCKD with too few layer weights', 'layer_weights', 'must have 2 numbers, one for each feature, got [1.0]',
          layer_weights=[1]),
-    dckd('DCKD with the teacher and no taps', 'taps', 'is missing: encoder: teacher compares features of the teacher; '
-         'write taps: 3', taps=REMOVE),
+    dckd('DCKD with the teacher and no taps', 'taps', 'is missing: encoder: teacher compares features of the '
+         'teacher; write taps: 3', taps=REMOVE),
     dckd('DCKD with VQGAN and taps', 'taps', 'goes with encoder: teacher alone, and the encoder is vqgan',
          encoder='vqgan', weights='last.ckpt'),
-    dckd('DCKD with VQGAN and no weights', 'weights', 'is missing: encoder: vqgan needs the file of its weights', **VQGAN),
-    dckd('DCKD with VQGAN that is not there', 'weights', 'last.ckpt does not exist', 'give the path of last.ckpt of vqgan_'
-         'imagenet_f16_1024', weights='last.ckpt', **VQGAN),
-    dckd('DCKD with a VQGAN that is a teacher', 'weights', 'teacher.pth does not hold the encoder and the codebook of a '
-         'VQGAN: it has no encoder.conv_in.weight', weights='teacher.pth', **VQGAN),
+    dckd('DCKD with VQGAN and no weights', 'weights', 'is missing: encoder: vqgan needs the file of its weights',
+         **VQGAN),
+    dckd('DCKD with VQGAN that is not there', 'weights', 'last.ckpt does not exist', 'give the path of last.ckpt of '
+         'vqgan_imagenet_f16_1024', weights='last.ckpt', **VQGAN),
+    dckd('DCKD with a VQGAN that is a teacher', 'weights', 'teacher.pth does not hold the encoder and the codebook of '
+         'a VQGAN: it has no encoder.conv_in.weight', weights='teacher.pth', **VQGAN),
     dckd('DCKD with half a VQGAN', 'weights', 'of a VQGAN: it has no encoder.conv_out.weight', weights='last.ckpt',
          **VQGAN)._replace(spoil=spoiled_vqgan),
     dckd('DCKD with a negative noise', 'noise[0]', 'must be at least 0, got -1', noise=[-1, 30]),
-    dckd('DCKD with the noise in the wrong order', 'noise', 'must be [lowest, highest], got [30.0, 1.0]', noise=[30, 1]),
+    dckd('DCKD with the noise in the wrong order', 'noise', 'must be [lowest, highest], got [30.0, 1.0]',
+         noise=[30, 1]),
     dckd('DCKD whose history student never changes', 'history_decay', 'must be below 1', history_decay=1.0),
     dckd('DCKD with an s that is larger than the run', 'history_every', 'is 100, and only the first 4 iterations '
          'distill: its turn would never come', 'write a smaller number, as history_every: 1', remedy=True,
          history_every=100),
-    dckd('DCKD with the s of the paper in a short run', 'history_every', 'is not written, and by default it is 1000, and '
-         'only the first 4 iterations distill', 'as history_every: 1', remedy=True, history_every=REMOVE),
+    dckd('DCKD with the s of the paper in a short run', 'history_every', 'is not written, and by default it is 1000, '
+         'and only the first 4 iterations distill', 'as history_every: 1', remedy=True, history_every=REMOVE),
     dckd('DCKD with a list of s that are larger than the run', 'history_every', 'is [5, 6], and only the first 4 ',
          remedy=True, history_every=[5, 6]),
-    resumed('another s on resume', f'{OPT}.history_every', 'is 1, and ', 'distill_4.pth was saved with 2: what it holds '
-            'cannot go on with another value', 'write history_every: 2, or start a new run under another name',
+    resumed('another s on resume', f'{OPT}.history_every', 'is 1, and ', 'distill_4.pth was saved with 2: what it '
+            'holds cannot go on with another value', 'write history_every: 2, or start a new run under another name',
             train__distill_opt__history_every=1),
     resumed('another α on resume', f'{OPT}.history_decay', 'is 0.5, and ', 'was saved with 0.1',
             train__distill_opt__history_decay=0.5),

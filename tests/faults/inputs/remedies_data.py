@@ -13,7 +13,7 @@ from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from faults.harness import BadInput
-from faults.inputs import any_network, hostile, images, not_finite, rehearsal, resume, weights
+from faults.inputs import any_network, dckd, hostile, images, not_finite, rehearsal, resume, weights
 from faults.inputs.images import LISTED, LMDB, TRAIN, VAL, listing, of_lmdb, only_inside, spoiled
 from faults.inputs.rehearsal import PLAIN, SINGLE
 from faults.remedy_harness import Mistake
@@ -27,7 +27,7 @@ LOGITS = {'train.distill_opt': {'type': 'LogitsKDLoss'}}
 
 def also(*names: str) -> list[Mistake]:
     """Bad inputs of the other modules, here without the command that is typed."""
-    known = {case.name: case for module in (hostile, images, rehearsal, resume, weights, not_finite, any_network)
+    known = {case.name: case for module in (hostile, images, rehearsal, resume, weights, not_finite, any_network, dckd)
              for case in module.CASES}
     return [_mistake(known[name]) for name in names]
 
@@ -177,6 +177,7 @@ OTHERS = also(
     'RRDBNet at scale 2 with an odd patch', 'no HR images for PSNR', 'SSIM of a small image and a wide border',
     'NIQE of a small image', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes', 'color in val alone',
     'SwinIR without padding', 'windows 8 and 12', 'another lr on resume', 'another batch size in an exact resume',
+    'another s on resume', 'DCKD with the s of the paper in a short run',
     'random numbers that are none', 'random numbers that were not wanted before', 'a renamed run',
     'a cut training state that is named',
     'the only training state is cut and named', 'student with one NaN', 'another key than the one named',
