@@ -69,8 +69,13 @@ class Built:
         return next(iter(self.teachers.values()), None)
 
     @property
+    def execution(self) -> Execution:
+        """How the only teacher, or the first, will run."""
+        return next((run.execution for run in self.runs.values()), PLAIN)
+
+    @property
     def difference(self) -> Difference | None:
-        """How far the only teacher, or the first, will be from float32; None if it runs in float32."""
+        """How far that is from float32; None if it runs in float32."""
         return next((run.difference for run in self.runs.values()), None)
 
     @property

@@ -131,8 +131,11 @@ def recognition_in_words(opt: Mapping[str, Any]) -> list[str]:
     for teacher in teachers_of(opt):
         found = filled_teacher({'teacher': teacher.options})
         if found is not None:
-            lines += [f'recognized in {found.path} (layout: {found.source}), as if the option file said:',
-                      *found.as_yaml().splitlines(), *(f'note: {note}' for note in found.notes)]
+            written = found.as_yaml().splitlines()
+            if teacher.name:
+                written[0] = f'- name: {teacher.name}'
+            lines += [f'recognized in {found.path} (layout: {found.source}), as if the option file said:', *written,
+                      *(f'note: {note}' for note in found.notes)]
     return lines
 
 

@@ -109,8 +109,9 @@ def _check_comparison(opt: Options, args: argparse.Namespace) -> int:
         variants = []
         if ablated_method(opt) is not None:
             variants = read_comparison(opt, ablate=(None, {}), probe='full').methods[2:]
-        last = comparison.trials[len(comparison.methods) - 1]
-        report = config.check_options(last.options, is_train=True, probe='full')
+        each = comparison.trials[len(comparison.methods) - 1::-1]  # the last, or one with more teachers
+        shown = max(each, key=lambda trial: len(trial.options.get('teachers') or ()))
+        report = config.check_options(shown.options, is_train=True, probe='full')
     if args.decode:
         _decode(opt, report)
     print(f'ok: {opt.source} can be used by mipkd {"compare and mipkd ablate" if variants else "compare"}')
