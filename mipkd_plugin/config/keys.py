@@ -170,7 +170,10 @@ TEACHER = {
 WORD = Kind('a word of letters, digits, _ and -, up to 32 of them, that begins with a letter',
             lambda v: isinstance(v, str) and _WORD.fullmatch(v) is not None,
             schema={'type': 'string', 'pattern': '^[A-Za-z][A-Za-z0-9_-]{0,31}$'})
-NAMED_TEACHER = {'name': Key(WORD, 'always'), **TEACHER}
+OF_SEVERAL = {'name': Key(WORD, 'always')}
+"""What each of several teachers has besides."""
+OF_LOSS = {'teacher': Key(WORD)}
+"""What each distillation loss has besides the arguments of its class."""
 
 
 def teacher_keys(teacher: Mapping[str, Any]) -> dict[str, Key]:

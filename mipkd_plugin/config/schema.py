@@ -21,11 +21,11 @@ from mipkd_plugin.config.keys import (
     FLAG,
     IO_BACKENDS,
     MAPPING,
+    OF_SEVERAL,
     PAIRED_IMAGES,
     SECTIONS,
     TEACHER,
     TOP,
-    WORD,
     Key,
 )
 from mipkd_plugin.config.model_classes import is_known
@@ -151,8 +151,9 @@ def _teacher() -> Schema:
 def _named_teacher() -> Schema:
     """One of several teachers."""
     block = _teacher()
-    name = {**WORD.schema, 'description': f'{TEXTS["teachers.name"]} Must be {WORD.name}.'}
-    return {**block, 'properties': {'name': name, **block['properties']}, 'required': ['name']}
+    name = table(OF_SEVERAL, 'teachers')
+    return {**block, 'properties': {**name['properties'], **block['properties']},
+            'required': [*name['required'], *block.get('required', ())]}
 
 
 def _optimizers() -> dict[str, Any]:

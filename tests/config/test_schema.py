@@ -85,6 +85,8 @@ def tables() -> Iterator[tuple[str, dict[str, keys.Key]]]:
     yield '', keys.TOP
     yield from keys.SECTIONS.items()
     yield 'teacher', keys.TEACHER
+    yield 'teachers', keys.OF_SEVERAL
+    yield 'train.distill_opt', keys.OF_LOSS
     for table in (keys.PAIRED_IMAGES, keys.CROP_POOL):
         yield 'datasets.*', table
     yield 'compare', COMPARE

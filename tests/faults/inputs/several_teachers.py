@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.archs import build_network
-from helpers import TEACHERS, several_teachers
+from helpers import TEACHERS, several_teachers, tiny_options
+from training import train, write_options
 
 from faults.harness import BadInput
 from faults.inputs.remedies_compare import METRICS
 from faults.remedy_harness import Mistake
-from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.remedies import REMOVE, remedied
 
 LOGITS = {'type': 'LogitsKDLoss'}
 FROM_SWINIR = {**LOGITS, 'teacher': 'swinir'}
@@ -34,6 +36,19 @@ def other(**network: Any) -> Callable[[Path], object]:
         torch.save({'params': build_network({**TEACHERS['EDSR'], **network}).state_dict()}, folder / 'swinir.pth')
 
     return spoil
+
+
+def trained(folder: Path) -> None:
+    """A run with both teachers has saved a checkpoint."""
+    several_teachers(folder)
+    opt = remedied(tiny_options(folder), {**TWO, 'val': REMOVE, 'logger.use_tb_logger': False, 'train.total_iter': 2})
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        if train(write_options(opt, folder / 'before.yml')) != 0:
+            raise RuntimeError('the run before has failed')
+    finally:
+        os.chdir(before)
 
 
 def bad(name: str, where: str, says: tuple[str, ...], entries: dict[str, Any],
@@ -111,6 +126,9 @@ def in_comparison(name: str, where: str, entries: dict[str, Any]) -> Mistake:
 REMEDIES = [
     *(Mistake(case.name, case.where, case.entries, case.spoil,
               'training full' if 'cache' in case.where else 'training') for case in CASES if case.remedy),
+    Mistake('teachers exchanged when a run resumes', (
+        'train.distill_opt[0].teacher', 'train.distill_opt[1].teacher'), {
+            **TWO, 'train.distill_opt': [FROM_SWINIR, {**LOGITS, 'teacher': 'edsr'}]}, trained, 'training resume'),
     in_comparison('a teacher from whom no method learns', 'teachers[1]', {'compare.methods.swinir': LOGITS}),
     in_comparison('unknown teacher in a method', 'compare.methods.swinir.teacher', {
         'compare.methods.swinir.teacher': 'swin', 'compare.methods.both': [LOGITS, FROM_SWINIR]}),
