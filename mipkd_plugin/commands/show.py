@@ -162,6 +162,7 @@ def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Metho
     from datetime import datetime
 
     from mipkd_plugin.pages.curves import draw_curves
+    from mipkd_plugin.pages.gains import find_gains
     from mipkd_plugin.pages.methods import runs_of
     from mipkd_plugin.pages.page import Page
     from mipkd_plugin.version import __version__
@@ -177,7 +178,7 @@ def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Metho
         notes.append("LR images were made from the originals as MATLAB's imresize (bicubic) does.")
     return Page(' against '.join(compared) if len(compared) < 4 else f'{len(compared)} networks',
                 facts if args.opt else facts[1:], _entries(methods, values, runs), compared, scenes, count, look,
-                runs, draw_curves(runs), notes, f'Made with mipkd show, mipkd-plugin {__version__}.')
+                runs, draw_curves(runs), find_gains(runs), notes, f'Made with mipkd show, mipkd-plugin {__version__}.')
 
 
 def _entries(methods: Sequence[Method], values: dict[str, Values], runs: Sequence[Any]) -> list[Entry]:

@@ -184,6 +184,26 @@ def _lead_cells(rows: Sequence[Row]) -> list[list[str]]:
     return cells
 
 
+def gain_table(rows: Sequence[Row]) -> tuple[list[list[str]], str]:
+    """The gains of all methods on all test sets, as plain text.
+
+    Args:
+        rows: Rows of ``results.csv``.
+
+    Returns:
+        The cells, header first; and what they mean. No cells if there is nothing but the control.
+    """
+    testsets = list(dict.fromkeys(row.testset for row in rows))
+    over = {method: control_of(rows, method) for method in methods_of(rows) if method != CONTROL}
+    cells = [['method', 'start', 'over', *(f'gain, {testset}' for testset in testsets), 'seeds']]
+    for method, control in over.items():
+        gains = [gain(rows, method, control, testset) for testset in testsets]
+        cells.append([_named(rows, method), _STARTS[start_of(rows, method)], control,
+                      *(_gain(found, MARKDOWN) for found in gains), str(max(found.count for found in gains))])
+    said = f'PSNR in dB, mean over the seeds ± standard error, seed by seed.{_legend(chain(*cells))}'
+    return (cells if over else []), said
+
+
 def latex_table(rows: Sequence[Row], times: Times) -> str:
     """The comparison as a LaTeX ``tabular`` (needs the package booktabs)."""
     cells = _cells(rows, LATEX, times)

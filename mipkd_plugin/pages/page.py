@@ -12,6 +12,7 @@ from string import Template
 from mipkd_plugin.inference.pictures import BICUBIC
 from mipkd_plugin.pages import encode, parts
 from mipkd_plugin.pages.curves import Curves, Run
+from mipkd_plugin.pages.gains import Gains, gains_html
 from mipkd_plugin.pages.scenes import Look, Scene
 
 _TEXT = ' class="text"'
@@ -54,6 +55,7 @@ class Page:
         look: How they are shown.
         runs: The trainings of the weights files.
         curves: Their curves.
+        gains: The gains of the comparisons that they belong to.
         notes: What the reader should know of the images.
         made_by: Program and version.
     """
@@ -67,6 +69,7 @@ class Page:
     look: Look
     runs: Sequence[Run] = ()
     curves: Sequence[Curves] = ()
+    gains: Sequence[Gains] = ()
     notes: Sequence[str] = field(default_factory=list)
     made_by: str = ''
 
@@ -93,7 +96,7 @@ def render(page: Page) -> str:
         notes=''.join(f'<p class="soft">{escape(note)}</p>' for note in page.notes), guide=_guide(page, has_errors),
         errors=switch if has_errors else '',
         scenes=''.join(parts.scene_html(scene, place, shown, top) for place, scene in enumerate(page.scenes, 1)),
-        curves=parts.curves_html(page.curves, page.runs), footer=escape(page.made_by))
+        curves=gains_html(page.gains) + parts.curves_html(page.curves, page.runs), footer=escape(page.made_by))
 
 
 def _first_two(page: Page) -> tuple[int, int]:

@@ -203,6 +203,26 @@ def test_a_loss_without_parameters_adds_no_group(train_options: Make, tmp_path: 
     assert len(model_of(opt, tmp_path).optimizer_g.param_groups) == 1
 
 
+def test_an_iteration_is_one_step_of_the_optimizer(train_options: Make, tmp_path: Path) -> None:
+    """With the gradients of this iteration alone: nothing is left over from the one before."""
+    opt = train_options()
+    opt['train']['distill_opt'] = [{'type': 'DUKDLoss'}, {'type': 'LogitsKDLoss'}]
+    model = model_of(opt, tmp_path)
+    model.optimizer_g = torch.optim.SGD(model.net_g.parameters(), 0.5)
+    for iteration in (1, 2):
+        lq, gt = batch('EDSR', seed=iteration)
+        model.feed_data({'lq': lq, 'gt': gt})
+        before = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
+        state = {i: loss.get_extra_state() for i, loss in enumerate(model.losses) if hasattr(loss, '_generator')}
+        terms, _ = model.training_terms(iteration)
+        gradients = torch.autograd.grad(sum(terms.values()), list(model.net_g.parameters()))
+        for i, found in state.items():
+            model.losses[i].set_extra_state(found)
+        model.optimize_parameters(iteration)
+        for (name, parameter), gradient in zip(model.net_g.named_parameters(), gradients, strict=True):
+            torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * gradient, msg=name)
+
+
 def test_ema_moves(train_options: Make, tmp_path: Path) -> None:
     model = model_of(train_options(), tmp_path)
     start = copy.deepcopy(model.net_g_ema.state_dict())
