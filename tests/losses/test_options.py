@@ -51,8 +51,9 @@ def test_there_are_numeric_options_to_try() -> None:
     assert ('KRNetLoss', 'inner_lr') in NUMERIC
 
 
-@pytest.mark.parametrize('value', [-1, float('nan'), float('inf'), '1e3', True, [1]], ids=str)
-@pytest.mark.parametrize(('name', 'option'), NUMERIC)
+@pytest.mark.parametrize(('name', 'option', 'value'), [
+    (name, option, value) for name, option in NUMERIC for value in (-1, float('nan'), float('inf'), '1e3', True, [1])
+    if (option, value) != ('history_every', [1])], ids=str)  # that one takes a list too
 def test_a_number_out_of_range_is_refused(name: str, option: str, value: Any) -> None:
     message = refused(name, **{option: value})
     assert re.search(rf'\b{option}\b.* must .*got {re.escape(repr(value))}', message), message
