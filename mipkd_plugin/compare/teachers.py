@@ -10,7 +10,7 @@ from mipkd_plugin.compare.methods import has_settings, losses_of, place
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_list import check_teachers
-from mipkd_plugin.config.teachers import LIST, are_named, used_teachers
+from mipkd_plugin.config.teachers import LIST, are_named, teachers_of, used_teachers
 
 _ENTRY = re.compile(rf'{LIST}\[(\d+)\](.*)', re.DOTALL)
 
@@ -47,13 +47,10 @@ def home_of(where: str, opt: Mapping[str, Any], run: Mapping[str, Any], method: 
         The YAML path; None if the entry stands at the same place in both files.
     """
     found = _ENTRY.fullmatch(where)
-    if found is None or not isinstance(run.get(LIST), list):
+    if found is None or not are_named(opt):  # without names a run has the whole list
         return place(where, method, home)
-    entry, rest = run[LIST][int(found[1])], found[2]
-    name = entry.get('name') if isinstance(entry, Mapping) else None
+    name, rest = run[LIST][int(found[1])]['name'], found[2]
     own = method.get(LIST) if has_settings(method) else None
     if isinstance(own, Mapping) and rest[1:].partition('.')[0] in (own.get(name) or {}):
         return f'{home}.{LIST}.{name}{rest}'
-    numbers = [number for number, other in enumerate(opt[LIST]) if isinstance(other, Mapping) and
-               other.get('name') == name]
-    return f'{LIST}[{numbers[0]}]{rest}' if len(numbers) == 1 else None
+    return f'{LIST}[{[teacher.name for teacher in teachers_of(opt)].index(name)}]{rest}'

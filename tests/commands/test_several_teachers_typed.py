@@ -142,3 +142,12 @@ def test_a_mistake_has_its_place_in_the_file(opt: dict[str, Any], change: Callab
     problem, = caught.value.problems
     assert problem.where == where
     assert what in problem.what
+
+
+@pytest.mark.parametrize('value', [None, -1, [{}], {'type': 'x'}], ids=repr)
+def test_odd_names_are_problems_not_crashes(opt: dict[str, Any], value: Any) -> None:
+    made = comparison(opt, both={'losses': [LOGITS, FROM_SWINIR], 'teachers': {'swinir': {'dtype': 'bfloat16'}}})
+    made['teachers'][1]['name'] = value
+    with pytest.raises(config.OptionError) as caught:
+        read(made, probe='none')
+    assert any(problem.where.startswith('teachers[1].name') for problem in caught.value.problems)
