@@ -3,7 +3,8 @@
 ``python options/make.py`` writes the files beside itself. ``python options/make.py --check`` writes nothing; it names
 the files that differ, and exits with 1 if there are any.
 
-What all files share stands in make_train.template and make_test.template. What differs stands in the tables below; of MTKD in make_mtkd.py.
+What all files share stands in make_train.template and make_test.template. What differs stands in the tables below; of
+MTKD in make_mtkd.py.
 """
 
 import argparse

@@ -64,7 +64,8 @@ def check_aggregate(ctx: Context) -> None:
             ctx.add(f'teacher.files.{name}', f'{teacher["aggregate"]} has no teacher {name!r}, only {", ".join(names)}',
                     *other_key('teacher.files', str(name), files, names))
         elif not isinstance(files[name], str):
-            ctx.add(f'teacher.files.{name}', f'must be the path of a file, not {files[name]!r}')
+            ctx.add(f'teacher.files.{name}', f'must be the path of a file, not {files[name]!r}',
+                    fix={f'teacher.files.{name}': REMOVE})
 
 
 def _check_alone(ctx: Context, teacher: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from mipkd_plugin.config.aggregate import WHERE, best_key, path_of
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.weights import misfit, select_state, teacher_fingerprint
 from mipkd_plugin.networks.outputs import select_output
 
@@ -37,6 +38,12 @@ def load_aggregated(ctx: Context, load: Load) -> nn.Module | None:
     except AggregateError:  # the check has said why
         return None
     before = len(ctx.problems)
+    unknown = [str(network['type']) for network in (found.aggregator, *(member.network for member in found.teachers))
+               if lookup(ARCH_REGISTRY, network['type']) is None]
+    if unknown:
+        ctx.add(WHERE, f'{path} is of the network{"s" * (len(unknown) > 1)} {", ".join(unknown)}, which nobody has '
+                'registered here', 'name the file or module of the class in imports')
+        return None
     nets = [_member(ctx, load, member, path) for member in found.teachers]
     number = found.aggregator.get('num_teachers')
     if isinstance(number, int) and number != len(nets):

@@ -77,6 +77,12 @@ def two_of_three(text: str) -> str:
     return json.dumps({**read, 'teachers': read['teachers'][:2]})
 
 
+def of_a_plugin(text: str) -> str:
+    read = json.loads(text)
+    read['teachers'][1]['network']['type'] = 'TheirNet'
+    return json.dumps(read)
+
+
 def three_times(folder: Path) -> None:
     write_teachers(folder)
     save(folder / 'edsr.pth', {**NETWORKS['edsr'], 'upscale': 3})
@@ -107,6 +113,11 @@ CASES = [
         remedy=False),
     BadInput('a file of an aggregator that names fewer teachers', 'teacher.aggregate', (
         'it takes the images of 3 teachers, and names 2', ), STAGE_2, with_text(two_of_three), remedy=False),
+    BadInput('an aggregator of a network that nobody has registered', 'teacher.aggregate', (
+        'is of the network TheirNet, which nobody has registered here', 'in imports'), STAGE_2, with_text(of_a_plugin),
+        remedy=False),
+    BadInput('files of an aggregator that are no paths', 'teacher.files.edsr', ('must be the path of a file, not 5', ),
+             {**STAGE_2, 'teacher': {'aggregate': FILE, 'files': {'edsr': 5}}}, write_aggregate),
     BadInput('an aggregator and a network', 'teacher.aggregate', (
         'network and weights beside it name another teacher', 'remove network and weights, or remove aggregate'),
         {'teacher.aggregate': FILE, 'train.distill_opt': {'type': 'WaveletKDLoss'}}, write_aggregate),
