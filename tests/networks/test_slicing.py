@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
-from helpers import STUDENTS, TEACHERS
+from basicsr.metrics import calculate_psnr
+from helpers import SHARED, STUDENTS, TEACHERS
 from torch import Tensor, nn
 
 from mipkd_plugin.networks.slice_rules import SliceError
@@ -249,3 +251,23 @@ def test_other_architectures_are_refused() -> None:
 def test_the_pairs_of_the_tests_are_slices(arch: str) -> None:
     student, teacher = build_network(dict(STUDENTS[arch])), build_network(dict(TEACHERS[arch]))
     student.load_state_dict(sliced(student, teacher), strict=True)
+
+
+@pytest.mark.parametrize(('changes', 'least'), [
+    ({'num_block': 2}, 25.0), ({'num_feat': 48}, 12.0), ({'num_feat': 16}, 5.0)])
+def test_psnr_at_the_start_with_a_real_teacher(changes: dict[str, Any], least: float) -> None:
+    """With random weights it is below 11 dB; a slice of the depth alone is nearly there."""
+    weights, images = SHARED / 'weights' / 'EDSR_x2_f64b5.pth', SHARED / 'data' / 'Set5'
+    if not weights.exists() or not images.exists():
+        pytest.skip(f'needs {weights} and {images}')
+    base = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 64, 'num_block': 5, 'upscale': 2,
+            'rgb_mean': [0, 0, 0]}
+    teacher, student = build_network(dict(base)), build_network({**base, **changes})
+    teacher.load_state_dict(torch.load(weights)['params'])
+    student.load_state_dict(sliced(student, teacher))
+    hr, lr = (cv2.imread(str(sorted((images / name).iterdir())[0])) for name in ('HR', 'LRbicx2'))
+    hr, lr = hr[:160, :160], lr[:80, :80]
+    with torch.no_grad():
+        image = student(torch.from_numpy(lr[..., ::-1].copy()).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0)
+    found = (image.clamp(0, 1) * 255).round().numpy()[..., ::-1]
+    assert least < calculate_psnr(found, hr, 2, test_y_channel=True) < 60
