@@ -19,6 +19,7 @@ from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.patches import check_output
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.teacher_weights import load_teacher
+from mipkd_plugin.config.teachers import context_of, teachers_of
 from mipkd_plugin.networks.slice_rules import SliceError
 from mipkd_plugin.networks.slicing import sliced
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, UsageError
@@ -74,7 +75,7 @@ class Start:
 
 
 def find_start(ctx: Context, places: list[str]) -> Start | None:
-    """Cut the start of the students out of the teacher. Writes nothing.
+    """Cut the start of the students out of the teacher, the first if there are several. Writes nothing.
 
     Args:
         ctx: Options without problems, and where problems go.
@@ -92,12 +93,14 @@ def find_start(ctx: Context, places: list[str]) -> Start | None:
     if ctx.problems:
         return None
     student = construct(ctx, 'network_g', ctx.section('network_g'), ARCH_REGISTRY)
-    teacher = load_teacher(ctx)
+    teachers = teachers_of(ctx.opt)
+    teacher = load_teacher(context_of(ctx, teachers[0])) if teachers else None
     if student is None or teacher is None:
         if not ctx.problems:
             ctx.add('teacher', f'is missing, and {places[0]} is {TEACHER_SLICE}', 'add teacher: {weights: ….pth}')
         return None
-    if not check_output(ctx, {'network_g': student, 'teacher.network': teacher}, 'teacher.network'):
+    where = f'{teachers[0].place}.network'
+    if not check_output(ctx, {'network_g': student, where: teacher}, where):
         return None
     try:
         return Start(EXPERIMENTS / str(ctx.opt['name']) / f'{TEACHER_SLICE}.pth', sliced(student, teacher))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mipkd_plugin.compare.methods import has_settings, losses_of, place
+from mipkd_plugin.compare.methods import has_settings, is_plain, losses_of, place
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_list import check_teachers
@@ -25,12 +25,19 @@ def check_shared_teachers(ctx: Context, known: Mapping[str, Any]) -> None:
     check_teachers(ctx)
     if not are_named(ctx.opt) or not ctx.clean('compare.methods'):
         return
-    used = {name for method in known.values()
-            for name in used_teachers({**ctx.opt, 'train': {'distill_opt': losses_of(method)}})}
+    used = {name for method in known.values() for name in used_teachers({**ctx.opt, 'train': _train(ctx, method)})}
     for number, entry in enumerate(ctx.opt[LIST]):
         if entry['name'] not in used and ctx.clean(f'{LIST}[{number}]'):
             ctx.add(f'{LIST}[{number}]', f'no method learns from {entry["name"]!r}', f'write teacher: {entry["name"]} '
                     'in a loss of compare.methods, or remove this teacher', {f'{LIST}[{number}]': REMOVE})
+
+
+def _train(ctx: Context, method: Any) -> dict[str, Any]:
+    """What the block ``train`` of a run says of teachers."""
+    if is_plain(method):
+        return {}
+    own = method.get('eco') if has_settings(method) and 'eco' in method else ctx.section('train').get('eco')
+    return {'distill_opt': losses_of(method), 'eco': own}
 
 
 def home_of(where: str, opt: Mapping[str, Any], run: Mapping[str, Any], method: Any, home: str) -> str | None:

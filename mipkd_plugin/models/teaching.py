@@ -72,7 +72,7 @@ class Teaching:
         if as_fed:
             passes |= {name: cache(lq, crops) for name, cache in self.caches.items() if name not in passes}
         return {name: nets.plan(lq, gt, optimizer, reconstruction, iteration, passes.get(name), averaged)
-                for name, nets in self.nets.items()}
+                for name, nets in self.nets.items() if name in self.chosen}  # ECO may be all that another is for
 
     @property
     def first(self) -> str:
