@@ -205,6 +205,7 @@ class DCKDLoss(RandomizedLoss):
             ``l_dckd``; with VQGAN and a ``codebook_weight`` above 0 also ``l_codebook``.
 
         Raises:
+            LossError: The teacher is the encoder, and no gradient passes through it, as through an aggregator's.
             ValueError: The images are not RGB, and the encoder needs that.
         """
         self.require_bound()
@@ -215,12 +216,20 @@ class DCKDLoss(RandomizedLoss):
                 negative = encoded(self.history(torch.cat([step.lq, self.degraded(step.lq)])))
                 positive = encoded(step.teacher.output.float())
             anchor = encoded(step.student.output.float())
+            self._check_gradient(step, anchor)
             terms = {'l_dckd': self.contrast_weight * contrast(anchor, positive, negative, self.layer_weights)}
             if isinstance(self.encoder, VQGANFeatures) and self.codebook_weight:
                 classes = self.encoder.classify
                 terms['l_codebook'] = self.codebook_weight * codebook_distance(
                     classes(anchor[-1]), classes(positive[-1]))
         return terms
+
+    def _check_gradient(self, step: Step, anchor: Sequence[Tensor]) -> None:
+        """Refuse a teacher through which no gradient comes back to the image."""
+        if step.student.output.requires_grad and not any(feature.requires_grad for feature in anchor):
+            raise LossError(f'no gradient passes through the teacher {type(step.nets.teacher.net).__name__} to the '
+                            'student\'s image, so it cannot be the encoder', 'write encoder: vgg19, or vqgan and its '
+                            'weights, without taps; with several teachers, let DCKDLoss learn from another')
 
     def _encoder_of(self, step: Step) -> Callable[[Tensor], Sequence[Tensor]]:
         """f: images (N, C, sH, sW) → features f_1..f_K."""
