@@ -121,8 +121,9 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
 
 def _check_shared(ctx: Context, where: str, entries: Any) -> None:
     """Refuse what a method may not change about a teacher."""
+    of_list = where.split('.')[-2] == 'teachers'
     for key in entries if isinstance(entries, Mapping) else ():
-        if key in SHARED_TEACHER:
+        if key in SHARED_TEACHER or of_list and key in ('name', OTHER_TEACHER):
             ctx.add(f'{where}.{key}', 'is the same for all methods of a comparison', 'remove it: the block '
                     f'{"teacher" if where.endswith(".teacher") else "teachers"} of the file is for all; another '
                     'teacher is another comparison', {f'{where}.{key}': REMOVE})

@@ -137,7 +137,7 @@ def apply(own: dict[str, Any], method: Any) -> None:
         shared = own.get('teacher', {})
         if has_own_teacher(method):  # it takes the place of the teachers of the file
             own.pop('teachers', None)
-            shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output')}
+            shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output', 'files')}
         own['teacher'] = {**shared, **method['teacher']}
     if method.get('crops'):
         own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])

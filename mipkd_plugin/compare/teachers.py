@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mipkd_plugin.compare.methods import RANDOM, has_settings, init_of, is_plain, losses_of, place
+from mipkd_plugin.compare.methods import (
+    RANDOM,
+    has_own_teacher,
+    has_settings,
+    init_of,
+    is_plain,
+    losses_of,
+    place,
+)
+from mipkd_plugin.config.aggregate import digest_of, has_aggregate
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_list import check_teachers
@@ -32,6 +41,21 @@ def check_shared_teachers(ctx: Context, known: Mapping[str, Any]) -> None:
         if entry['name'] not in used and ctx.clean(f'{LIST}[{number}]'):
             ctx.add(f'{LIST}[{number}]', f'no method learns from {entry["name"]!r}', f'write teacher: {entry["name"]} '
                     'in a loss of compare.methods, or remove this teacher', {f'{LIST}[{number}]': REMOVE})
+
+
+def with_digest(ctx: Context, method: Any) -> Any:
+    """A method whose teacher is an aggregator, with a hash of that: rows of another aggregator are not its own.
+
+    Args:
+        ctx: Options; without ``files`` nothing is read.
+        method: The method.
+
+    Returns:
+        The method with ``sha256`` in its block ``teacher``; the same where it has no such teacher.
+    """
+    if not has_own_teacher(method) or not ctx.files or not has_aggregate(method['teacher']):
+        return method
+    return {**method, 'teacher': {**method['teacher'], 'sha256': digest_of(method['teacher'], ctx.root)}}
 
 
 def _train(ctx: Context, method: Any) -> dict[str, Any]:

@@ -205,7 +205,7 @@ class DCKDLoss(RandomizedLoss):
             ``l_dckd``; with VQGAN and a ``codebook_weight`` above 0 also ``l_codebook``.
 
         Raises:
-            LossError: The teacher is the encoder, and no gradient passes through it, as through an aggregator's.
+            LossError: The teacher is the encoder, and no gradient passes through it.
             ValueError: The images are not RGB, and the encoder needs that.
         """
         self.require_bound()

@@ -209,8 +209,12 @@ def test_the_command_distills_and_refuses_to_resume_with_another_aggregator(
     other = {**opt, 'teacher': {**opt['teacher'], 'aggregate': str(image_pairs / 'other.pth')}}
     capsys.readouterr()
     assert train(write_options(other, image_pairs / 'other.yml'), '--auto_resume') == 2
-    assert 'is not the teacher that' in capsys.readouterr().err
-    assert train(path, '--auto_resume') == 0
+    said = capsys.readouterr().err
+    assert 'is not the teacher that' in said
+    assert 'teacher.aggregate (line' in said
+    shutil.move(image_pairs / 'net_g_latest.pth', image_pairs / 'moved.pth')
+    opt['teacher']['aggregate'] = str(image_pairs / 'moved.pth')
+    assert train(write_options(opt, path), '--auto_resume') == 0, 'the same weights elsewhere are the same teacher'
     resumed = weights_in(image_pairs / 'experiments/tiny')
     assert all(torch.equal(value, straight['params'][name]) for name, value in resumed['params'].items())
 
@@ -220,6 +224,32 @@ def test_its_answers_can_be_cached(image_pairs: Path) -> None:
     opt['datasets']['train'].update(type='CropPoolDataset', crops=4)
     opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss'}]
     assert not config.check_options(opt, is_train=True).problems
+
+
+def test_a_loss_that_shows_it_images_of_the_student_gets_a_gradient(image_pairs: Path) -> None:
+    opt = student_options(image_pairs)
+    opt['train']['distill_opt'] = [{'type': 'DCKDLoss', 'taps': 2, 'history_every': 1}]
+    assert not config.check_options(opt, is_train=True).problems
+
+
+@pytest.mark.parametrize(('spoil', 'says', 'remedy'), [
+    (lambda content, record: {'params': content['params']}, 'holds no aggregator', 'AggregateModel'),
+    (lambda content, record: {'aggregate': content['aggregate']}, 'holds the keys aggregate', 'AggregateModel'),
+    (lambda content, record: torch.nn.Linear(1, 1), 'to load them could run code', 'AggregateModel'),
+    (lambda content, record: {**content, 'aggregate': json.dumps({**record, 'aggregator': {**AGGREGATOR, 'new': 1}})},
+     'describes its aggregator by options that cannot be used: new is not an option', 'train the aggregator again'),
+    (lambda content, record: {**content, 'aggregate': json.dumps({**record, 'teachers': record['teachers'][:2]})},
+     'takes the images of 3 teachers, and names 2', 'train the aggregator again')])
+def test_a_broken_file_is_one_problem_with_a_remedy_for_aggregators(image_pairs: Path, spoil: Any, says: str,
+                                                                    remedy: str) -> None:
+    opt = student_options(image_pairs)
+    path = image_pairs / 'net_g_latest.pth'
+    content = torch.load(path, weights_only=True)
+    torch.save(spoil(content, json.loads(content['aggregate'])), path)
+    problem, = config.check_options(opt, is_train=True, probe='none').problems
+    assert problem.where in ('teacher.aggregate', 'teacher.param_key')
+    assert says in problem.what
+    assert remedy in problem.remedy
 
 
 @pytest.mark.parametrize('key', ['params', 'params_ema'])
