@@ -16,7 +16,8 @@ from training import comparison_options, write_options
 from mipkd_plugin import OptionError, config
 from mipkd_plugin.compare import read_comparison, step_times
 from mipkd_plugin.compare.methods import method_text, same_method
-from mipkd_plugin.compare.step_times import Bench, measure, new_crops, parts_of
+from mipkd_plugin.compare.parts import new_crops, parts_of
+from mipkd_plugin.compare.step_times import Bench, measure
 
 Make = Callable[..., dict[str, Any]]
 LOGITS = {'type': 'LogitsKDLoss'}
