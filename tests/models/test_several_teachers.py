@@ -296,8 +296,10 @@ def test_a_damaged_list_of_teachers_is_found(train_options: Make, tmp_path: Path
 
 # ------------------------------------------------------------------------------------------------- two processes
 def test_gradients_are_equal_on_both_ranks(train_options: Make, tmp_path: Path) -> None:
+    """With ECO, too: each rank blends its own batch."""
     (tmp_path / 'opt.json').write_text(json.dumps(options(
-        train_options, [{**MIPKD, 'teacher': 'swinir'}, LOGITS, FITNET, {**KRNET, 'teacher': 'swinir'}], tmp_path)))
+        train_options, [{**MIPKD, 'teacher': 'swinir'}, LOGITS, FITNET, {**KRNET, 'teacher': 'swinir'}], tmp_path,
+        eco={'mode': 'full'})))
     result = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone',
          str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
