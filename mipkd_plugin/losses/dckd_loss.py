@@ -142,6 +142,9 @@ class DCKDLoss(RandomizedLoss):
                                 'vqgan_imagenet_f16_1024 from https://github.com/CompVis/taming-transformers')
         if noise[0] > noise[1]:
             wrong['noise'] = f'must be [lowest, highest], got {list(noise)}'
+        elif not noise[1]:
+            wrong['noise'] = ('must go above 0: without noise the copies are the images themselves, and at the start '
+                              'the negatives are the student\'s own images')
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
 
@@ -151,7 +154,8 @@ class DCKDLoss(RandomizedLoss):
                  if taps is None else taps if isinstance(taps, int) else len(taps))
         wrong = ''
         if layer_weights is None and count > len(LAYER_WEIGHTS):
-            wrong = f'is missing: the paper has {len(LAYER_WEIGHTS)} numbers, and there are {count} features'
+            wrong = (f'is missing: the paper has {len(LAYER_WEIGHTS)} numbers, and there are {count} features; write '
+                     f'{count} numbers, or fewer taps')
         elif layer_weights is not None and len(layer_weights) != count:
             wrong = f'must have {count} numbers, one for each feature, got {list(layer_weights)}'
         elif layer_weights is not None and not any(layer_weights):

@@ -403,6 +403,7 @@ def test_another_s_is_refused_on_resume(train_options: Make, tmp_path: Path) -> 
     ({'taps': 6}, 'layer_weights is missing: the paper has 5 numbers, and there are 6 features'),
     ({'taps': 2, 'noise': [-1, 30]}, 'noise[0] must be at least 0, got -1'),
     ({'taps': 2, 'noise': [30, 1]}, 'noise must be [lowest, highest], got [30.0, 1.0]'),
+    ({'taps': 2, 'noise': [0, 0]}, 'noise must go above 0: without noise the copies are the images themselves'),
     ({'taps': 2, 'noise': [1]}, 'noise must have at least 2 items, not 1, got [1]'),
     ({'taps': 2, 'history_every': 0}, 'history_every must be at least 1, got 0'),
     ({'taps': 2, 'history_every': []}, 'history_every must be a whole number'),
