@@ -20,6 +20,7 @@ from training import train, train_until, write_options
 from mipkd_plugin import OptionError, config
 from mipkd_plugin.archs.knowledge_aggregator_arch import images_of
 from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.config.trained import load_trained
 from mipkd_plugin.models import AggregateModel, DistillModel
 from basicsr.archs import build_network
 
@@ -183,7 +184,8 @@ def test_the_aggregator_is_a_teacher_as_others_are(image_pairs: Path) -> None:
     expected = whole(image_pairs / 'net_g_latest.pth', aggregate_options(image_pairs)['teachers'])
     lq = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
-        assert torch.allclose(model.nets.teacher(lq).output, expected(lq), atol=1e-6)
+        images = torch.cat([teacher(lq) for teacher in expected.teachers], 1)
+        assert torch.allclose(model.nets.teacher(lq).output, expected.aggregator(images), atol=1e-6)
     assert model.teacher_fingerprint == config.teacher_fingerprint(expected)
     assert [pair[1] for pair in model.losses[1].pairs] == ['aggregator.layers.0', 'aggregator.layers.1']
     model.feed_data({'lq': lq, 'gt': torch.rand(2, 3, 16, 16)})
@@ -237,7 +239,7 @@ def test_a_loss_that_shows_it_images_of_the_student_gets_a_gradient(image_pairs:
     (lambda content, record: {'aggregate': content['aggregate']}, 'holds the keys aggregate', 'AggregateModel'),
     (lambda content, record: torch.nn.Linear(1, 1), 'to load them could run code', 'AggregateModel'),
     (lambda content, record: {**content, 'aggregate': json.dumps({**record, 'aggregator': {**AGGREGATOR, 'new': 1}})},
-     'describes its aggregator by options that cannot be used: new is not an option', 'train the aggregator again'),
+     'describes an aggregator that cannot be built: new is not an option', 'train the aggregator again'),
     (lambda content, record: {**content, 'aggregate': json.dumps({**record, 'teachers': record['teachers'][:2]})},
      'takes the images of 3 teachers, and names 2', 'train the aggregator again')])
 def test_a_broken_file_is_one_problem_with_a_remedy_for_aggregators(image_pairs: Path, spoil: Any, says: str,
@@ -282,5 +284,11 @@ def test_an_aggregator_may_be_one_of_several_teachers(image_pairs: Path) -> None
     opt['teachers'] = [{'name': 'all', **opt.pop('teacher')}, aggregate_options(image_pairs)['teachers'][0]]
     opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss', 'teacher': 'all'},
                                    {'type': 'LogitsKDLoss', 'teacher': 'edsr'}]
-    problems = config.check_options(opt, is_train=True, probe='none').problems
-    assert not problems
+    assert not config.check_options(opt, is_train=True, probe='none').problems
+    loaded = load_trained(opt, image_pairs / 'net_g_latest.pth', 'teachers[0]')  # as report, show and upscale do
+    expected = whole(image_pairs / 'net_g_latest.pth', aggregate_options(image_pairs)['teachers'])
+    assert config.teacher_fingerprint(loaded) == config.teacher_fingerprint(expected)
+    opt['teachers'][0]['files'] = {'edsr': 'gone.pth'}
+    problem, = config.check_options(opt, is_train=True, probe='none').problems
+    assert problem.where == 'teachers[0].files.edsr'
+    assert 'write teachers[0].files: {edsr: PATH}' in problem.remedy
