@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from aggregates import AGGREGATOR, aggregate_options, load, whole, write_aggregate
-from helpers import REPO, STUDENTS, as_parsed, tiny_options
-from training import train, train_until, write_options
+from helpers import STUDENTS, as_parsed, tiny_options
+from training import train, train_until, two_ranks, write_options
 
 from mipkd_plugin import OptionError, config
 from mipkd_plugin.archs.knowledge_aggregator_arch import images_of
@@ -23,8 +19,6 @@ from mipkd_plugin.cli import basicsr_main
 from mipkd_plugin.config.trained import load_trained
 from mipkd_plugin.models import AggregateModel, DistillModel
 from basicsr.archs import build_network
-
-TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
 
 
 def a_model(folder: Path, **changes: Any) -> AggregateModel:
@@ -135,34 +129,22 @@ def test_exact_resume_is_bit_identical(image_pairs: Path, monkeypatch: pytest.Mo
     assert resumed['aggregate'] == straight['aggregate']
 
 
-def test_two_processes_train_equal_weights(image_pairs: Path) -> None:
+def test_two_processes_train_equal_weights(image_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opt = aggregate_options(image_pairs)
     opt['train']['total_iter'] = 2
-    (image_pairs / 'agg.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    (image_pairs / 'ranks.py').write_text('''
-import sys
+    write_options(opt, image_pairs / 'agg.yml')
+    step = AggregateModel.optimize_parameters
 
-import torch
+    def stepping(self: AggregateModel, current_iter: int) -> None:
+        step(self, current_iter)
+        assert type(self.net_g).__name__ == 'DistributedDataParallel', type(self.net_g)
+        net = self.net_g.module
+        torch.save([net.state_dict(), {name: p.grad for name, p in net.named_parameters()}],
+                   f'rank{self.opt["rank"]}.pth')
 
-from mipkd_plugin.cli import basicsr_main
-from mipkd_plugin.models import AggregateModel
-
-step = AggregateModel.optimize_parameters
-
-
-def stepping(self, current_iter):
-    step(self, current_iter)
-    assert type(self.net_g).__name__ == 'DistributedDataParallel', type(self.net_g)
-    net = self.net_g.module
-    torch.save([net.state_dict(), {name: p.grad for name, p in net.named_parameters()}], f'rank{self.opt["rank"]}.pth')
-
-
-AggregateModel.optimize_parameters = stepping
-sys.exit(basicsr_main(['train', '-opt', 'agg.yml', '--launcher', 'pytorch']))
-''')
-    result = subprocess.run([*TORCHRUN, 'ranks.py'], capture_output=True, text=True, cwd=image_pairs, timeout=240,
-                            env={**os.environ, 'PYTHONPATH': str(REPO)})
-    assert result.returncode == 0, result.stderr[-3000:]
+    monkeypatch.setattr(AggregateModel, 'optimize_parameters', stepping)
+    for result in two_ranks(basicsr_main, 'train', '-opt', 'agg.yml', '--launcher', 'pytorch', cwd=image_pairs):
+        assert result.returncode == 0, result.stderr
     first, second = (torch.load(image_pairs / f'rank{rank}.pth') for rank in (0, 1))
     for one, two in zip(first, second):
         assert all(torch.equal(value, two[name]) for name, value in one.items())
