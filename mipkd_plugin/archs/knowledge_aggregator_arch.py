@@ -168,7 +168,8 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
         wanted = 3 * self.num_teachers
         if images.shape[1] != wanted:
             raise ValueError(f'it takes the images of its {self.num_teachers} teachers, {wanted} channels, and got '
-                             f'{images.shape[1]}: it runs with them alone, as teacher: {{aggregate: FILE}}')
+                             f'{images.shape[1]}: it runs with them alone; write teacher: {{aggregate: FILE}} in an '
+                             'option file, and name that')
         height, width = images.shape[2:]
         whole = padded(images, self.window_size * self.upscale)
         image: Tensor = super().forward(nn.functional.pixel_unshuffle(whole, self.upscale))[:, :, :height, :width]

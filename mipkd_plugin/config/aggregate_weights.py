@@ -53,9 +53,9 @@ def load_aggregated(ctx: Context, load: Load) -> nn.Module | None:
                 'train the aggregator again')
     side = Context({}, True, root=ctx.root)
     aggregator = construct(side, 'aggregator', found.aggregator, ARCH_REGISTRY)
-    for problem in side.problems:
-        ctx.add(WHERE, f'{path} describes its aggregator by options that cannot be used: '
-                f'{problem.where.removeprefix("aggregator").lstrip(".")} {problem.what}'.replace(':  ', ': '),
+    for fault in side.problems:
+        option = fault.where.removeprefix('aggregator').lstrip('.')
+        ctx.add(WHERE, f'{path} describes an aggregator that cannot be built: {f"{option} {fault.what}".lstrip()}',
                 'train the aggregator again: the file is damaged, or of another version')
     if aggregator is not None and ctx.files:
         key = teacher.get('param_key', best_key(content))
@@ -81,7 +81,7 @@ def _member(ctx: Context, load: Load, member: Member, aggregate: Path) -> nn.Mod
     path = ctx.path(file)
     if not isinstance(moved, str) and not path.is_file() and (aggregate.parent / path.name).is_file():
         path = aggregate.parent / path.name
-    elsewhere = f'or write teacher.files: {{{member.name}: PATH}}, where it is now'
+    elsewhere = f'or write {ctx.placed("teacher.files")}: {{{member.name}: PATH}}, where it is now'
     if ctx.files and not path.is_file():
         ctx.add(where, f'the weights of its teacher {member.name!r} are not in {path}', f'put the file there or beside '
                 f'{aggregate}, {elsewhere}')

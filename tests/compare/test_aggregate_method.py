@@ -80,6 +80,21 @@ def test_what_belongs_to_the_teacher_of_the_file_is_not_handed_on(image_pairs: P
     assert 'files' in teachers['logits']
 
 
+@pytest.mark.parametrize('own', [{}, {'cache': 'answers.lmdb'}])
+def test_it_does_not_share_the_cache_of_the_other_teacher(image_pairs: Path, own: dict[str, str]) -> None:
+    """The second run of the two would fail at its start, after hours of the first."""
+    mtkd = {**MTKD, 'teacher': {'aggregate': str(write_aggregate(image_pairs)), **own}}
+    opt = comparison(image_pairs, logits={'type': 'LogitsKDLoss'}, mtkd=mtkd)
+    opt['datasets']['train'].update(type='CropPoolDataset', crops=4)
+    opt['teacher']['cache'] = 'answers.lmdb'
+    with pytest.raises(OptionError) as refused:
+        read_comparison(opt, probe='none')
+    problem, = refused.value.problems
+    assert problem.fix == {'compare.methods.mtkd.teacher.cache': 'answers_mtkd.lmdb'}
+    mtkd['teacher']['cache'] = 'answers_mtkd.lmdb'
+    read_comparison(opt, probe='none')
+
+
 @pytest.mark.parametrize('changed', [{'aggregate': 'other.pth'}, {'name': 'other'}])
 def test_a_method_cannot_exchange_a_teacher_of_the_list(image_pairs: Path, changed: dict[str, str]) -> None:
     opt = comparison(image_pairs, wavelet={'losses': {'type': 'WaveletKDLoss'}, 'teachers': {'all': changed}})
