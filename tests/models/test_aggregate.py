@@ -11,7 +11,7 @@ import pytest
 import torch
 from aggregates import AGGREGATOR, aggregate_options, load, whole, write_aggregate
 from helpers import STUDENTS, as_parsed, tiny_options
-from training import train, train_until, two_ranks, write_options
+from training import train, train_until, two_ranks, typed, write_options
 
 from mipkd_plugin import OptionError, config
 from mipkd_plugin.archs.knowledge_aggregator_arch import images_of
@@ -149,6 +149,15 @@ def test_two_processes_train_equal_weights(image_pairs: Path, monkeypatch: pytes
     for one, two in zip(first, second):
         assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert 'aggregate' in weights_in(image_pairs / 'experiments/aggregate')
+
+
+def test_taps_are_those_of_the_aggregator_with_its_teachers(image_pairs: Path) -> None:
+    """Alone it takes no LR image; the paths are those that stage 2 taps."""
+    write_options(aggregate_options(image_pairs), image_pairs / 'agg.yml')
+    found = typed('taps', '-opt', 'agg.yml', cwd=image_pairs)
+    assert found.returncode == 0, found.stderr
+    assert 'aggregator AggregatedTeachers, ' in found.stdout
+    assert '* aggregator.layers.1 ' in found.stdout
 
 
 # --------------------------------------------------------------------------------------------- stage 2
