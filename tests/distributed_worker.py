@@ -37,4 +37,5 @@ def main(options: str, out: str) -> None:
     compat.leave_without_gpu()
 
 
-main(*sys.argv[1:])
+if __name__ == '__main__':
+    main(*sys.argv[1:])

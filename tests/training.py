@@ -6,13 +6,16 @@ import io
 import itertools
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import basicsr.models.sr_model
 import basicsr.train
@@ -64,18 +67,39 @@ def launched(monkeypatch: pytest.MonkeyPatch, rank: int = 0, ranks: int = 1) -> 
 
 def typed(*arguments: str, program: Callable[[list[str]], int] = mipkd_main, cwd: Path | None = None) -> Finished:
     """``mipkd …`` as typed in a shell, in a copy of this process: a new one would import for four seconds."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    return _forked(program, arguments, cwd or Path.cwd(), [{}])[0]
+
+
+def two_ranks(program: Callable[[list[str]], int], *arguments: str, cwd: Path) -> list[Finished]:
+    """Run a program in two copies of this process, as torchrun would start it on two CPUs."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    common = {'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+    return _forked(program, arguments, cwd, [{**common, 'RANK': rank, 'LOCAL_RANK': rank} for rank in '01'])
+
+
+def _forked(program: Callable[[list[str]], int], arguments: tuple[str, ...], cwd: Path,
+            environments: list[dict[str, str]]) -> list[Finished]:
+    """Run a program in copies of this process, one for each environment, at the same time."""
+    with ExitStack() as stack:
+        files = [[stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)] for _ in environments]
         sys.stdout.flush()
         sys.stderr.flush()
-        child = os.fork()
-        if child == 0:
-            _run_and_end(program, arguments, cwd or Path.cwd(), out.fileno(), err.fileno())
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-    return Finished(arguments, code, *texts)
+        children = []
+        for environment, (out, err) in zip(environments, files):
+            children.append(os.fork())
+            if children[-1] == 0:
+                signal.alarm(240 if environment else 0)  # a rank waits for one that has failed
+                os.environ.update(environment)
+                _run_and_end(program, arguments, cwd, out.fileno(), err.fileno())
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        return [Finished(arguments, code, *map(_content, pair)) for code, pair in zip(codes, files)]
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def _run_and_end(program: Callable[[list[str]], int], arguments: tuple[str, ...], cwd: Path, out: int,

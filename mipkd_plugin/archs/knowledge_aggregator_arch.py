@@ -168,7 +168,8 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
         wanted = 3 * self.num_teachers
         if images.shape[1] != wanted:
             raise ValueError(f'it takes the images of its {self.num_teachers} teachers, {wanted} channels, and got '
-                             f'{images.shape[1]}: it runs with them alone, as teacher: {{aggregate: FILE}}')
+                             f'{images.shape[1]}: it runs with them alone; write teacher: {{aggregate: FILE}} in an '
+                             'option file, and name that')
         height, width = images.shape[2:]
         whole = padded(images, self.window_size * self.upscale)
         image: Tensor = super().forward(nn.functional.pixel_unshuffle(whole, self.upscale))[:, :, :height, :width]
@@ -181,7 +182,7 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
 class AggregatedTeachers(nn.Module):
     """Several teachers and the aggregator of their images, as one teacher: LR image in, image out.
 
-    The teachers stay in eval mode, and run without gradient.
+    The teachers stay in eval mode, and run without gradient: see :func:`images_of`.
 
     Args:
         aggregator: ``type`` and arguments of the aggregator.
@@ -189,7 +190,7 @@ class AggregatedTeachers(nn.Module):
     """
 
     trunk_in = 'aggregator'
-    """Taps are spread over its blocks: no gradient passes through the teachers."""
+    """Taps are spread over its blocks."""
 
     def __init__(self, aggregator: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
@@ -217,16 +218,16 @@ class AggregatedTeachers(nn.Module):
 
 
 def images_of(teachers: Iterable[nn.Module], lq: Tensor) -> Tensor:
-    """Run teachers without gradient.
+    """Run teachers without gradient, except where the images themselves want one.
 
     Args:
         teachers: Networks in eval mode.
-        lq: LR images (N, 3, H, W).
+        lq: LR images (N, 3, H, W). A loss that shows the student's images to the teacher wants a gradient of them.
 
     Returns:
         Their images, one behind the other (N, 3·teachers, sH, sW).
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(lq.requires_grad and torch.is_grad_enabled()):
         return torch.cat([teacher(lq) for teacher in teachers], dim=1)
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.safetensors_files import read_weights
-from mipkd_plugin.utils.weight_files import WeightFileError
+from mipkd_plugin.utils.weight_files import SAVE, WeightFileError
 
 KEY = 'aggregate'
 """Key of the text in ``net_g_<iter>.pth``, beside ``params`` and ``params_ema``."""
+
+TRAINED = 'give a net_g_*.pth of a run with model_type: AggregateModel, as options/train_MTKD_aggregate_*.yml'
+"""What to do about a file that holds no aggregator."""
 
 _VERSION = 1
 
@@ -105,16 +108,16 @@ def read_aggregate(path: Path) -> tuple[Aggregate, dict[str, Any]]:
     Raises:
         AggregateError: It cannot be read, or is no such file.
     """
-    trained = 'give a net_g_*.pth of a run with model_type: AggregateModel, as options/train_MTKD_aggregate_*.yml'
     if not path.is_file():
-        raise AggregateError(path, 'is no file' if path.exists() else 'does not exist', f'fix the path; {trained}')
+        raise AggregateError(path, 'is no file' if path.exists() else 'does not exist', f'fix the path; {TRAINED}')
     try:
         content = read_weights(path)
     except WeightFileError as error:
-        raise AggregateError(path, error.what, error.remedy) from error
+        remedy = TRAINED if SAVE in error.remedy else error.remedy  # weights alone would be no aggregator
+        raise AggregateError(path, error.what, remedy) from error
     found = aggregate_in(content)
     if found is None:
         has_text = isinstance(content, Mapping) and KEY in content
         raise AggregateError(path, 'holds a text about its teachers that cannot be read' if has_text else
-                             'holds no aggregator: it does not say whose images it takes', trained)
+                             'holds no aggregator: it does not say whose images it takes', TRAINED)
     return found, content

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mipkd_plugin import config
+    from mipkd_plugin.archs import AggregatedTeachers
 
     built = config.build_for_taps(opt)
     lq = torch.rand(1, *config.probe_shape(opt))
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     chains: dict[str, Chain | None] = {}
     infos: dict[str, dict[str, TapInfo]] = {}
     networks = {} if built.student is None or args.teacher else {'student': built.student}
+    if built.aggregates and networks:  # alone it takes no LR images; so it is tapped as a teacher later
+        networks = {'aggregator': AggregatedTeachers.of(networks['student'], built.teachers.values())}
     for role, net in (networks | {f'teacher {name}'.strip(): net for name, net in built.teachers.items()}).items():
         chains[role], infos[role] = _seen(role, net, lq, args.opt)
         _show(role, net, lq, chains[role], infos[role].values(), show_all=args.all)

@@ -40,7 +40,9 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
         else:
             place = '--method' if method else 'compare.ablate.method'
             remedy, fix = other_value(place, name, choice)
-            ctx.add(place, f'compare.methods has no method {name!r} to vary', remedy, {} if method else fix)
+            what = (f'{name} has no losses, and an ablation varies their options' if name in known else
+                    f'compare.methods has no method {name!r} to vary')
+            ctx.add(place, what, remedy, {} if method else fix)
         return {}, {}
     where = '--vary {}' if options else 'compare.ablate.options.{}'
     options = options or block(ablate, 'options')

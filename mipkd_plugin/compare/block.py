@@ -27,7 +27,7 @@ from mipkd_plugin.compare.checks import (
 )
 from mipkd_plugin.compare.methods import RANDOM, has_own_teacher, init_of, is_plain, method_text
 from mipkd_plugin.compare.starts import find_start
-from mipkd_plugin.compare.teachers import check_shared_teachers, home_of
+from mipkd_plugin.compare.teachers import check_shared_teachers, home_of, with_digest
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
 from mipkd_plugin.config.check import Report, check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model
@@ -110,9 +110,10 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     equal_time = check_equal_time(ctx, known, methods) if ablate is None else False
     chosen = choose(ctx, known, methods)
     protocol_hash, trials, one_each, start, shared = '', [], [], None, ctx.section('compare').get('init')
+    losses = {name: method_text(with_digest(ctx, method), shared) for name, method in known.items()}
     if ctx.clean('model_type') and ctx.clean('name') and MAPPING.fits(opt.get('train')):
         def make(name: str, seed: int) -> Trial:
-            return Trial(name, seed, derive(opt, name, known[name], seed), method_text(known[name], shared))
+            return Trial(name, seed, derive(opt, name, known[name], seed), losses[name])
 
         seeds = seeds or [0]
         trials = [make(name, seed) for seed in seeds for name in chosen]
@@ -129,7 +130,6 @@ def read_comparison(opt: Options, methods: Sequence[str] | None = None, seeds: S
     require_clean(ctx.problems, opt)
     psnr, ssim = map(str, metric_names(opt))
     folder = results_folder(opt, None if ablate is None else ablated_method(opt, ablate[0]))
-    losses = {name: method_text(method, shared) for name, method in known.items()}
     if ablate is None:
         losses = {CONTROL: losses[CONTROL], EQUAL_TIME: losses[CONTROL], **losses}
     return Comparison(folder, trials, chosen, losses, testsets_of(opt), (psnr, ssim), int(opt['train']['total_iter']),

@@ -112,6 +112,7 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
                     {f'{where}.teachers.{name}': REMOVE})
         else:
             _check_shared(ctx, f'{where}.teachers.{name}', entries)
+    _check_own_cache(ctx, where, teacher)
     for key in ('distill', 'teacher', 'teachers'):
         if key in method and is_plain(method) and ctx.clean(f'{where}.losses'):
             ctx.add(f'{where}.{key}', 'is for a method with losses, and this one has none',
@@ -119,10 +120,22 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     return ctx.clean(where)
 
 
+def _check_own_cache(ctx: Context, where: str, teacher: Any) -> None:
+    """Refuse a teacher of its own that would keep its answers in the LMDB of the others' teacher."""
+    shared = ctx.section('teacher').get('cache')
+    if (isinstance(teacher, Mapping) and OTHER_TEACHER in teacher and isinstance(shared, str)
+            and shared.endswith('.lmdb') and teacher.get('cache', shared) == shared):
+        name = where.removeprefix('compare.methods.')
+        ctx.add(f'{where}.teacher.cache', f'is {"" if "cache" in teacher else "not written, and by default it is "}'
+                f'{shared}, which keeps the answers of the block teacher',
+                fix={f'{where}.teacher.cache': f'{shared[:-5]}_{name}.lmdb'})
+
+
 def _check_shared(ctx: Context, where: str, entries: Any) -> None:
     """Refuse what a method may not change about a teacher."""
+    of_list = where.split('.')[-2] == 'teachers'
     for key in entries if isinstance(entries, Mapping) else ():
-        if key in SHARED_TEACHER:
+        if key in SHARED_TEACHER or of_list and key in ('name', OTHER_TEACHER):
             ctx.add(f'{where}.{key}', 'is the same for all methods of a comparison', 'remove it: the block '
                     f'{"teacher" if where.endswith(".teacher") else "teachers"} of the file is for all; another '
                     'teacher is another comparison', {f'{where}.{key}': REMOVE})

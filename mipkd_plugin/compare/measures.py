@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
-from mipkd_plugin.compare.methods import RANDOM, init_of, losses_of, uses_teacher
+from mipkd_plugin.compare.methods import RANDOM, init_of, is_plain, uses_teacher
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import MethodTime, Times, still_true
 
@@ -57,21 +57,25 @@ def is_control(rows: Sequence[Row], method: str) -> bool:
 
 
 def control_of(rows: Sequence[Row], method: str) -> str:
-    """The control that a gain of a method is over: of a method with a teacher, the one without losses and of its start.
+    """The control that a gain of a method is over: the one of the same start that has neither losses nor ECO.
 
     Args:
         rows: Rows of ``results.csv``.
         method: The method.
 
     Returns:
-        Its name; ``none`` if there is no other, and for controls.
+        Its name; ``none`` if there is no other, and for these controls themselves.
     """
     start = start_of(rows, method)
-    if start == start_of(rows, CONTROL) or is_control(rows, method):
+    if start == start_of(rows, CONTROL) or _is_plain(rows, method):
         return CONTROL
     plain = (name for name in methods_of(rows) if name != EQUAL_TIME and start_of(rows, name) == start
-             and not losses_of(json.loads(select(rows, name)[0].losses)))
+             and _is_plain(rows, name))
     return next(plain, CONTROL)
+
+
+def _is_plain(rows: Sequence[Row], method: str) -> bool:
+    return is_plain(json.loads(select(rows, method)[0].losses))
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:

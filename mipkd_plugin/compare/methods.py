@@ -53,7 +53,12 @@ def losses_of(method: Any) -> Any:
 
 def is_plain(method: Any) -> bool:
     """Whether a method trains without a teacher: a control."""
-    return not losses_of(method) and not (has_settings(method) and method.get('eco') is not None)
+    return not losses_of(method) and not blends(method)
+
+
+def blends(method: Any) -> bool:
+    """Whether a method has a block ``eco`` of its own."""
+    return has_settings(method) and method.get('eco') is not None
 
 
 def init_of(method: Any, shared: Any = None) -> str:
@@ -118,28 +123,28 @@ def apply(own: dict[str, Any], method: Any) -> None:
         own['train']['distill_opt'] = copy.deepcopy(losses)
     else:
         own['train'].pop('distill', None)  # it is for losses
+    if has_settings(method) and 'eco' in method:
+        own['train']['eco'] = None if method['eco'] is None else dict(method['eco'])
     if are_named(own):
-        own['teachers'] = _needed(own)
+        own['teachers'] = _needed(own)  # ECO learns from one, too
     if not has_settings(method):
         return
     if MAPPING.fits(method.get('teachers')) and are_named(own):
         own['teachers'] = [{**entry, **(method['teachers'].get(entry['name']) or {})} for entry in own['teachers']]
     if method.get('distill'):
         own['train']['distill'] = dict(method['distill'])
-    if 'eco' in method:
-        own['train']['eco'] = None if method['eco'] is None else dict(method['eco'])
     if method.get('teacher'):
         shared = own.get('teacher', {})
         if has_own_teacher(method):  # it takes the place of the teachers of the file
             own.pop('teachers', None)
-            shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output')}
+            shared = {key: value for key, value in shared.items() if key not in (*SHARED_TEACHER, 'output', 'files')}
         own['teacher'] = {**shared, **method['teacher']}
     if method.get('crops'):
         own['datasets']['train'].update(type='CropPoolDataset', crops=method['crops'])
 
 
 def _needed(own: Mapping[str, Any]) -> list[Any]:
-    """The teachers that some loss of a run learns from: a method need not use all that are there for the others.
+    """The teachers that a loss of a run, or ECO, learns from: a method need not use all that are there for the others.
 
     Returns:
         Their blocks; all of them where a loss names one that is not there: the message then lists all names.
@@ -184,8 +189,9 @@ def method_text(method: Any, shared_init: Any = None) -> str:
 
 def uses_teacher(text: str) -> bool:
     """Whether a method of a text of :func:`method_text` looks at the teacher: a control does not."""
-    classes = [lookup(LOSS_REGISTRY, loss.get('type')) for loss in losses_of(json.loads(text))]
-    return any(getattr(cls, 'uses_teacher', True) for cls in classes)
+    method = json.loads(text)
+    classes = [lookup(LOSS_REGISTRY, loss.get('type')) for loss in losses_of(method)]
+    return blends(method) or any(getattr(cls, 'uses_teacher', True) for cls in classes)
 
 
 def same_method(one: str, other: str) -> bool:

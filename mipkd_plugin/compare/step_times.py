@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.models import build_model
 from torch import Tensor
 
 from mipkd_plugin import config
-from mipkd_plugin.compare.methods import arguments_of
-from mipkd_plugin.config.teachers import distillation_entries, teachers_of
-
-Options = Mapping[str, Any]
+from mipkd_plugin.compare.parts import BLOCK, Options, caching, new_crops, parts_of
 
 _ROUNDS = 9
 _FEWEST = 3
 _PATIENCE = 30  # seconds for one method, after its fewest rounds
-_BLOCK = 20
-_LONGEST_BLOCK = 60
 
 
 class StepTime(NamedTuple):
@@ -74,7 +68,7 @@ def measure(control: Options, options: Options) -> StepTime:
         own = base if options is control else Bench(options, folder)
         ratios, begin = [], time.perf_counter()
         for turn in range(_ROUNDS + 1):
-            seconds = base.run(_BLOCK)
+            seconds = base.run(BLOCK)
             found = [(own.run(part.size, part.every, part.first) / seconds + part.every - 1) / part.every
                      for part in parts]
             mean = sum(part.share * one for part, one in zip(parts, found)) / until if until else found[0]
@@ -82,54 +76,6 @@ def measure(control: Options, options: Options) -> StepTime:
             if turn >= _FEWEST and time.perf_counter() - begin > _PATIENCE:
                 break
     return StepTime(1.0 if own is base else round(statistics.median(ratios), 3), until, own.memory)
-
-
-class Part(NamedTuple):
-    """Iterations of a run that cost alike.
-
-    Attributes:
-        size: Number of iterations to measure.
-        every: They are those whose numbers this divides; the others between them cost what those of the control cost.
-        share: Share of the training.
-        first: Number of the last iteration before them.
-    """
-
-    size: int
-    every: int
-    share: float
-    first: int = 0
-
-
-def parts_of(options: Options) -> list[Part]:
-    """The parts of a run in which the teacher takes part; a run without a teacher is one part of no share."""
-    size, every, until = block_of(options)
-    eco, total = config.read_eco(options), int(options['train']['total_iter'])
-    if eco is None or not eco.last:
-        return [Part(size, every, until)]
-    ends = sorted({0, eco.last, round(until * total)})
-    most = min(size * every, max(_LONGEST_BLOCK, every))
-    return [Part(min(most, end - first), 1, (end - first) / total, first) for first, end in zip(ends, ends[1:])]
-
-
-def block_of(options: Options) -> tuple[int, int, float]:
-    """How a run distills.
-
-    Args:
-        options: The options of the run.
-
-    Returns:
-        Number of distilling iterations to measure; one in how many iterations distills; share of the training that
-        does so.
-    """
-    losses = [loss for _, loss in distillation_entries(options)]
-    if not losses:
-        return _BLOCK, 1, 0.0
-    schedule, total = config.read_schedule(options), int(options['train']['total_iter'])
-    periods = [value for loss in losses for name, value in {**arguments_of(loss), **loss}.items()
-               if name.endswith('every') and isinstance(value, int) and value > 0]
-    period = min(math.lcm(schedule.every, *periods) // schedule.every, _LONGEST_BLOCK)
-    last = min(schedule.last, total)
-    return min(math.ceil(_BLOCK / period) * period, last // schedule.every), schedule.every, last / total
 
 
 class Bench:
@@ -183,31 +129,6 @@ class Bench:
             self.model.lq[:count] = 1 - self.model.lq[:count]
 
 
-def new_crops(options: Options) -> float:
-    """How many crops the cache of a run has to run the teacher on, in the mean over the iterations that need it.
-
-    Args:
-        options: The options of a run.
-
-    Returns:
-        The number; 0 without a cache.
-    """
-    eco = config.read_eco(options)
-    if not _caches(options) or not (distillation_entries(options) or eco):
-        return 0.0
-    train, schedule = options['datasets']['train'], config.read_schedule(options)
-    last, blends = min(schedule.last, int(options['train']['total_iter'])), eco.last if eco else 0
-    samples = train['batch_size_per_gpu'] if blends else schedule.samples(train['batch_size_per_gpu'])
-    iterations = blends + (last // schedule.every - min(blends, last) // schedule.every)
-    return min(float(samples), int(train['crops']) / iterations)
-
-
-def _caches(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The blocks of the teachers that have a cache."""
-    return [cast(dict[str, Any], teacher.options) for teacher in teachers_of(options)
-            if teacher.options.get('cache') is not None]
-
-
 def random_batch(options: Options) -> dict[str, Tensor]:
     """A training batch of random images.
 
@@ -234,10 +155,10 @@ def _parsed(options: Options, folder: str) -> dict[str, Any]:
                num_gpu=min(gpus if opt['num_gpu'] == 'auto' else opt['num_gpu'], 1))
     names = ('experiments_root', 'models', 'training_states', 'log', 'visualization')
     opt['path'] = {**opt.get('path', {}), **dict.fromkeys(names, folder)}
-    caching = _caches(opt)
-    for teacher in caching:
+    cached = caching(opt)
+    for teacher in cached:
         teacher['cache'] = 'memory'  # a small one, whatever the run does
-    if caching:
+    if cached:
         opt['datasets']['train']['crops'] = opt['datasets']['train']['batch_size_per_gpu']
     for phase, dataset in opt['datasets'].items():
         dataset.update(phase=phase.split('_')[0], scale=opt['scale'])

@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mipkd_plugin.compare.methods import has_settings, is_plain, losses_of, place
+from mipkd_plugin.compare.methods import (
+    RANDOM,
+    has_own_teacher,
+    has_settings,
+    init_of,
+    is_plain,
+    losses_of,
+    place,
+)
+from mipkd_plugin.config.aggregate import digest_of, has_aggregate
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_list import check_teachers
@@ -16,7 +25,7 @@ _ENTRY = re.compile(rf'{LIST}\[(\d+)\](.*)', re.DOTALL)
 
 
 def check_shared_teachers(ctx: Context, known: Mapping[str, Any]) -> None:
-    """Check the list ``teachers`` of a comparison: some method learns from each of them.
+    """Check the list ``teachers`` of a comparison: some method learns from each of them, or starts from a slice of it.
 
     Args:
         ctx: Options, and where problems go.
@@ -26,10 +35,27 @@ def check_shared_teachers(ctx: Context, known: Mapping[str, Any]) -> None:
     if not are_named(ctx.opt) or not ctx.clean('compare.methods'):
         return
     used = {name for method in known.values() for name in used_teachers({**ctx.opt, 'train': _train(ctx, method)})}
+    if any(init_of(method, ctx.section('compare').get('init')) != RANDOM for method in known.values()):
+        used.add(teachers_of(ctx.opt)[0].name)  # of which it is a slice
     for number, entry in enumerate(ctx.opt[LIST]):
         if entry['name'] not in used and ctx.clean(f'{LIST}[{number}]'):
             ctx.add(f'{LIST}[{number}]', f'no method learns from {entry["name"]!r}', f'write teacher: {entry["name"]} '
                     'in a loss of compare.methods, or remove this teacher', {f'{LIST}[{number}]': REMOVE})
+
+
+def with_digest(ctx: Context, method: Any) -> Any:
+    """A method whose teacher is an aggregator, with a hash of that: rows of another aggregator are not its own.
+
+    Args:
+        ctx: Options; without ``files`` nothing is read.
+        method: The method.
+
+    Returns:
+        The method with ``sha256`` in its block ``teacher``; the same where it has no such teacher.
+    """
+    if not has_own_teacher(method) or not ctx.files or not has_aggregate(method['teacher']):
+        return method
+    return {**method, 'teacher': {**method['teacher'], 'sha256': digest_of(method['teacher'], ctx.root)}}
 
 
 def _train(ctx: Context, method: Any) -> dict[str, Any]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mipkd_plugin.checkpoints.aggregate_file import Aggregate, AggregateError, read_aggregate
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.suggestions import other_key
+from mipkd_plugin.utils.fingerprints import state_fingerprint
 
 WHERE = 'teacher.aggregate'
 NOT_BESIDE = ('network', 'weights')
 """What stands in the file itself, and so not beside ``aggregate``."""
-
 
 
 def has_aggregate(teacher: Any) -> bool:
@@ -89,6 +93,28 @@ def other_teachers(then: Aggregate, now: Aggregate) -> str:
     lost = [member.name for member in then.teachers if member.sha256 not in known]
     return f'{len(then.teachers)} teachers, of which these are not in the options: {", ".join(lost)}' if lost else (
         f'{len(then.teachers)} teachers, and the options have {len(now.teachers)}')
+
+
+def digest_of(teacher: Mapping[str, Any], root: Path | None = None) -> str | None:
+    """A short hash of what a block with ``aggregate`` stands for: the aggregator, its weights and its teachers.
+
+    Args:
+        teacher: The block.
+        root: Folder that relative paths start from; default: the working directory.
+
+    Returns:
+        12 hexadecimal digits; None if the file cannot be read, or holds no weights under the key of the block.
+    """
+    try:
+        found, content = read_aggregate(path_of(teacher, root))
+    except AggregateError:
+        return None
+    state = content.get(teacher.get('param_key', best_key(content)))
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    members = [[member.network, member.sha256, member.output] for member in found.teachers]
+    text = json.dumps([found.aggregator, members, state_fingerprint(state)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def path_of(teacher: Mapping[str, Any], root: Path | None) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.archs.knowledge_aggregator_arch import AggregatedTeachers
-from mipkd_plugin.checkpoints.aggregate_file import AggregateError, Member, read_aggregate
+from mipkd_plugin.checkpoints.aggregate_file import TRAINED, AggregateError, Member, read_aggregate
 from mipkd_plugin.config.aggregate import WHERE, best_key, path_of
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
@@ -17,6 +18,7 @@ from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.weights import misfit, select_state, teacher_fingerprint
 from mipkd_plugin.networks.outputs import select_output
+from mipkd_plugin.utils.weight_files import SAVE
 
 Load = Callable[[Context], nn.Module | None]
 
@@ -49,10 +51,17 @@ def load_aggregated(ctx: Context, load: Load) -> nn.Module | None:
     if isinstance(number, int) and number != len(nets):
         ctx.add(WHERE, f'{path} is damaged: it takes the images of {number} teachers, and names {len(nets)}',
                 'train the aggregator again')
-    aggregator = construct(ctx, WHERE, found.aggregator, ARCH_REGISTRY)
+    side = Context({}, True, root=ctx.root)
+    aggregator = construct(side, 'aggregator', found.aggregator, ARCH_REGISTRY)
+    for fault in side.problems:
+        option = fault.where.removeprefix('aggregator').lstrip('.')
+        ctx.add(WHERE, f'{path} describes an aggregator that cannot be built: {f"{option} {fault.what}".lstrip()}',
+                'train the aggregator again: the file is damaged, or of another version')
     if aggregator is not None and ctx.files:
         key = teacher.get('param_key', best_key(content))
         state = select_state(ctx, WHERE, 'teacher.param_key', path, content, key)
+        if state is None and SAVE in ctx.problems[-1].remedy:  # weights alone would be no aggregator
+            ctx.problems[-1] = replace(ctx.problems[-1], remedy=TRAINED)
         problem = None if state is None else misfit(aggregator, state, WHERE)
         if problem:
             ctx.add(WHERE, f'{path} {problem[0]}', 'train the aggregator again: the file is damaged')
@@ -72,7 +81,7 @@ def _member(ctx: Context, load: Load, member: Member, aggregate: Path) -> nn.Mod
     path = ctx.path(file)
     if not isinstance(moved, str) and not path.is_file() and (aggregate.parent / path.name).is_file():
         path = aggregate.parent / path.name
-    elsewhere = f'or write teacher.files: {{{member.name}: PATH}}, where it is now'
+    elsewhere = f'or write {ctx.placed("teacher.files")}: {{{member.name}: PATH}}, where it is now'
     if ctx.files and not path.is_file():
         ctx.add(where, f'the weights of its teacher {member.name!r} are not in {path}', f'put the file there or beside '
                 f'{aggregate}, {elsewhere}')

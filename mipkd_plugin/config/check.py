@@ -179,4 +179,7 @@ def build_for_taps(opt: Mapping[str, Any]) -> Built:
     built = build(ctx, probe='none')
     if built.student is None or ctx.problems:
         raise OptionError(ctx.problems, opt)
+    whole = Context(opt, is_train=True)
+    find_model(whole)
+    built.aggregates = whole.inherits('AggregateModel')
     return built

@@ -61,6 +61,8 @@ def example(ctx: Context, where: str, kind: Kind) -> Any:
         swinir = ctx.section('network_g').get('type') == 'SwinIR'
         return ('SwinIR' if swinir else '') + (
             'DistillModel' if {'teacher', 'teachers'} & set(ctx.opt) else 'Model' if swinir else 'SRModel')
+    if key == 'eco':
+        return {'end_ratio': 0.75}
     return 'my_run' if where == 'name' else kind.example
 
 

@@ -46,7 +46,7 @@ def failed_build(where: str, options: Mapping[str, Any], error: BaseException,
 
 
 def other_argument(where: str, name: str, options: Mapping[str, Any], made: Any) -> tuple[str, dict[str, Any]]:
-    """The remedy for an argument that a constructor refuses: its default, if it has one.
+    """The remedy for an argument that a constructor refuses: its default, if it has one and another value was given.
 
     Args:
         where: YAML path of the options.
@@ -64,6 +64,8 @@ def other_argument(where: str, name: str, options: Mapping[str, Any], made: Any)
     if parameter is None or parameter.default is parameter.empty:
         return f'fix this option of {options["type"]}', {}
     default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+    if options.get(key, default) == default:  # it is what is refused
+        return f'write this option of {options["type"]}', {}
     fix = {f'{where}.{key}': default}
     return f'fix this option of {options["type"]}: {in_words(fix)}, the default, or another value that fits', fix
 

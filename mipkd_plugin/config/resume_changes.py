@@ -22,6 +22,7 @@ from mipkd_plugin.config.teachers import number_of_teacher, teachers_of
 _NOT_TRAINING = ('total_iter', 'exact_resume', 'resume_hyperparameters')
 _NOT_DATA = ('name', 'io_backend', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers',
              'use_shuffle', 'scale', 'phase')
+_NOT_TEACHING = ('name', 'weights', 'param_key', 'aggregate', 'files', 'cache')  # files: a hash tells them apart
 _TEACHER = {'dtype': 'float32', 'channels_last': False, 'compile': False, 'cache_dtype': 'float32'}
 _SCHEDULES: dict[str, type] = {'train.distill': DistillSchedule, 'train.eco': EcoSchedule}
 
@@ -61,7 +62,7 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     for teacher in teachers_of(opt):
         where = f'teachers.{teacher.name}' if teacher.name else teacher.place  # the order of teachers changes nothing
         found |= {f'{where}.{key}': value for key, value in {**_TEACHER, **teacher.options}.items()
-                  if key not in ('name', 'weights', 'param_key', 'cache')}
+                  if key not in _NOT_TEACHING}
     if 'train.distill_opt' in found and 'teachers' in opt:
         found['train.distill_opt'] = _with_teachers(opt)
     return {path: _plain(value) for path, value in found.items()}

@@ -16,6 +16,7 @@ from mipkd_plugin.checkpoints.distill_state import in_words as in_words_of
 from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
 from mipkd_plugin.checkpoints.proof import LEARNED, Summary, distill_fault, random_fault
 from mipkd_plugin.checkpoints.trial import training_fault
+from mipkd_plugin.config.aggregate import has_aggregate
 from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.checkpoints import needed_files, run_folder, saved_hyperparameters
 from mipkd_plugin.config.components import construct
@@ -159,9 +160,10 @@ def _check_teachers(ctx: Context, path: Path, saved: Mapping[str, Any], built: B
     if not now or not ctx.clean('teacher') or not ctx.clean(LIST):
         return
     if not several and LEARNED not in saved:
-        weights, own = ctx.section('teacher').get('weights'), now['']
+        key = 'aggregate' if has_aggregate(ctx.section('teacher')) else 'weights'
+        weights, own = ctx.section('teacher').get(key), now['']
         if saved['teacher'] != own:
-            ctx.add('teacher.weights', f'{weights} (sha256 {own[:12]}…) is not the teacher that {path} was trained '
+            ctx.add(f'teacher.{key}', f'{weights} (sha256 {own[:12]}…) is not the teacher that {path} was trained '
                     f'with (sha256 {str(saved["teacher"])[:12]}…)',
                     'name the old teacher, or start a new run under another name')
         return

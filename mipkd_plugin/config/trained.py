@@ -41,8 +41,8 @@ def load_trained(opt: Mapping[str, Any], weights: str | Path, section: str = 'ne
     Raises:
         OptionError: The network cannot be built, or the file does not fit it.
     """
-    if section == 'teacher' and has_aggregate(block(opt, 'teacher')):
-        return _load_aggregated({**block(opt, 'teacher'), 'aggregate': str(weights)}, param_key)
+    if section != 'network_g' and has_aggregate(block(opt, section)):
+        return _load_aggregated({**block(opt, section), 'aggregate': str(weights)}, param_key)
     opt = with_teacher(opt)
     ctx = Context(opt, is_train=True)
     where = section if section == 'network_g' else f'{section}.network'

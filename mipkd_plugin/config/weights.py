@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
@@ -16,18 +14,14 @@ from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.finite import check_weights
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.suggestions import nearest
+from mipkd_plugin.utils.fingerprints import state_fingerprint
 from mipkd_plugin.utils.weight_files import SAVE, WeightFileError, read_tensors, unusable
 from mipkd_plugin.utils.words import some
 
 
 def teacher_fingerprint(net: nn.Module) -> str:
     """SHA-256 (hex) over the names, types, shapes and bytes of a network's state."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f'{name} {values.dtype} {tuple(values.shape)}\n'.encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return state_fingerprint(net.state_dict())
 
 
 def read_file(ctx: Context, where: str, path: Path, remedy: str, unreadable: str = '',

@@ -142,6 +142,9 @@ class DCKDLoss(RandomizedLoss):
                                 'vqgan_imagenet_f16_1024 from https://github.com/CompVis/taming-transformers')
         if noise[0] > noise[1]:
             wrong['noise'] = f'must be [lowest, highest], got {list(noise)}'
+        elif not noise[1]:
+            wrong['noise'] = ('must go above 0: without noise the copies are the images themselves, and at the start '
+                              'the negatives are the student\'s own images')
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
 
@@ -151,7 +154,8 @@ class DCKDLoss(RandomizedLoss):
                  if taps is None else taps if isinstance(taps, int) else len(taps))
         wrong = ''
         if layer_weights is None and count > len(LAYER_WEIGHTS):
-            wrong = f'is missing: the paper has {len(LAYER_WEIGHTS)} numbers, and there are {count} features'
+            wrong = (f'is missing: the paper has {len(LAYER_WEIGHTS)} numbers, and there are {count} features; write '
+                     f'{count} numbers, or fewer taps')
         elif layer_weights is not None and len(layer_weights) != count:
             wrong = f'must have {count} numbers, one for each feature, got {list(layer_weights)}'
         elif layer_weights is not None and not any(layer_weights):
@@ -205,6 +209,7 @@ class DCKDLoss(RandomizedLoss):
             ``l_dckd``; with VQGAN and a ``codebook_weight`` above 0 also ``l_codebook``.
 
         Raises:
+            LossError: The teacher is the encoder, and no gradient passes through it.
             ValueError: The images are not RGB, and the encoder needs that.
         """
         self.require_bound()
@@ -215,12 +220,20 @@ class DCKDLoss(RandomizedLoss):
                 negative = encoded(self.history(torch.cat([step.lq, self.degraded(step.lq)])))
                 positive = encoded(step.teacher.output.float())
             anchor = encoded(step.student.output.float())
+            self._check_gradient(step, anchor)
             terms = {'l_dckd': self.contrast_weight * contrast(anchor, positive, negative, self.layer_weights)}
             if isinstance(self.encoder, VQGANFeatures) and self.codebook_weight:
                 classes = self.encoder.classify
                 terms['l_codebook'] = self.codebook_weight * codebook_distance(
                     classes(anchor[-1]), classes(positive[-1]))
         return terms
+
+    def _check_gradient(self, step: Step, anchor: Sequence[Tensor]) -> None:
+        """Refuse a teacher through which no gradient comes back to the image."""
+        if step.student.output.requires_grad and not any(feature.requires_grad for feature in anchor):
+            raise LossError(f'no gradient passes through the teacher {type(step.nets.teacher.net).__name__} to the '
+                            'student\'s image, so it cannot be the encoder', 'write encoder: vgg19, or vqgan and its '
+                            'weights, without taps; with several teachers, let DCKDLoss learn from another')
 
     def _encoder_of(self, step: Step) -> Callable[[Tensor], Sequence[Tensor]]:
         """f: images (N, C, sH, sW) → features f_1..f_K."""

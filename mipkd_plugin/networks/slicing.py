@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -45,14 +45,14 @@ def sliced(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
     Raises:
         SliceError: The student is no slice of the teacher.
     """
-    family = family_of(student)
+    if family_of(teacher) is None:
+        raise SliceError(f'nobody has said how to slice {type(teacher).__name__}, the teacher',
+                         f'train from random weights; BasicSR\'s {", ".join(NAMES)} can be sliced')
     if type(student) is not type(teacher):
         raise SliceError(f'the student is of the class {type(student).__name__} and the teacher of '
                          f'{type(teacher).__name__}: a slice has the architecture of what it is cut from',
                          f'take a student of the class {type(teacher).__name__}')
-    if family is None:
-        raise SliceError(f'nobody has said how to slice {type(student).__name__}',
-                         f'BasicSR\'s {", ".join(NAMES)} can be sliced')
+    family = cast(Family, family_of(student))
     _check_settings(family, student, teacher)
     sources, state = _sources(family, student, teacher), student.state_dict()
     weights = {name: tensor.detach() for name, tensor in teacher.named_parameters()}

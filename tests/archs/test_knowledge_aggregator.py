@@ -192,8 +192,20 @@ def test_teachers_stay_in_eval_mode_and_get_no_gradient() -> None:
 def test_no_graph_is_built_over_the_teachers() -> None:
     """Their parameters want gradients, as the released code leaves them, and no graph holds their activations."""
     teachers = [build_network(TEACHERS['EDSR']).eval(), build_network(STUDENTS['RCAN']).eval()]
-    lq = torch.rand(1, 3, 8, 8, requires_grad=True)
+    lq = torch.rand(1, 3, 8, 8)
     images = images_of(teachers, lq)
     assert not images.requires_grad
     assert images.grad_fn is None
     assert torch.equal(images[:, 3:], teachers[1](lq))
+
+
+def test_a_gradient_reaches_images_that_want_one() -> None:
+    """DCKD shows the student's images to the teacher."""
+    net = aggregated().eval().requires_grad_(False)
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    net(images).mean().backward()
+    assert images.grad is not None
+    assert images.grad.abs().min() > 0
+    assert all(p.grad is None for p in net.parameters())
+    with torch.no_grad():
+        assert not net(images).requires_grad

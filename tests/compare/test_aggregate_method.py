@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from aggregates import write_aggregate
 from helpers import tiny_options
 from training import comparison_options
 
+from mipkd_plugin.checkpoints.aggregate_file import KEY
 from mipkd_plugin.compare.block import read_comparison
+from mipkd_plugin.compare.methods import same_method
 from mipkd_plugin.config import OptionError, Options
+from mipkd_plugin.config.aggregate import digest_of
 
 MTKD = {'losses': {'type': 'WaveletKDLoss', 'low_weight': 10, 'high_weight': 10}, 'teacher': {'aggregate': 'FILE'}}
 
@@ -43,3 +48,60 @@ def test_a_problem_has_its_place_in_the_method(image_pairs: Path) -> None:
     problem, = refused.value.problems
     assert problem.where == 'compare.methods.mtkd.teacher.aggregate'
     assert 'does not exist' in problem.what
+
+
+def test_rows_of_another_aggregator_are_not_its_own(image_pairs: Path) -> None:
+    """Its file may be replaced under the same name: the weights count, not what else the file holds."""
+    path = write_aggregate(image_pairs)
+    mtkd = {**MTKD, 'teacher': {'aggregate': str(path)}}
+
+    def text() -> str:
+        return read_comparison(comparison(image_pairs, mtkd=mtkd), probe='none').losses['mtkd']
+
+    before, content = text(), torch.load(path, weights_only=True)
+    torch.save({**content, 'params': content['params_ema']}, path)
+    assert same_method(before, text()), 'params_ema is the teacher'
+    torch.save({**content, 'params_ema': content['params']}, path)
+    assert not same_method(before, text())
+    torch.save({**content, KEY: content[KEY].replace('"name": "rcan"', '"name": "other"')}, path)
+    assert same_method(before, text())
+    record = json.loads(content[KEY])
+    record['teachers'][0]['sha256'], record['teachers'][0]['weights'] = record['teachers'][1]['sha256'], 'x.pth'
+    torch.save({**content, KEY: json.dumps(record)}, path)
+    assert digest_of(mtkd['teacher']) != json.loads(before)['teacher']['sha256'], 'other teachers behind it'
+
+
+def test_what_belongs_to_the_teacher_of_the_file_is_not_handed_on(image_pairs: Path) -> None:
+    path = write_aggregate(image_pairs)
+    opt = comparison(image_pairs, logits={'type': 'LogitsKDLoss'}, mtkd={**MTKD, 'teacher': {'aggregate': str(path)}})
+    opt['teacher'] = {'aggregate': str(path), 'files': {'edsr': str(image_pairs / 'edsr.pth')}, 'dtype': 'bfloat16'}
+    teachers = {trial.method: trial.options.get('teacher') for trial in read_comparison(opt, probe='none').trials}
+    assert teachers['mtkd'] == {'aggregate': str(path), 'dtype': 'bfloat16'}
+    assert 'files' in teachers['logits']
+
+
+@pytest.mark.parametrize('own', [{}, {'cache': 'answers.lmdb'}])
+def test_it_does_not_share_the_cache_of_the_other_teacher(image_pairs: Path, own: dict[str, str]) -> None:
+    """The second run of the two would fail at its start, after hours of the first."""
+    mtkd = {**MTKD, 'teacher': {'aggregate': str(write_aggregate(image_pairs)), **own}}
+    opt = comparison(image_pairs, logits={'type': 'LogitsKDLoss'}, mtkd=mtkd)
+    opt['datasets']['train'].update(type='CropPoolDataset', crops=4)
+    opt['teacher']['cache'] = 'answers.lmdb'
+    with pytest.raises(OptionError) as refused:
+        read_comparison(opt, probe='none')
+    problem, = refused.value.problems
+    assert problem.fix == {'compare.methods.mtkd.teacher.cache': 'answers_mtkd.lmdb'}
+    mtkd['teacher']['cache'] = 'answers_mtkd.lmdb'
+    read_comparison(opt, probe='none')
+
+
+@pytest.mark.parametrize('changed', [{'aggregate': 'other.pth'}, {'name': 'other'}])
+def test_a_method_cannot_exchange_a_teacher_of_the_list(image_pairs: Path, changed: dict[str, str]) -> None:
+    opt = comparison(image_pairs, wavelet={'losses': {'type': 'WaveletKDLoss'}, 'teachers': {'all': changed}})
+    del opt['teacher']
+    opt['teachers'] = [{'name': 'all', 'aggregate': str(write_aggregate(image_pairs))}]
+    with pytest.raises(OptionError) as refused:
+        read_comparison(opt, probe='none')
+    problem, = refused.value.problems
+    assert problem.where == f'compare.methods.wavelet.teachers.all.{next(iter(changed))}'
+    assert 'is the same for all methods' in problem.what

@@ -267,7 +267,7 @@ def test_all_problems_at_once(compare_options: dict[str, Any]) -> None:
     (None, {'taps': [1]}, '--method: is missing: name the method to vary\n   -> valid here: logits, mipkd'),
     ('mipk', {'taps': [1]}, "--method: compare.methods has no method 'mipk' to vary\n   -> did you mean "
      "'mipkd'?"),
-    ('none', {'taps': [1]}, "--method: compare.methods has no method 'none' to vary"),
+    ('none', {'taps': [1]}, '--method: none has no losses, and an ablation varies their options'),
     ('mipkd', {}, '--vary: is missing: name an option and the values to try'),
     ('mipkd', {'mask_rati': [1]}, "--vary mask_rati: no loss of 'mipkd' has an option 'mask_rati'\n   -> did you mean "
      "'mask_ratio'?"),

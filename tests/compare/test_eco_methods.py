@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import REPO
-from training import comparison_options, typed, write_options
+from helpers import REPO, several_teachers
+from training import comparison_options, write_options
 
 from mipkd_plugin import OptionError, config
-from mipkd_plugin.compare import equal_time, read_comparison, step_times
+from mipkd_plugin.compare import read_comparison, step_times
 from mipkd_plugin.compare.methods import method_text, same_method
-from mipkd_plugin.compare.results import read_rows
-from mipkd_plugin.compare.step_times import Bench, StepTime, measure, new_crops, parts_of
+from mipkd_plugin.compare.parts import new_crops, parts_of
+from mipkd_plugin.compare.step_times import Bench, measure
 
 Make = Callable[..., dict[str, Any]]
 LOGITS = {'type': 'LogitsKDLoss'}
@@ -85,6 +85,23 @@ def test_mistakes_have_their_place_in_the_comparison(train_options: Make, tmp_pa
     assert what in str(caught.value)
 
 
+@pytest.mark.parametrize('shared', [False, True])
+def test_of_several_teachers_it_keeps_the_first(train_options: Make, image_pairs: Path, tmp_path: Path,
+                                                shared: bool) -> None:
+    """Its images are those of the same teacher, whatever the losses beside it learn from."""
+    opt, second = comparison_options(train_options()), {**LOGITS, 'teacher': 'swinir'}
+    opt['teachers'] = several_teachers(image_pairs)
+    del opt['teacher']
+    opt['compare']['methods'] = {'second': second, 'eco': {'eco': {}}, 'both': {'losses': second, 'eco': {}},
+                                 'off': {'losses': second, 'eco': None}}
+    if shared:
+        opt['train']['eco'] = {}
+    found = {trial.method: [teacher['name'] for teacher in trial.options.get('teachers', ())] for trial in
+             read_comparison(config.read_options(write_options(opt, tmp_path / 'compare.yml'))).trials}
+    assert found == {'none': [], 'second': ['edsr', 'swinir'] if shared else ['swinir'], 'eco': ['edsr'],
+                     'both': ['edsr', 'swinir'], 'off': ['swinir']}
+
+
 # ---------------------------------------------------------------------------------------------------------- times
 def timed(losses: Any, total: int = 1000, **train: Any) -> dict[str, Any]:
     found = {'train': {'total_iter': total, **train}}
@@ -137,25 +154,7 @@ def test_a_cache_meets_new_crops_as_long_as_it_is_asked(train_options: Make, tmp
     assert abs(len(runs) - 20 * found) < 1
 
 
-# ------------------------------------------------------------------------------------------------ the whole command
-def test_mipkd_compare_trains_and_names_it(train_options: Make, tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equal_time, 'measure', lambda control, options: StepTime(2.0, 0.5, None))
-    opt = comparison_options(train_options())
-    opt['compare'].update(seeds=[0], methods={'eco': METHODS['eco']})
-    write_options(opt, tmp_path / 'compare.yml')
-    result = typed('compare', '-opt', 'compare.yml', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    folder = tmp_path / 'experiments' / str(opt['name'])
-    rows = read_rows(folder / 'results.csv')
-    assert {row.method: json.loads(row.losses) for row in rows if row.method == 'eco'} == {
-        'eco': {'eco': {'end_ratio': 0.5, 'mode': 'full'}}}
-    assert '| eco |' in (folder / 'table.md').read_text()
-    again = typed('compare', '-opt', 'compare.yml', cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert read_rows(folder / 'results.csv') == rows, 'nothing is trained twice'
-
-
+# ------------------------------------------------------------------------------------------------ files of others
 @pytest.mark.parametrize('name', ['small', 'depth', 'compound', 'small_60k'])
 def test_the_comparisons_of_the_readme_have_it(name: str) -> None:
     methods = config.read_options(REPO / 'options' / f'compare_EDSR_x2_{name}.yml')['compare']['methods']

@@ -16,7 +16,8 @@ from training import comparison_options, write_options
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.compare.equal_time import _fixed_length
-from mipkd_plugin.compare.step_times import StepTime, Bench, block_of, measure, new_crops, random_batch
+from mipkd_plugin.compare.parts import block_of, new_crops
+from mipkd_plugin.compare.step_times import StepTime, Bench, measure, random_batch
 from mipkd_plugin.compare.times import MethodTime, TimesError, read_times, time_table, write_times
 from mipkd_plugin.compare.trials import stretch
 

@@ -246,7 +246,11 @@ STARTS = [*(row('none', seed, 30 + seed) for seed in (0, 1)),
           *(row('none_slice', seed, 30.5 + seed, losses=SLICE) for seed in (0, 1)),
           *(row('kd', seed, 30.2 + seed) for seed in (0, 1)),
           *(row('kd_slice', seed, 30.6 + seed, losses=SLICED) for seed in (0, 1)),
-          *(row('augment', seed, 30.1 + seed, losses='[{"type": "AugmentedPixelLoss"}]') for seed in (0, 1))]
+          *(row('augment', seed, 30.1 + seed, losses='[{"type": "AugmentedPixelLoss"}]') for seed in (0, 1)),
+          *(row('eco', seed, 30.3 + seed, losses='{"eco": {}}') for seed in (0, 1))]
+ECO_SLICE = '{"eco": {"mode": "full"}, "init": "teacher_slice"}'
+AUGMENT_SLICE = '{"init": "teacher_slice", "losses": [{"type": "AugmentedPixelLoss"}]}'
+AUGMENT_ECO = '{"eco": {}, "losses": [{"type": "AugmentedPixelLoss"}]}'
 
 
 def test_each_row_says_its_start_and_the_control_of_its_gain() -> None:
@@ -257,7 +261,7 @@ def test_each_row_says_its_start_and_the_control_of_its_gain() -> None:
         'none': ['random', '', ''], 'kd': ['random', '+0.200 ± 0.000', 'none'],
         'none_slice (no teacher)': ['slice of the teacher', '+0.500 ± 0.000', 'none'],
         'kd_slice': ['slice of the teacher', '+0.100 ± 0.000', 'none_slice'],
-        'augment (no teacher)': ['random', '+0.100 ± 0.000', 'none']}
+        'augment (no teacher)': ['random', '+0.100 ± 0.000', 'none'], 'eco': ['random', '+0.300 ± 0.000', 'none']}
     assert 'Gain: over none, or what the column says, seed by seed.' in table
     assert 'No teacher: a control.' in table
     lead = cells(table, 1)
@@ -265,6 +269,18 @@ def test_each_row_says_its_start_and_the_control_of_its_gain() -> None:
     assert lead['kd_slice'] == ['none_slice', '+0.100 ± 0.000', '+0.100 ± 0.000', '–']
     assert r'kd\_slice & slice of the teacher & ' in latex_table(STARTS, {})
     curves(STARTS, {})
+
+
+def test_what_stands_beside_a_start_is_measured_against_that_start() -> None:
+    """ECO learns from a teacher, alone or beside a control's loss; a control with losses is none of a start."""
+    rows = [row('none', 0, 30), row('eco_slice', 0, 31, losses=ECO_SLICE), row('none_slice', 0, 30.5, losses=SLICE),
+            row('augment_slice', 0, 30.7, losses=AUGMENT_SLICE), row('augment_eco', 0, 30.1, losses=AUGMENT_ECO)]
+    found = cells(markdown_table(rows, {}))
+    assert {name: line[3:5] for name, line in found.items() if name not in ('method', '---')} == {
+        'none': ['', ''], 'eco_slice': ['+0.500 (one seed)', 'none_slice'],
+        'none_slice (no teacher)': ['+0.500 (one seed)', 'none'],
+        'augment_slice (no teacher)': ['+0.200 (one seed)', 'none_slice'],
+        'augment_eco': ['+0.100 (one seed)', 'none']}
 
 
 def test_without_the_control_of_its_start_a_gain_is_over_none() -> None:

@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from helpers import TEACHERS, change
+from aggregates import write_aggregate
+from helpers import TEACHERS, change, several_teachers
 from training import comparison_options, train, typed, write_options
 
 from mipkd_plugin import config
-from mipkd_plugin.compare import Comparison, read_comparison, step_times
+from mipkd_plugin.compare import Comparison, parts, read_comparison, step_times
 from mipkd_plugin.compare.methods import init_of, method_text, same_method
 from mipkd_plugin.compare.results import read_rows
 from mipkd_plugin.compare.run_folders import RunError
@@ -68,7 +69,7 @@ def test_rows_with_and_without_stand_in_one_table(opt: dict[str, Any]) -> None:
         assert ('distill_opt' in own['train']) is name.startswith('logits')
         assert own['model_type'] == ('DistillModel' if name.startswith('logits') else 'SRModel')
         assert ('teacher' in own) is name.startswith('logits')
-    assert json.loads(comparison.losses['none_slice']) == {'init': 'teacher_slice', 'losses': []}
+    assert json.loads(comparison.losses['none_slice']) == {'init': 'teacher_slice'}
     assert json.loads(comparison.losses['logits_slice'])['losses'] == json.loads(comparison.losses['logits'])
     assert all(comparison.start.state[name].equal(value) for name, value in expected(opt).items())
     assert comparison.one_each[2].options['path']['pretrain_network_g'] == str(FILE)
@@ -94,7 +95,7 @@ def test_one_start_for_all(opt: dict[str, Any]) -> None:
     for trial in [*comparison.trials, *comparison.one_each]:
         begins = trial.options['path'].get('pretrain_network_g')
         assert begins == (None if trial.method == 'other' else str(FILE))
-    assert json.loads(comparison.losses['none']) == {'init': 'teacher_slice', 'losses': []}
+    assert json.loads(comparison.losses['none']) == {'init': 'teacher_slice'}
     assert comparison.losses['none (equal time)'] == comparison.losses['none']
     assert 'init' not in comparison.losses['other']
     assert [init_of(json.loads(text)) for text in comparison.losses.values()] == ['teacher_slice'] * 3 + ['random']
@@ -105,23 +106,30 @@ def test_an_ablation_keeps_the_start(opt: dict[str, Any]) -> None:
     assert comparison.methods == ['none', 'logits_slice', 'logits_slice loss_weight=3']
     assert [trial.options['path'].get('pretrain_network_g') for trial in comparison.trials] == [
         None, str(FILE), str(FILE)]  # runs are shared with the comparison, and so is the file
-    with pytest.raises(config.OptionError, match="no method 'none_slice' to vary"):
+    with pytest.raises(config.OptionError, match='none_slice has no losses, and an ablation varies their options'):
         read(opt, ablate=('none_slice', {'loss_weight': [3]}))
 
 
 @pytest.fixture
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_times, '_ROUNDS', 1)
-    monkeypatch.setattr(step_times, '_BLOCK', 1)
+    for module in (parts, step_times):
+        monkeypatch.setattr(module, 'BLOCK', 1)
 
 
 @pytest.mark.usefixtures('few_rounds')
 def test_runs_start_there_resume_and_can_be_typed_by_hand(opt: dict[str, Any]) -> None:
-    """Through the command line; the run of the control is plain BasicSR, and a typed run ends with the same weights."""
+    """Through the command line; the run of the control is plain BasicSR, and a typed run ends with the same weights.
+
+    ECO stands beside the start, without losses.
+    """
+    opt['compare']['methods']['eco_slice'] = {'eco': {'end_ratio': 0.5}, 'init': 'teacher_slice'}
     write_options(opt, Path('x.yml'))
-    done = typed('compare', '-opt', 'x.yml', '--methods', 'none_slice')
+    command = 'compare', '-opt', 'x.yml', '--methods', 'none_slice', 'eco_slice'
+    done = typed(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '| none_slice (no teacher) | slice of the teacher |' in done.stdout
+    assert '| eco_slice | slice of the teacher |' in done.stdout
     content = torch.load(FILE)
     assert list(content) == ['params']
     assert all(content['params'][name].equal(value) for name, value in expected(opt).items())
@@ -136,10 +144,15 @@ def test_runs_start_there_resume_and_can_be_typed_by_hand(opt: dict[str, Any]) -
     assert train(options) == 0
     assert all(torch.load(run / 'models' / last)['params'][name].equal(value) for name, value in first.items())
     rows, stamp = read_rows(FILE.with_name('results.csv')), FILE.stat().st_mtime_ns
-    assert {row.losses for row in rows if row.method == 'none_slice'} == {'{"init": "teacher_slice", "losses": []}'}
-    again = typed('compare', '-opt', 'x.yml', '--methods', 'none_slice')
+    assert {row.losses for row in rows if row.method != 'none'} == {
+        '{"init": "teacher_slice"}', '{"eco": {"end_ratio": 0.5, "mode": "full"}, "init": "teacher_slice"}'}
+    own, = Path('experiments').glob('tiny_eco_slice_seed0')
+    log = next(own.glob('*.log')).read_text()
+    assert 'Loading EDSR model from experiments/tiny/teacher_slice.pth' in log
+    assert 'eco_a: ' in log
+    again = typed(*command)
     assert again.returncode == 0
-    assert '2 of 2 runs are in' in again.stdout + again.stderr
+    assert '3 of 3 runs are in' in again.stdout + again.stderr
     assert stamp == FILE.stat().st_mtime_ns
 
 
@@ -226,6 +239,31 @@ def test_two_starts_are_one_too_many(opt: dict[str, Any], tmp_path: Path) -> Non
     problem, = map(str, caught.value.problems)
     assert f'is teacher_slice, but path.pretrain_network_g names another start, {tmp_path / "own.pth"}' in problem
     assert '-> write path.pretrain_network_g: ~' in problem
+
+
+def test_the_first_of_several_teachers_may_be_there_for_its_slice_alone(opt: dict[str, Any], image_pairs: Path) -> None:
+    cut = expected(opt)
+    opt['teachers'] = several_teachers(image_pairs)
+    del opt['teacher']
+    methods = opt['compare']['methods']
+    methods['logits'] = methods['logits_slice']['losses'] = {**LOGITS, 'teacher': 'swinir'}
+    comparison = read(opt)
+    assert all(comparison.start.state[name].equal(value) for name, value in cut.items())
+    for trial in comparison.trials:
+        assert [teacher['name'] for teacher in trial.options.get('teachers', ())] == (
+            ['swinir'] if trial.method.startswith('logits') else [])
+    del methods['none_slice'], methods['logits_slice']
+    with pytest.raises(config.OptionError, match="no method learns from 'edsr'"):
+        read(opt)
+
+
+def test_an_aggregator_has_no_slice(opt: dict[str, Any], image_pairs: Path) -> None:
+    opt['teacher'] = {'aggregate': str(write_aggregate(image_pairs))}
+    with pytest.raises(config.OptionError) as caught:
+        read(opt)
+    problem, = map(str, caught.value.problems)
+    assert 'is teacher_slice, but nobody has said how to slice AggregatedTeachers, the teacher' in problem
+    assert '-> train from random weights; ' in problem
 
 
 def test_a_teacher_of_another_scale(opt: dict[str, Any]) -> None:

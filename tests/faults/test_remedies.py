@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.inputs import remedies_compare, remedies_data, remedies_settings, several_teachers
+from faults.inputs import aggregate, remedies_compare, remedies_data, remedies_settings, several_teachers
 from faults.remedy_harness import CONCRETE, Mistake, applied, sites
 
 CASES: list[Mistake] = [*remedies_settings.CASES, *remedies_data.CASES, *remedies_compare.CASES,
-                        *several_teachers.REMEDIES]
+                        *several_teachers.REMEDIES, *aggregate.REMEDIES]
 
 
 @pytest.fixture(scope='module')

@@ -127,6 +127,14 @@ def test_gradients_reach_the_student_through_the_frozen_encoder_alone() -> None:
         assert all(p.grad is None for p in [*step.nets.teacher.net.parameters(), *loss.history.parameters()])
 
 
+def test_a_teacher_that_lets_no_gradient_through_is_no_encoder() -> None:
+    loss, (student, teacher), (lq, gt) = DCKDLoss(taps=2), make_pair('EDSR'), batch('EDSR')
+    teacher.conv_first.register_forward_pre_hook(lambda module, args: (args[0].detach(), ))
+    step = bind([loss], student, teacher, lq[:1]).step(lq, gt)
+    with pytest.raises(LossError, match='no gradient passes through the teacher EDSR to the student.*vgg19, or vqgan'):
+        loss(step)
+
+
 # --------------------------------------------------------------------------------------------- the degraded copies
 def test_degraded_copies_have_the_noise_they_should() -> None:
     loss = DCKDLoss(taps=1, num_degraded=3, noise=[10, 20], gray_probability=0.5)
@@ -395,6 +403,7 @@ def test_another_s_is_refused_on_resume(train_options: Make, tmp_path: Path) -> 
     ({'taps': 6}, 'layer_weights is missing: the paper has 5 numbers, and there are 6 features'),
     ({'taps': 2, 'noise': [-1, 30]}, 'noise[0] must be at least 0, got -1'),
     ({'taps': 2, 'noise': [30, 1]}, 'noise must be [lowest, highest], got [30.0, 1.0]'),
+    ({'taps': 2, 'noise': [0, 0]}, 'noise must go above 0: without noise the copies are the images themselves'),
     ({'taps': 2, 'noise': [1]}, 'noise must have at least 2 items, not 1, got [1]'),
     ({'taps': 2, 'history_every': 0}, 'history_every must be at least 1, got 0'),
     ({'taps': 2, 'history_every': []}, 'history_every must be a whole number'),

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from aggregates import AGGREGATOR, aggregate_options, load, whole, write_aggregate
-from helpers import REPO, STUDENTS, as_parsed, tiny_options
-from training import train, train_until, write_options
+from helpers import STUDENTS, as_parsed, tiny_options
+from training import train, train_until, two_ranks, typed, write_options
 
 from mipkd_plugin import OptionError, config
 from mipkd_plugin.archs.knowledge_aggregator_arch import images_of
 from mipkd_plugin.cli import basicsr_main
+from mipkd_plugin.config.trained import load_trained
 from mipkd_plugin.models import AggregateModel, DistillModel
 from basicsr.archs import build_network
-
-TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
 
 
 def a_model(folder: Path, **changes: Any) -> AggregateModel:
@@ -134,38 +129,35 @@ def test_exact_resume_is_bit_identical(image_pairs: Path, monkeypatch: pytest.Mo
     assert resumed['aggregate'] == straight['aggregate']
 
 
-def test_two_processes_train_equal_weights(image_pairs: Path) -> None:
+def test_two_processes_train_equal_weights(image_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opt = aggregate_options(image_pairs)
     opt['train']['total_iter'] = 2
-    (image_pairs / 'agg.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    (image_pairs / 'ranks.py').write_text('''
-import sys
+    write_options(opt, image_pairs / 'agg.yml')
+    step = AggregateModel.optimize_parameters
 
-import torch
+    def stepping(self: AggregateModel, current_iter: int) -> None:
+        step(self, current_iter)
+        assert type(self.net_g).__name__ == 'DistributedDataParallel', type(self.net_g)
+        net = self.net_g.module
+        torch.save([net.state_dict(), {name: p.grad for name, p in net.named_parameters()}],
+                   f'rank{self.opt["rank"]}.pth')
 
-from mipkd_plugin.cli import basicsr_main
-from mipkd_plugin.models import AggregateModel
-
-step = AggregateModel.optimize_parameters
-
-
-def stepping(self, current_iter):
-    step(self, current_iter)
-    assert type(self.net_g).__name__ == 'DistributedDataParallel', type(self.net_g)
-    net = self.net_g.module
-    torch.save([net.state_dict(), {name: p.grad for name, p in net.named_parameters()}], f'rank{self.opt["rank"]}.pth')
-
-
-AggregateModel.optimize_parameters = stepping
-sys.exit(basicsr_main(['train', '-opt', 'agg.yml', '--launcher', 'pytorch']))
-''')
-    result = subprocess.run([*TORCHRUN, 'ranks.py'], capture_output=True, text=True, cwd=image_pairs, timeout=240,
-                            env={**os.environ, 'PYTHONPATH': str(REPO)})
-    assert result.returncode == 0, result.stderr[-3000:]
+    monkeypatch.setattr(AggregateModel, 'optimize_parameters', stepping)
+    for result in two_ranks(basicsr_main, 'train', '-opt', 'agg.yml', '--launcher', 'pytorch', cwd=image_pairs):
+        assert result.returncode == 0, result.stderr
     first, second = (torch.load(image_pairs / f'rank{rank}.pth') for rank in (0, 1))
     for one, two in zip(first, second):
         assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert 'aggregate' in weights_in(image_pairs / 'experiments/aggregate')
+
+
+def test_taps_are_those_of_the_aggregator_with_its_teachers(image_pairs: Path) -> None:
+    """Alone it takes no LR image; the paths are those that stage 2 taps."""
+    write_options(aggregate_options(image_pairs), image_pairs / 'agg.yml')
+    found = typed('taps', '-opt', 'agg.yml', cwd=image_pairs)
+    assert found.returncode == 0, found.stderr
+    assert 'aggregator AggregatedTeachers, ' in found.stdout
+    assert '* aggregator.layers.1 ' in found.stdout
 
 
 # --------------------------------------------------------------------------------------------- stage 2
@@ -183,7 +175,8 @@ def test_the_aggregator_is_a_teacher_as_others_are(image_pairs: Path) -> None:
     expected = whole(image_pairs / 'net_g_latest.pth', aggregate_options(image_pairs)['teachers'])
     lq = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
-        assert torch.allclose(model.nets.teacher(lq).output, expected(lq), atol=1e-6)
+        images = torch.cat([teacher(lq) for teacher in expected.teachers], 1)
+        assert torch.allclose(model.nets.teacher(lq).output, expected.aggregator(images), atol=1e-6)
     assert model.teacher_fingerprint == config.teacher_fingerprint(expected)
     assert [pair[1] for pair in model.losses[1].pairs] == ['aggregator.layers.0', 'aggregator.layers.1']
     model.feed_data({'lq': lq, 'gt': torch.rand(2, 3, 16, 16)})
@@ -209,8 +202,12 @@ def test_the_command_distills_and_refuses_to_resume_with_another_aggregator(
     other = {**opt, 'teacher': {**opt['teacher'], 'aggregate': str(image_pairs / 'other.pth')}}
     capsys.readouterr()
     assert train(write_options(other, image_pairs / 'other.yml'), '--auto_resume') == 2
-    assert 'is not the teacher that' in capsys.readouterr().err
-    assert train(path, '--auto_resume') == 0
+    said = capsys.readouterr().err
+    assert 'is not the teacher that' in said
+    assert 'teacher.aggregate (line' in said
+    shutil.move(image_pairs / 'net_g_latest.pth', image_pairs / 'moved.pth')
+    opt['teacher']['aggregate'] = str(image_pairs / 'moved.pth')
+    assert train(write_options(opt, path), '--auto_resume') == 0, 'the same weights elsewhere are the same teacher'
     resumed = weights_in(image_pairs / 'experiments/tiny')
     assert all(torch.equal(value, straight['params'][name]) for name, value in resumed['params'].items())
 
@@ -220,6 +217,32 @@ def test_its_answers_can_be_cached(image_pairs: Path) -> None:
     opt['datasets']['train'].update(type='CropPoolDataset', crops=4)
     opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss'}]
     assert not config.check_options(opt, is_train=True).problems
+
+
+def test_a_loss_that_shows_it_images_of_the_student_gets_a_gradient(image_pairs: Path) -> None:
+    opt = student_options(image_pairs)
+    opt['train']['distill_opt'] = [{'type': 'DCKDLoss', 'taps': 2, 'history_every': 1}]
+    assert not config.check_options(opt, is_train=True).problems
+
+
+@pytest.mark.parametrize(('spoil', 'says', 'remedy'), [
+    (lambda content, record: {'params': content['params']}, 'holds no aggregator', 'AggregateModel'),
+    (lambda content, record: {'aggregate': content['aggregate']}, 'holds the keys aggregate', 'AggregateModel'),
+    (lambda content, record: torch.nn.Linear(1, 1), 'to load them could run code', 'AggregateModel'),
+    (lambda content, record: {**content, 'aggregate': json.dumps({**record, 'aggregator': {**AGGREGATOR, 'new': 1}})},
+     'describes an aggregator that cannot be built: new is not an option', 'train the aggregator again'),
+    (lambda content, record: {**content, 'aggregate': json.dumps({**record, 'teachers': record['teachers'][:2]})},
+     'takes the images of 3 teachers, and names 2', 'train the aggregator again')])
+def test_a_broken_file_is_one_problem_with_a_remedy_for_aggregators(image_pairs: Path, spoil: Any, says: str,
+                                                                    remedy: str) -> None:
+    opt = student_options(image_pairs)
+    path = image_pairs / 'net_g_latest.pth'
+    content = torch.load(path, weights_only=True)
+    torch.save(spoil(content, json.loads(content['aggregate'])), path)
+    problem, = config.check_options(opt, is_train=True, probe='none').problems
+    assert problem.where in ('teacher.aggregate', 'teacher.param_key')
+    assert says in problem.what
+    assert remedy in problem.remedy
 
 
 @pytest.mark.parametrize('key', ['params', 'params_ema'])
@@ -252,5 +275,11 @@ def test_an_aggregator_may_be_one_of_several_teachers(image_pairs: Path) -> None
     opt['teachers'] = [{'name': 'all', **opt.pop('teacher')}, aggregate_options(image_pairs)['teachers'][0]]
     opt['train']['distill_opt'] = [{'type': 'WaveletKDLoss', 'teacher': 'all'},
                                    {'type': 'LogitsKDLoss', 'teacher': 'edsr'}]
-    problems = config.check_options(opt, is_train=True, probe='none').problems
-    assert not problems
+    assert not config.check_options(opt, is_train=True, probe='none').problems
+    loaded = load_trained(opt, image_pairs / 'net_g_latest.pth', 'teachers[0]')  # as report, show and upscale do
+    expected = whole(image_pairs / 'net_g_latest.pth', aggregate_options(image_pairs)['teachers'])
+    assert config.teacher_fingerprint(loaded) == config.teacher_fingerprint(expected)
+    opt['teachers'][0]['files'] = {'edsr': 'gone.pth'}
+    problem, = config.check_options(opt, is_train=True, probe='none').problems
+    assert problem.where == 'teachers[0].files.edsr'
+    assert 'write teachers[0].files: {edsr: PATH}' in problem.remedy

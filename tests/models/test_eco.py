@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -17,8 +16,7 @@ import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
 from basicsr.utils.matlab_functions import imresize
-from helpers import REPO, SHARED, STUDENTS, TEACHERS, as_parsed, batch
-from models.test_distributed import TORCHRUN, run
+from helpers import SHARED, STUDENTS, TEACHERS, as_parsed, batch
 from numpy.typing import NDArray
 from training import train, train_until, write_options
 
@@ -135,8 +133,9 @@ def test_the_blend_by_hand(train_options: Make, tmp_path: Path, mode: str, losse
 def blended(hr: torch.Tensor, lq: torch.Tensor, a: float, scale: int) -> torch.Tensor:
     """The LR images of a training whose teacher makes the HR images."""
     teacher = SimpleNamespace(image=lambda images: hr)
-    model: Any = SimpleNamespace(eco=EcoSchedule(1000, 1.0), lq=lq, gt=hr, cache=None, opt={'scale': scale},
-                                 nets=SimpleNamespace(teacher=teacher))
+    model: Any = SimpleNamespace(eco=EcoSchedule(1000, 1.0), lq=lq, gt=hr, opt={'scale': scale},
+                                 nets=SimpleNamespace(teacher=teacher),
+                                 teaching=SimpleNamespace(caches={}, first=''))
     found = batch_of(model, round(1000 * a))
     torch.testing.assert_close(found.gt, hr)
     return found.lq
@@ -388,16 +387,6 @@ def test_an_exact_resume_with_another_end_is_refused(train_options: Make, tmp_pa
     opt['train']['eco'] = {'end_ratio': 0.5}
     assert train(write_options(opt, tmp_path / 'tiny.yml'), '--auto_resume') == 2
     assert 'train.eco.end_ratio 0.75 -> 0.5' in capsys.readouterr().err
-
-
-def test_two_processes_stay_equal(train_options: Make, tmp_path: Path) -> None:
-    (tmp_path / 'opt.json').write_text(json.dumps(options(train_options, MIPKD, {'mode': 'full'})))
-    result = run([*TORCHRUN, str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
-                 REPO)
-    assert result.returncode == 0, result.stderr
-    first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
-    for name, value in first['weights'].items():
-        assert torch.equal(value, second['weights'][name]), f'{name} differs'
 
 
 # ------------------------------------------------------------------------------------------------- what is said of it

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import distributed_worker
 import pytest
 import torch
 from basicsr.models import build_model
@@ -17,7 +16,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from helpers import REPO, TEACHERS, as_parsed, batch, several_teachers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from training import train, write_options
+from training import train, two_ranks, write_options
 
 from mipkd_plugin import DistillModel, LogitsKDLoss, bind, config
 from mipkd_plugin.losses.base import DistillationLoss
@@ -296,13 +295,13 @@ def test_a_damaged_list_of_teachers_is_found(train_options: Make, tmp_path: Path
 
 # ------------------------------------------------------------------------------------------------- two processes
 def test_gradients_are_equal_on_both_ranks(train_options: Make, tmp_path: Path) -> None:
+    """With ECO, too: each rank blends its own batch."""
     (tmp_path / 'opt.json').write_text(json.dumps(options(
-        train_options, [{**MIPKD, 'teacher': 'swinir'}, LOGITS, FITNET, {**KRNET, 'teacher': 'swinir'}], tmp_path)))
-    result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone',
-         str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
-        capture_output=True, text=True, cwd=REPO, timeout=240)
-    assert result.returncode == 0, result.stderr
+        train_options, [{**MIPKD, 'teacher': 'swinir'}, LOGITS, FITNET, {**KRNET, 'teacher': 'swinir'}], tmp_path,
+        eco={'mode': 'full'})))
+    for result in two_ranks(lambda paths: distributed_worker.main(*paths) or 0, str(tmp_path / 'opt.json'),
+                            str(tmp_path), cwd=REPO):
+        assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
     assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss',
                                 'DistributedDataParallel', 'DistributedDataParallel', 'EDSR'], 'the teacher is bare'

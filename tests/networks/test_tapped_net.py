@@ -237,6 +237,9 @@ def test_frozen_net_stays_in_eval_mode_and_gets_no_gradient() -> None:
         tapped.finish(lq, 'layers.3', tapped.segment(feature, 'layers.1', 'layers.3')).sum().backward()
         assert feature.grad.abs().sum() > 0
         assert all(p.grad is None for p in net.parameters())
+        net.requires_grad_()  # as released code leaves a teacher: without no_grad a graph would be kept
+        run = tapped(lq)
+        assert not any(found.requires_grad for found in (run.output, *run.features.values(), tapped.image(lq)))
 
 
 def test_a_feature_belongs_to_one_size() -> None:

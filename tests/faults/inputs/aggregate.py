@@ -11,6 +11,8 @@ from aggregates import AGGREGATOR, NETWORKS, write_aggregate, write_teachers
 from helpers import STUDENTS
 
 from faults.harness import BadInput
+from faults.inputs.remedies_compare import METRICS
+from faults.remedy_harness import Mistake
 from mipkd_plugin.checkpoints.aggregate_file import KEY
 from mipkd_plugin.config.remedies import REMOVE
 from basicsr.archs import build_network
@@ -148,4 +150,13 @@ CASES = [
             listed()[0], {'name': 'all', 'aggregate': FILE}]), write_aggregate, remedy=False),
     BadInput('a student of LR images in place of an aggregator', 'network_g', ('cannot run on patches', ),
              stage_1(network_g=dict(STUDENTS['EDSR'])), write_teachers, remedy=False),
+]
+
+REMEDIES = [
+    *(Mistake(case.name, case.where, case.entries, case.spoil) for case in CASES if case.remedy),
+    Mistake('one cache for two teachers of a comparison', 'compare.methods.mtkd.teacher.cache', {
+        'teacher.cache': 'answers.lmdb', 'datasets.train.type': 'CropPoolDataset', 'datasets.train.crops': 8,
+        'train.distill_opt': REMOVE, 'val.metrics': METRICS, 'logger.print_freq': 2, 'compare': {
+            'seeds': [0], 'methods': {'logits': {'type': 'LogitsKDLoss'}, 'mtkd': {
+                'losses': {'type': 'WaveletKDLoss'}, 'teacher': {'aggregate': FILE}}}}}, write_aggregate, 'comparison'),
 ]

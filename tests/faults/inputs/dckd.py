@@ -36,7 +36,9 @@ CASES = [
     dckd('DCKD with too few layer weights', 'layer_weights', 'must have 2 numbers, one for each feature, got [1.0]',
          layer_weights=[1]),
     dckd('DCKD with the teacher and no taps', 'taps', 'is missing: encoder: teacher compares features of the '
-         'teacher; write taps: 3', taps=REMOVE),
+         'teacher; write taps: 3', '-> write this option of DCKDLoss\n', taps=REMOVE),
+    dckd('DCKD with more taps than λ', 'layer_weights', 'there are 6 features; write 6 numbers, or fewer taps\n',
+         '-> write this option of DCKDLoss\n', taps=6),
     dckd('DCKD with VQGAN and taps', 'taps', 'goes with encoder: teacher alone, and the encoder is vqgan',
          encoder='vqgan', weights='last.ckpt'),
     dckd('DCKD with VQGAN and no weights', 'weights', 'is missing: encoder: vqgan needs the file of its weights',

@@ -26,7 +26,8 @@ CASES = [
     odd('misspelled option of eco', 'endratio', 0.5, 'is not an option of eco', 'end_ratio'),
     odd('eco with a length of its own', 'total_iter', 5, 'is not an option of eco', 'valid here: end_ratio, mode'),
     odd('option of eco that is unlike all', 'zzz', 5, 'is not an option of eco', 'valid here: end_ratio, mode'),
-    BadInput('eco that is true', WHERE, ('must be a block of keys, or ~, not True', ), {WHERE: True}),
+    BadInput('eco that is true', WHERE, ('must be a block of keys, or ~, not True', 'write eco: {end_ratio: 0.75}'),
+             {WHERE: True}),
     BadInput('eco that is a ratio', WHERE, ('must be a block of keys, or ~, not 0.75', ), {WHERE: 0.75}),
     BadInput('misspelled eco', 'train.ecco', ('unknown key', 'did you mean'), {'train.ecco': {}}),
     BadInput('eco without a teacher', 'teacher', (

@@ -60,7 +60,7 @@ CASES = [
     wrong('a start that nobody knows', 'compare.init', 'teacher', at='compare.init'),
     wrong('a start of a method that nobody knows', 'compare.methods.slice', {'init': 'slice'},
           at='compare.methods.slice.init'),
-    wrong('schedule of a method without losses', 'compare.methods.slice', {
+    wrong('schedule of a control that only starts otherwise', 'compare.methods.slice', {
         'init': 'teacher_slice', 'distill': {'until': 0.5}}, at='compare.methods.slice.distill'),
     wrong('two starts', 'compare.init', 'teacher_slice', at='compare.init', entries={
         'path.pretrain_network_g': 'student.pth'}, spoil=student),
