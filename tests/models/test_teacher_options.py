@@ -78,7 +78,7 @@ def test_every_loss_takes_a_step_like_that_with_a_float32_teacher(name: str, vgg
     for term, value in found[0].items():
         assert (found[1][term] - value).norm() <= 0.15 * value.norm(), term
         has_no_teacher = term == 'l_zoom_out' or not loss.uses_teacher
-            assert torch.equal(found[1][term], value) is has_no_teacher, term
+        assert torch.equal(found[1][term], value) is has_no_teacher, term
 
 
 # ------------------------------------------------------------------------------------------------------- the training
