@@ -19,7 +19,8 @@ from mipkd_plugin.config.aggregate import has_aggregate, other_teachers
 from mipkd_plugin.config.checkpoints import run_folder
 from mipkd_plugin.config.components import check_teacher_network
 from mipkd_plugin.config.keys import TEACHER
-from mipkd_plugin.config.patches import channel_word, output_shape, small_shape
+from mipkd_plugin.config.outputs import channel_word, output_shape
+from mipkd_plugin.config.patches import small_shape
 from mipkd_plugin.config.problems import Context, OptionError
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE

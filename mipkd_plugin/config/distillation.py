@@ -39,7 +39,7 @@ class Distillation:
     """What distills into a student.
 
     Attributes:
-        teachers: The teachers by name, in the order of the option file; that of the block ``teacher`` has the name ''.
+        teachers: The teachers by name, in the order of the option file. The name is '' for the block ``teacher``.
         losses: YAML path → loss of ``train.distill_opt``, bound.
         chosen: For each loss the name of its teacher.
         probe: The images (1, C, H, W) of the probe run, as large as a training patch.
@@ -137,7 +137,7 @@ def _get_ready(net: TappedNet, lq: Tensor, losses: Sequence[DistillationLoss], s
 
 
 def joint_fingerprint(fingerprints: Mapping[str, str]) -> str:
-    """One hash for the teachers of a training: that of the only one, if it has no name.
+    """One hash for all teachers of a training. A single teacher without a name keeps its own hash.
 
     Args:
         fingerprints: Hash of the weights by name.

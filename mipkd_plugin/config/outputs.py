@@ -1,4 +1,4 @@
-"""The options ``output`` and ``teacher.output``: which part of what a network returns is the image."""
+"""What networks return: the options ``output`` and ``teacher.output``, and the size of the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.outputs import OutputError, OutputKey, images_in, select_output, selects
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS
+from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 _NAMES = ('sr', 'hr', 'out', 'output', 'img', 'image', 'result', 'pred')
 """Keys under which networks return their image, most likely first (our choice)."""
@@ -102,3 +102,18 @@ def check_use(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
 
 def _reads_output(ctx: Context) -> bool:
     return ctx.distills or ctx.inherits('StudentMixin')
+
+
+def output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:
+    """(C, H, W) of the output of a network for a square patch, and ''; or None, and why the network cannot run."""
+    device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
+    try:
+        with evaluating(net), torch.random.fork_rng(devices=[]):
+            return tuple(net(torch.zeros(1, channels, side, side, device=device)).shape[1:]), ''
+    except FOREIGN_ERRORS as error:
+        return None, failure_of(error)
+
+
+def channel_word(channels: int) -> str:
+    """A number of channels in words."""
+    return f'{channels} channel' if channels == 1 else f'{channels} channels'

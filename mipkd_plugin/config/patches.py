@@ -7,19 +7,16 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.config.model_classes import owner
-from mipkd_plugin.config.outputs import add_output_problem, other_output
+from mipkd_plugin.config.outputs import add_output_problem, channel_word, other_output, output_shape
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.teachers import networks_of
-from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.padding import needed_multiple
-from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 _DEFAULT_PATCH = 48
 
@@ -198,16 +195,6 @@ def _add_other_size(ctx: Context, where: str, patch: tuple[int, int, int], shape
             f'width) = {shape}; scale {scale} needs {(channels, side * scale, side * scale)}', remedy, fix)
 
 
-def output_shape(net: nn.Module, channels: int, side: int) -> tuple[tuple[int, ...] | None, str]:
-    """(C, H, W) of the output of a network for a square patch, and ''; or None, and why the network cannot run."""
-    device = next((parameter.device for parameter in net.parameters()), torch.device('cpu'))
-    try:
-        with evaluating(net), torch.random.fork_rng(devices=[]):
-            return tuple(net(torch.zeros(1, channels, side, side, device=device)).shape[1:]), ''
-    except FOREIGN_ERRORS as error:
-        return None, failure_of(error)
-
-
 def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, int], failure: str) -> None:
     """Note that a network cannot run on patches; say whether their number of channels is the reason."""
     channels, side = patch
@@ -221,11 +208,6 @@ def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, 
     else:
         ctx.add(where, f'is for images with {channel_word(other)}, and those of the training have {channels}',
                 f'give a teacher for {channel_word(channels)}')
-
-
-def channel_word(channels: int) -> str:
-    """A number of channels in words."""
-    return f'{channels} channel' if channels == 1 else f'{channels} channels'
 
 
 def _check_training_patch(ctx: Context, nets: Mapping[str, nn.Module], where: str, channels: int,

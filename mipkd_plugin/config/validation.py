@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mipkd_plugin.config.dataset_samples import READ_ERRORS, Samples, Size
 from mipkd_plugin.config.model_classes import owner
-from mipkd_plugin.config.patches import channel_word, window_of
+from mipkd_plugin.config.outputs import channel_word
+from mipkd_plugin.config.patches import window_of
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.networks.modes import evaluating

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mipkd_plugin.losses.base import LossError, RandomizedLoss
 from mipkd_plugin.losses.history import HistoryStudent
 from mipkd_plugin.losses.vgg_features import VGGFeatures
-from mipkd_plugin.losses.vqgan_features import VQGANFeatures
+from mipkd_plugin.losses.vqgan_features import VQGANFeatures, codebook_distance
 from mipkd_plugin.networks.encoding import encode
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
@@ -45,19 +45,6 @@ def contrast(anchor: Sequence[Tensor], positive: Sequence[Tensor], negative: Seq
         away = torch.stack([(a - one).abs().mean() for one in torch.split(n, len(a))]).sum()
         terms.append(weight * (a - p).abs().mean() / (away + _SMALLEST_DISTANCE))
     return torch.stack(terms).sum()
-
-
-def codebook_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute −Σ_k p_T(k) log p_S(k), mean over positions: one softmax on either side.
-
-    Args:
-        student: Logits of the classes (positions, K), not yet a distribution.
-        teacher: Those of the teacher, of the same shape; no gradient reaches them.
-
-    Returns:
-        A scalar.
-    """
-    return F.cross_entropy(student, teacher.detach().softmax(1))
 
 
 @register(LOSS_REGISTRY)

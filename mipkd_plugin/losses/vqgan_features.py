@@ -204,3 +204,16 @@ def _read(weights: str) -> dict[str, Tensor]:
     inner = content.get('state_dict', content) if isinstance(content, Mapping) else {}
     return {name: value for name, value in (inner.items() if isinstance(inner, Mapping) else ())
             if isinstance(name, str) and isinstance(value, Tensor) and name.startswith(_PARTS)}
+
+
+def codebook_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute −Σ_k p_T(k) log p_S(k), mean over positions: one softmax on either side.
+
+    Args:
+        student: Logits of the classes (positions, K), not yet a distribution.
+        teacher: Those of the teacher, of the same shape; no gradient reaches them.
+
+    Returns:
+        A scalar.
+    """
+    return F.cross_entropy(student, teacher.detach().softmax(1))

@@ -31,7 +31,7 @@ class Teaching:
         device: Where the student is.
 
     Attributes:
-        nets: The student with each teacher, by the teacher's name; that of the block ``teacher`` has the name ''.
+        nets: The student with each teacher, by the teacher's name. The name is '' for the block ``teacher``.
         chosen: For each loss the name of its teacher.
         caches: The caches of the teachers that have one, by name.
     """

@@ -12,7 +12,7 @@ from mipkd_plugin.networks import answers, features
 
 
 def frozen_copy(net: nn.Module) -> nn.Module:
-    """Copy a network, tapped or not. Its own hooks, such as that of the chosen output, are copied with it.
+    """Copy a network, tapped or not. Hooks of its own, such as the one that chooses the output, are copied too.
 
     Args:
         net: The network; it stays as it is.

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from mipkd_plugin import ArgumentError, BindError, DCKDLoss, MiPKDLoss, Step, bind
 from mipkd_plugin.checkpoints.distill_state import StateError
 from mipkd_plugin.losses.base import LossError
-from mipkd_plugin.losses.dckd_loss import LAYER_WEIGHTS, codebook_distance, contrast
+from mipkd_plugin.losses.dckd_loss import LAYER_WEIGHTS, contrast
+from mipkd_plugin.losses.vqgan_features import codebook_distance
 from mipkd_plugin.losses.history import HistoryStudent
 from mipkd_plugin.losses.vgg_features import VGGFeatures
 from mipkd_plugin.networks.encoding import encode
