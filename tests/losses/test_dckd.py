@@ -120,6 +120,14 @@ def test_codebook_distance_has_one_softmax() -> None:
     assert abs(once - twice) > 0.1
 
 
+def test_codebook_distance_teaches_the_student_alone() -> None:
+    student, teacher = (torch.randn(3, 5, requires_grad=True) for _ in range(2))
+    codebook_distance(student, teacher).backward()
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
 def test_gradients_reach_the_student_through_the_frozen_encoder_alone() -> None:
     for teacher_input in ('hr', 'lr'):
         loss, step = step_of(teacher_input=teacher_input)
@@ -193,9 +201,10 @@ def test_history_follows_the_moving_average_where_there_is_one() -> None:
     student.running_mean += 7
     history = HistoryStudent(1, 1, 0.0)
     history.copy_from(student)
+    student.running_mean += 1
     history.follow(1, student, averaged)
     assert history.net.weight.tolist() == [6, 6]
-    assert history.net.running_mean.tolist() == [7, 7], 'BasicSR averages no buffers'
+    assert history.net.running_mean.tolist() == [8, 8], 'BasicSR averages no buffers: they are the student\'s own'
 
 
 def test_s_grows_from_period_to_period() -> None:

@@ -97,3 +97,11 @@ def test_a_weight_of_0_leaves_its_term_out() -> None:
         WaveletKDLoss(low_weight=0, high_weight=0)
     with pytest.raises(ArgumentError, match='low_weight'):
         WaveletKDLoss(low_weight=-1)
+
+
+def test_an_odd_side_gets_its_last_pixels_twice() -> None:
+    images = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    whole = torch.cat([images, images[..., -1:]], 3)
+    whole = torch.cat([whole, whole[..., -1:, :]], 2)
+    for found, wanted in zip(haar(images), haar(whole)):
+        assert torch.equal(found, wanted)
