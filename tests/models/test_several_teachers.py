@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import distributed_worker
@@ -21,6 +22,7 @@ from training import train, two_ranks, write_options
 from mipkd_plugin import DistillModel, LogitsKDLoss, bind, config
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.losses.binding import BindError, bind_several
+from mipkd_plugin.models.teaching import Teaching
 from mipkd_plugin.networks.tapped_net import TappedNet
 from basicsr.archs import build_network
 
@@ -375,3 +377,10 @@ def test_a_class_with_such_an_argument_keeps_it(train_options: Make, tmp_path: P
         assert config.check_options(opt, is_train=True).problems == []
     finally:
         del LOSS_REGISTRY._obj_map['OwnTeacherLoss']
+
+
+def test_a_teacher_that_only_eco_needs_runs_for_no_loss() -> None:
+    teaching = Teaching.__new__(Teaching)
+    teaching.caches, teaching.chosen = {}, ['second']
+    teaching.nets = {name: SimpleNamespace(plan=lambda *_, name=name: name) for name in ('first', 'second')}
+    assert teaching.plans(*(None, ) * 6) == {'second': 'second'}
