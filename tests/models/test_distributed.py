@@ -13,21 +13,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import distributed_worker
 import pytest
 import torch
 import yaml
 from helpers import REPO, STUDENTS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from training import two_ranks
 
+from mipkd_plugin.cli import basicsr_main
 from mipkd_plugin.models import DistillModel
+from mipkd_plugin.models.distributed import with_fixed_buffers
 from basicsr.archs import build_network
 
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
 
 
-def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
+def trained_by_two(folder: Path, *arguments: str) -> str:
+    """What ``basicsr train -opt tiny.yml`` says under two ranks."""
+    results = two_ranks(basicsr_main, 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch', *arguments, cwd=folder)
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr[-3000:]
+    return results[0].stdout + results[0].stderr
 
 
 def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -37,9 +44,9 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
                                    {'type': 'FitNetLoss'}, {'type': 'DUKDLoss'},
                                    {'type': 'DCKDLoss', 'taps': 2, 'history_every': 2}]
     (tmp_path / 'opt.json').write_text(json.dumps(opt))
-    result = run([*TORCHRUN, str(REPO / 'tests' / 'distributed_worker.py'), str(tmp_path / 'opt.json'), str(tmp_path)],
-                 REPO)
-    assert result.returncode == 0, result.stderr
+    for result in two_ranks(lambda paths: distributed_worker.main(*paths) or 0, str(tmp_path / 'opt.json'),
+                            str(tmp_path), cwd=REPO):
+        assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
     assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss',
                                 'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'DCKDLoss', 'EDSR']
@@ -69,7 +76,7 @@ def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]
     opt['logger'].update(use_tb_logger=True, val_pictures=1)
     (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
     command = [*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch']
-    result = run(command, tmp_path)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
     states = tmp_path / 'experiments/tiny/training_states'
     assert sorted(p.name for p in states.iterdir()) == ['2.state', '4.state']
@@ -78,9 +85,7 @@ def test_torchrun_trains_and_resumes(train_options: Callable[..., dict[str, Any]
     assert events.Tags()['images'] == ['pictures/val/0']
     assert {event.step for event in events.Images('pictures/val/0')} >= {2, 4}
     (states / '4.state').unlink()
-    result = run([*command, '--auto_resume'], tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert 'Resuming training from epoch' in result.stdout + result.stderr
+    assert 'Resuming training from epoch' in trained_by_two(tmp_path, '--auto_resume')
     assert (states / '4.state').exists()
 
 
@@ -92,9 +97,7 @@ def test_further_passes_of_the_student_under_ddp(train_options: Callable[..., di
         {'type': 'DUKDLoss'}, {'type': 'RKDLoss', 'taps': 2}, {'type': 'CrossKDLoss', 'taps': 3},
         {'type': 'FAKDLoss', 'taps': 2, 'positions': 16}, opt['train']['distill_opt']])
     (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert 'l_zoom_out_logits' in result.stdout + result.stderr
+    assert 'l_zoom_out_logits' in trained_by_two(tmp_path)
 
 
 def test_another_output_and_windows_under_ddp(train_options: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -115,9 +118,7 @@ class Theirs(EDSR):
     opt['train'].update(total_iter=2, ema_decay=0)
     opt['val']['val_freq'] = 2
     (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    result = run([*TORCHRUN, '-m', 'mipkd_plugin', 'train', '-opt', 'tiny.yml', '--launcher', 'pytorch'], tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert '# psnr:' in result.stdout + result.stderr
+    assert '# psnr:' in trained_by_two(tmp_path)
 
 
 def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
@@ -135,28 +136,24 @@ def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
 
 def test_buffers_of_all_ranks_begin_equal(tmp_path: Path) -> None:
     """BasicSR seeds each rank in its own way, and a network may draw a buffer."""
-    (tmp_path / 'ranks.py').write_text("""
-import torch
-from torch import nn
+    def save_wrapped(arguments: list[str]) -> int:
+        torch.distributed.init_process_group('gloo')
+        rank = torch.distributed.get_rank()
+        torch.manual_seed(rank)
+        net = nn.Linear(2, 2)
+        net.register_buffer('drawn', torch.rand(3))
+        with_fixed_buffers(net, nn.parallel.DistributedDataParallel)
+        torch.save(net.state_dict(), f'{rank}.pth')
+        torch.distributed.destroy_process_group()
+        return 0
 
-from mipkd_plugin.models.distributed import with_fixed_buffers
-
-torch.distributed.init_process_group('gloo')
-rank = torch.distributed.get_rank()
-torch.manual_seed(rank)
-net = nn.Linear(2, 2)
-net.register_buffer('drawn', torch.rand(3))
-with_fixed_buffers(net, nn.parallel.DistributedDataParallel)
-torch.save(net.state_dict(), f'{rank}.pth')
-torch.distributed.destroy_process_group()
-""")
-    result = run([*TORCHRUN, 'ranks.py'], tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
+    for result in two_ranks(save_wrapped, cwd=tmp_path):
+        assert result.returncode == 0, result.stderr[-3000:]
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def two_ranks(folder: Path) -> list[subprocess.Popen[str]]:
+def started_ranks(folder: Path) -> list[subprocess.Popen[str]]:
     """A training of two processes that nobody looks after; each has its output in ``rank<n>.txt``."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -182,7 +179,7 @@ def test_one_rank_gets_a_signal(signum: int, codes: list[int], pieces: list[str]
     opt['train'].update(total_iter=3000)
     opt['val']['val_freq'] = opt['logger']['save_checkpoint_freq'] = 3000
     (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    ranks, end = two_ranks(tmp_path), time.monotonic() + 200
+    ranks, end = started_ranks(tmp_path), time.monotonic() + 200
     try:
         while 'iter:       5' not in (tmp_path / 'rank0.txt').read_text():
             assert time.monotonic() < end

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from basicsr.models import build_model
-from helpers import REPO, STUDENTS, as_parsed, batch
+from basicsr.utils.dist_util import get_dist_info, init_dist
+from helpers import STUDENTS, as_parsed, batch
 from stand_ins import CheckpointedReentrant
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from training import train, train_until, write_options
+from training import train, train_until, two_ranks, write_options
 
 from mipkd_plugin import DistillModel, config
 from mipkd_plugin.config import DistillSchedule, check_options
@@ -221,42 +220,30 @@ def test_a_student_whose_gradients_cannot_be_had_trains_on(train_options: Make, 
     assert not model.log_gradients.is_due(2)
 
 
-RANK = """
-import json, logging
-from pathlib import Path
-
-import torch
-from helpers import as_parsed, batch
-
-from mipkd_plugin import compat
-from basicsr.models import build_model
-from basicsr.utils.dist_util import get_dist_info, init_dist
-from mipkd_plugin.losses.gradients import pulls
-
-init_dist('pytorch')
-rank, ranks = get_dist_info()
-logging.getLogger('basicsr').setLevel(logging.INFO)  # as a run with a log file; on other ranks BasicSR changes it
-net = torch.nn.Linear(2, 1, bias=False)
-# on one rank the term does not reach the weights at all
-terms = {'l_pix': (net.weight * torch.tensor([[3.0, 8.0 * rank]])).sum(),
-         'l_x': net.weight.sum() if rank else torch.zeros((), requires_grad=True).sum()}
-found = pulls(terms, net)
-ends = []
-for freq in (None, 1):
-    opt = json.loads(Path('opt.json').read_text())
-    opt['logger']['gradient_freq'] = freq
-    torch.manual_seed(0)
-    model = build_model(as_parsed(opt, Path.cwd(), rank, ranks))
-    for iteration in (1, 2):
-        lq, gt = batch('EDSR', seed=10 * iteration + rank)
-        model.feed_data({'lq': lq, 'gt': gt})
-        model.optimize_parameters(iteration)
-    ends.append({**model.net_g.state_dict(), **{k: v for k, v in model.losses.state_dict().items()
-                                                if isinstance(v, torch.Tensor)}})
-equal = all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
-Path(f'{rank}.json').write_text(json.dumps([found['l_pix'].norm, found['l_x'].norm, found['l_x'].cosine, equal]))
-compat.leave_without_gpu()
-"""
+def write_pulls_and_ends(arguments: list[str]) -> int:
+    """What one rank does: the pulls of two terms by hand, and two steps without and with the log of gradients."""
+    init_dist('pytorch')
+    rank, ranks = get_dist_info()
+    logging.getLogger('basicsr').setLevel(logging.INFO)  # as a run with a log file; on other ranks BasicSR changes it
+    net = nn.Linear(2, 1, bias=False)
+    # on one rank the term does not reach the weights at all
+    terms = {'l_pix': (net.weight * torch.tensor([[3.0, 8.0 * rank]])).sum(),
+             'l_x': net.weight.sum() if rank else torch.zeros((), requires_grad=True).sum()}
+    found, ends = pulls(terms, net), []
+    for freq in (None, 1):
+        opt = json.loads(Path('opt.json').read_text())
+        opt['logger']['gradient_freq'] = freq
+        torch.manual_seed(0)
+        model = build_model(as_parsed(opt, Path.cwd(), rank, ranks))
+        for iteration in (1, 2):
+            lq, gt = batch('EDSR', seed=10 * iteration + rank)
+            model.feed_data({'lq': lq, 'gt': gt})
+            model.optimize_parameters(iteration)
+        ends.append({**model.net_g.state_dict(), **{k: v for k, v in model.losses.state_dict().items()
+                                                    if isinstance(v, Tensor)}})
+    equal = all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+    Path(f'{rank}.json').write_text(json.dumps([found['l_pix'].norm, found['l_x'].norm, found['l_x'].cosine, equal]))
+    return 0
 
 
 def test_two_processes(train_options: Make, tmp_path: Path) -> None:
@@ -264,17 +251,14 @@ def test_two_processes(train_options: Make, tmp_path: Path) -> None:
     opt = train_options()
     opt['train']['distill_opt'] = LOSSES
     (tmp_path / 'opt.json').write_text(json.dumps(opt))
-    (tmp_path / 'rank.py').write_text(RANK)
-    places = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPO), str(REPO / 'tests')])}
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0',
-                           '--standalone', 'rank.py'], cwd=tmp_path, text=True, capture_output=True, timeout=240,
-                          check=False, env=places)
-    assert done.returncode == 0, done.stderr[-3000:]
+    results = two_ranks(write_pulls_and_ends, cwd=tmp_path)
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr[-3000:]
     both = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]
     assert both[0] == both[1]
     # mean of (3, 0) and (3, 8) is (3, 4); of nothing and (1, 1) it is (0.5, 0.5)
     assert both[0] == [pytest.approx(5), pytest.approx(math.sqrt(0.5)), pytest.approx(7 / 5 / math.sqrt(2)), True]
-    assert (done.stdout + done.stderr).count('Gradients at iteration 2: ') == 1, 'the first rank alone logs'
+    said = ''.join(result.stdout + result.stderr for result in results)
+    assert said.count('Gradients at iteration 2: ') == 1, 'the first rank alone logs'
 
 
 # ------------------------------------------------------------------------------------------------------- the check
