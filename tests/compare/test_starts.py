@@ -175,6 +175,11 @@ def test_another_file_of_that_name_is_neither_taken_nor_replaced(opt: dict[str, 
         with pytest.raises(RunError, match=r'slice.pth holds other weights than a slice of the teacher has now; '):
             start.write()
         assert FILE.read_bytes() == content
+    other = {name: tensor + (name == 'conv_last.bias') for name, tensor in start.state.items()}
+    torch.save({'params': other}, FILE)
+    with pytest.raises(RunError, match='holds other weights'):
+        start.write()
+    assert all(tensor.equal(other[name]) for name, tensor in torch.load(FILE)['params'].items())
     FILE.unlink()
     start.write()
     before = FILE.read_bytes()

@@ -384,3 +384,12 @@ def test_a_teacher_that_only_eco_needs_runs_for_no_loss() -> None:
     teaching.caches, teaching.chosen = {}, ['second']
     teaching.nets = {name: SimpleNamespace(plan=lambda *_, name=name: name) for name in ('first', 'second')}
     assert teaching.plans(*(None, ) * 6) == {'second': 'second'}
+
+
+def test_the_first_teacher_is_used_where_eco_is(train_options: Make, tmp_path: Path) -> None:
+    opt = options(train_options, {**LOGITS, 'teacher': 'swinir'}, tmp_path)
+    assert [teacher['name'] for teacher in opt['teachers']] == ['edsr', 'swinir']
+    problem, = config.check_options(opt, is_train=True, files=False, probe='none').problems
+    assert problem.what == "no loss learns from 'edsr'"
+    opt['train']['eco'] = {'mode': 'full'}
+    assert config.check_options(opt, is_train=True, files=False, probe='none').problems == []
