@@ -68,10 +68,13 @@ def test_fainter_kernels_do_not_make_a_relative_distance_smaller() -> None:
             < 0.2 * plain.distance(projected, teacher, kernels, weights)).all()
 
 
-def test_a_flat_feature_of_the_teacher_has_a_finite_relative_distance() -> None:
-    net = krnet(relative_to='energy')
-    kernels, weights = net.generate(*(flat := (torch.ones(2, 5, 6, 6).double(), torch.ones(2, 5, 6, 6).double())))
-    assert torch.isfinite(net.distance(*flat, kernels, weights)).all()
+def test_a_flat_feature_of_the_teacher_does_not_blow_up_a_relative_distance() -> None:
+    relative, plain = (krnet(relative_to=name) for name in ('energy', 'none'))
+    projected = features()[1]
+    kernels, weights = relative.generate(projected, flat := torch.ones_like(projected))
+    torch.testing.assert_close(relative.distance(projected, flat, kernels, weights),
+                               1000 * plain.distance(projected, flat, kernels, weights))
+    assert torch.isfinite(relative.distance(flat, flat, kernels, weights)).all()
 
 
 @pytest.mark.parametrize('relative_to', ['none', 'energy'])
