@@ -159,5 +159,7 @@ def test_a_cache_meets_new_crops_as_long_as_it_is_asked(train_options: Make, tmp
 def test_the_comparisons_of_the_readme_have_it(name: str) -> None:
     methods = config.read_options(REPO / 'options' / f'compare_EDSR_x2_{name}.yml')['compare']['methods']
     assert methods['eco'] == {'eco': {'end_ratio': 0.75, 'mode': 'full'}}
-    if name != 'small_60k':
-        assert methods['mipkd_eco'] == {'losses': methods['mipkd'], 'eco': methods['eco']['eco']}
+    if name == 'small_60k':
+        assert methods['mipkd_early_eco'] == {**methods['mipkd_early'], **methods['eco']}
+    else:
+        assert methods['mipkd_eco'] == {'losses': methods['mipkd'], **methods['eco']}
