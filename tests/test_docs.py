@@ -303,6 +303,26 @@ def test_gains_in_the_text_are_those_of_the_results(pair: str, over: str, testse
     assert f'{found.mean:.3f} ± {found.error:.3f}'.replace('-', '−') in section(RESULTS, '5,000 iterations')
 
 
+@pytest.mark.parametrize(('pair', 'method', 'over'), [
+    ('small', 'mipkd_eco', 'mipkd'), ('small', 'eco', 'none'), ('small', 'dckd', 'none'),
+    ('small', 'none_slice', 'none'), ('small', 'mtkd', 'none'), ('depth', 'mtkd', 'none'),
+    ('compound', 'mtkd', 'none'), ('compound', 'mipkd_eco', 'mipkd'), ('compound', 'none_slice', 'none')])
+def test_gains_of_the_newest_methods_in_the_text_are_those_of_the_results(pair: str, method: str, over: str) -> None:
+    found = gain(rows_of(pair), method, over, 'Kodak24')
+    assert f'{abs(found.mean):.3f} ± {found.error:.3f}' in section(RESULTS, '5,000 iterations')
+
+
+@pytest.mark.parametrize('testset', ['Kodak24', 'Set5', 'Set14'])
+def test_mipkd_is_the_best_of_the_width_pair(testset: str) -> None:
+    """By more than two standard errors, seed by seed, over each method that is not MiPKD itself."""
+    rows = rows_of('small')
+    for method in {row.method for row in rows} - {'mipkd', 'mipkd_eco', 'mipkd_slice'}:
+        found = gain(rows, 'mipkd', method, testset)
+        assert found.count == 3, method
+        assert found.mean > 2 * found.error, method
+    assert 'by more than two standard errors over each of the others' in section(RESULTS, '5,000 iterations')
+
+
 @pytest.mark.parametrize('testset', ['Kodak24', 'Set5', 'Set14'])
 def test_gains_of_cheap_mipkd_in_the_text_are_those_of_the_results(testset: str) -> None:
     found = gain(rows_of('depth_recipe'), 'mipkd_cheap', 'none (equal time)', testset)
