@@ -33,7 +33,7 @@ def _read(layout: Layout) -> Found:
             network[key] = given
     choices: tuple[dict[str, Any], ...] = ({'img_range': 1.0}, {'img_range': 255.0})
     if upsampler == '':  # with 255 any weights leave an image as it is, nearly, so nothing can be measured
-        value = 255.0 if window == 7 else 1.0  # 255 is that of the official networks for JPEG, which have windows of 7
+        value = 255.0 if window == 7 else 1.0  # official networks for JPEG have windows of 7, and 255
         choices, notes = ({'img_range': value}, ), (*notes, f'img_range {value} was assumed: a weights file does not '
                                                     'show it')
     return Found(network, upscale, layout.state, 'BasicSR and official SwinIR', choices, notes)
