@@ -26,7 +26,7 @@ def main(options: str, out: str) -> None:
         model.optimize_parameters(iteration)
     bare = model.get_bare_model(model.net_g)
     torch.save({
-        'wrapped': [type(model.net_g).__name__, *(type(runner).__name__ for runner in model._loss_runners),
+        'wrapped': [type(model.net_g).__name__, *(type(runner).__name__ for runner in model.loss_runners),
                     type(model.teacher).__name__],
         'student': {name: p.grad for name, p in bare.named_parameters()},
         'losses': {name: p.grad for name, p in model.losses.named_parameters()},

@@ -1,14 +1,16 @@
 """Reading images: a file that cannot be decoded is an error with its path or LMDB key, in worker processes too.
 
 BasicSR hands the bytes of a file to OpenCV, which returns None for an image that is cut short or overwritten; the
-training then ends in ``'NoneType' object has no attribute 'astype'`` (no BasicSR issue known). :func:`apply` repairs
-``FileClient``, ``LmdbBackend``, ``imfrombytes`` and the data sets of pairs and of single images.
+training then ends in ``'NoneType' object has no attribute 'astype'`` (no BasicSR issue known). Its data set for
+real-world SR takes another image at random where one cannot be opened. :func:`apply` repairs ``FileClient``,
+``LmdbBackend``, ``imfrombytes`` and the data sets of pairs and of single images.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import basicsr.utils.img_util as img_util
 import cv2
 import numpy as np
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.realesrgan_paired_dataset import RealESRGANPairedDataset
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.file_client import FileClient, LmdbBackend
 from numpy.typing import NDArray
@@ -29,6 +32,7 @@ from mipkd_plugin.utils.replacing import replace_everywhere
 
 _REMEDY = ('restore the image, or remove it together with its partner; mipkd check --decode -opt FILE.yml finds all '
            'images of this kind')
+_PAUSE = 1.0  # seconds; BasicSR waits as long
 _CHANNELS = {'color': (3, ), 'grayscale': ()}
 
 
@@ -114,7 +118,7 @@ def _name_files(original: Callable[..., Any]) -> Callable[..., Any]:
     """``FileClient.get`` whose result knows its origin, and which refuses a key that an LMDB does not hold."""
     @functools.wraps(original)
     def get(self: Any, filepath: Any, client_key: str = 'default') -> Any:
-        content, origin = original(self, filepath, client_key), str(filepath)
+        content, origin = _content(original, self, filepath, client_key), str(filepath)
         if self.backend == 'lmdb':
             lmdb = self.client._client[client_key].path()
             if content is None:
@@ -126,6 +130,18 @@ def _name_files(original: Callable[..., Any]) -> Callable[..., Any]:
         return content
 
     return get
+
+
+def _content(original: Callable[..., Any], client: Any, filepath: Any, client_key: str) -> Any:
+    """Read a file; try again if a busy disk does not answer. ``RealESRGANDataset`` would take another image instead."""
+    for tries_left in (2, 1, 0):
+        try:
+            return original(client, filepath, client_key)
+        except OSError as error:
+            if tries_left == 0 or isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+                raise ImageError(f'{error.filename or filepath} cannot be read: {error.strerror or error}') from None
+            time.sleep(_PAUSE)
+    return None
 
 
 def _share(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,7 +228,7 @@ def apply() -> bool:
         return False
     FileClient.get = _name_files(FileClient.get)
     LmdbBackend.__init__ = _share(LmdbBackend.__init__)
-    for dataset in (PairedImageDataset, SingleImageDataset):
+    for dataset in (PairedImageDataset, SingleImageDataset, RealESRGANPairedDataset):
         dataset.__getitem__ = _name_pairs(dataset.__getitem__)
     checked = _refuse_broken(plain)
     replace_everywhere('basicsr', 'imfrombytes', plain, checked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,23 +21,26 @@ from mipkd_plugin.checkpoints.distill_state import gather_random_states, load_st
 from mipkd_plugin.checkpoints.files import distill_state_path, label_of
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.distributed import distributed, with_fixed_buffers
-from mipkd_plugin.models.eco import Batch, batch_of
+from mipkd_plugin.models.eco import batch_of
 from mipkd_plugin.models.gradients import gradient_log
+from mipkd_plugin.models.host_step import has_own_step, step_of_host
+from mipkd_plugin.models.lesson import lesson_of, terms_of
 from mipkd_plugin.models.setup_log import setup_lines
 from mipkd_plugin.models.student import StudentMixin
-from mipkd_plugin.models.teaching import Teaching, prepare
+from mipkd_plugin.models.teaching import Teaching
 from mipkd_plugin.models.terms import free_name, refuse_not_finite, total_of
 from mipkd_plugin.networks.teacher_cache import TeacherCache
 from mipkd_plugin.utils.registry import register
 
 
 class DistillMixin(StudentMixin):
-    """Add distillation to any BasicSR model class that trains one network ``net_g``.
+    """Add distillation to any BasicSR model class whose ``net_g`` makes SR images.
 
-    Write ``class MyDistillModel(DistillMixin, MyModel)``. The mixin replaces ``optimize_parameters`` of ``MyModel``,
-    with the same pixel and perceptual losses. It keeps validation, saving, schedulers, EMA, and a ``test`` of its own
-    (that of SRModel pads images, see :class:`StudentMixin`). It reads ``teacher`` or ``teachers``, and ``distill_opt``,
-    ``distill`` and ``eco`` of ``train``.
+    Write ``class MyDistillModel(DistillMixin, MyModel)``. It reads ``teacher`` or ``teachers``, and ``distill_opt``,
+    ``distill`` and ``eco`` of ``train``. The step of SRModel gets the distillation terms beside the pixel and
+    perceptual losses. A step of the class itself, as a GAN has, runs as it is: the terms join the gradient of the
+    generator (:mod:`~mipkd_plugin.models.host_step`). Validation, saving, schedulers, EMA, and a ``test`` of its own
+    are kept (that of SRModel pads images, see :class:`StudentMixin`).
 
     Raises:
         OptionError: The options of teacher or losses have problems; the message lists all of them.
@@ -46,10 +49,13 @@ class DistillMixin(StudentMixin):
     see_losses: Callable[[Iterable[Tensor]], None] | None = None
     """Takes the terms of each step, before it is applied: who sets this decides about steps that are not finite."""
 
+    see_terms: Callable[[dict[str, Tensor], dict[str, Tensor]], None] | None = None
+    """Takes the terms of a step of the host, in its backward pass, and what losses log of their own training."""
+
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Put a network on the device as BasicSR does; DDP leaves buffers alone that no step changes."""
+        """Put a network on the device as BasicSR does; DDP leaves buffers of the student alone that no step changes."""
         wrap = super().model_to_device
-        return with_fixed_buffers(net, wrap) if self.opt['dist'] else wrap(net)
+        return with_fixed_buffers(net, wrap) if self.opt['dist'] and net is self.net_g else wrap(net)
 
     def init_training_settings(self) -> None:
         """Build teacher and losses, then let BasicSR set up the rest.
@@ -76,20 +82,27 @@ class DistillMixin(StudentMixin):
         losses = self.distillation_losses()
         for index, loss in enumerate(losses):
             loss.seed(seed + 1_000_003 * self.opt.get('rank', 0) + index)
-        self._loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in losses]
+        self.loss_runners = [distributed(loss, self.device) if self.opt['dist'] else loss for loss in losses]
         self._teacher_dismissed = False
         self.log_gradients = gradient_log(self.opt, self.schedule, losses)
+        self.own_log: dict[str, Tensor] = {}
         self.crops: Tensor | None = None
         get_root_logger().info('\n'.join(setup_lines(self, distillation.notes)))
         super().init_training_settings()
 
     def setup_optimizers(self) -> None:
-        """Make BasicSR's optimizer; a second group holds parameters of the losses that no loss trains itself."""
+        """Make BasicSR's optimizers; a second group of the generator's holds parameters of the losses.
+
+        Parameters that a loss trains itself are in none.
+
+        Raises:
+            OptionError: The model class has no ``optimizer_g``.
+        """
         super().setup_optimizers()
-        if len(self.optimizers) != 1:
+        if not hasattr(self, 'optimizer_g'):
             raise config.OptionError([config.Problem(
-                'model_type', f'{type(self).__name__} has {len(self.optimizers)} optimizers, but DistillMixin trains '
-                'one network with one optimizer', 'use a model class that trains only net_g')])
+                'model_type', f'{type(self).__name__} has no optimizer_g, and DistillMixin adds the parameters of the '
+                'losses to it', 'use a model class that trains net_g with optimizer_g')])
         own = {id(p) for loss in self.distillation_losses() for p in loss.self_trained_parameters()}
         parameters = [p for p in self.losses.parameters() if p.requires_grad and id(p) not in own]
         if parameters:
@@ -103,12 +116,16 @@ class DistillMixin(StudentMixin):
     def optimize_parameters(self, current_iter: int) -> None:
         """Run one iteration: losses train their own parameters, then forward, all terms, backward, Adam, EMA.
 
-        An iteration that the schedule ``train.distill`` leaves out is one of plain training. Under ``basicsr train`` a
-        step that is not finite is not applied.
+        A model class with a step of its own, such as a GAN, takes that step, with the terms in it; see
+        :mod:`~mipkd_plugin.models.host_step`. An iteration that the schedule ``train.distill`` leaves out is one of
+        plain training. Under ``basicsr train`` a step that is not finite is not applied.
 
         Raises:
             FloatingPointError: The loss is not finite, in a training loop of one's own.
         """
+        if has_own_step(super().optimize_parameters):
+            step_of_host(self, current_iter, super().optimize_parameters)
+            return
         self.optimizer_g.zero_grad()
         terms, prepared = self.training_terms(current_iter)
         total = total_of(terms)
@@ -134,34 +151,16 @@ class DistillMixin(StudentMixin):
             The weighted terms, whose sum the step minimizes, and what losses log of their own training.
         """
         batch = batch_of(self, current_iter)
-        if self.schedule.distills(current_iter):
-            terms, logged = self._distill(current_iter, batch)
-            return terms, {**logged, **batch.logged}
-        if not self._teacher_dismissed and self.schedule.is_over(current_iter) and (
-                self.eco is None or not self.eco.blends(current_iter)):
-            self._dismiss_teacher()
-        self.output = self.net_g(batch.lq)
-        return self.reconstruction_terms(self.output, batch.gt), batch.logged
-
-    def _distill(self, current_iter: int, batch: Batch) -> tuple[OrderedDict[str, Tensor], dict[str, Tensor]]:
-        """Forward pass of an iteration that distills: all terms, and what the losses log of their own training."""
-        samples = self.schedule.samples(len(batch.lq))
-        lq = batch.lq if samples >= len(batch.lq) else batch.lq[:samples]  # itself: the student's answers belong to it
-        known = None if batch.teacher is None else batch.teacher.first(samples)
-        plans = self.teaching.plans(
-            lq, batch.gt[:samples], self.optimizer_g,
-            lambda output, gt: total_of(self.reconstruction_terms(output, gt)), current_iter,
-            self.crops, as_fed=batch.lq is self.lq, known=known, averaged=getattr(self, 'net_g_ema', None))
-        prepared = prepare(self.distillation_losses(), [plans[name] for name in self.teaching.chosen], self.device,
-                           stops=self.see_losses is None)
+        if not self.schedule.distills(current_iter):
+            self.dismiss_teacher_when_over(current_iter)
+            self.output = self.net_g(batch.lq)
+            return self.reconstruction_terms(self.output, batch.gt), batch.logged
+        lesson = lesson_of(self, current_iter, batch)
         student = self.nets.student(batch.lq)
         self.output = student.output
         terms = self.reconstruction_terms(student.output, batch.gt)
-        steps, weight = self.teaching.steps(plans, student.first(samples)), self.schedule.weight(current_iter)
-        for runner, step in zip(self._loss_runners, steps):
-            for name, value in runner(step).items():
-                terms[free_name(name, terms)] = value if weight == 1 else weight * value
-        return terms, prepared
+        terms.update(terms_of(self, lesson, student, terms))
+        return terms, {**lesson.prepared, **batch.logged}
 
     @property
     def cache(self) -> TeacherCache | None:
@@ -175,7 +174,11 @@ class DistillMixin(StudentMixin):
     def _teachers_for_pictures(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return self.teaching.upscalers(int(self.opt['scale']))
 
-    def _dismiss_teacher(self) -> None:
+    def dismiss_teacher_when_over(self, current_iter: int) -> None:
+        """Free the teacher in the first iteration from which on nothing needs it."""
+        if self._teacher_dismissed or not self.schedule.is_over(current_iter) or (
+                self.eco is not None and self.eco.blends(current_iter)):
+            return
         self._teacher_dismissed = True
         self.teaching.dismiss()
         several = 's' * (len(self.teaching.nets) > 1)
@@ -190,6 +193,13 @@ class DistillMixin(StudentMixin):
         torch._foreach_mul_([p.data for p in average], decay)
         torch._foreach_add_([p.data for p in average],
                             [p.data for p in self.get_bare_model(self.net_g).parameters()], alpha=1 - decay)
+
+    def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> OrderedDict[str, float]:
+        """Make the log of a step, as BasicSR does; that of a host's own step gets the distillation terms."""
+        logged = OrderedDict(loss_dict)
+        for name, value in self.own_log.items():
+            logged[free_name(name, logged)] = value
+        return super().reduce_loss_dict(logged)
 
     def reconstruction_terms(self, output: Tensor, gt: Tensor) -> OrderedDict[str, Tensor]:
         """Compute the terms of BasicSR's SRModel: pixel loss and perceptual loss.

@@ -27,12 +27,14 @@ class Batch:
         gt: High-resolution images (N, C, sH, sW).
         teacher: The teacher's pass over all of ``lq``, if it was made for the blend.
         logged: What the log shows of it.
+        as_fed: Whether ``lq`` are the images that were fed.
     """
 
     lq: Tensor
     gt: Tensor
     teacher: NetPass | None
     logged: dict[str, Tensor]
+    as_fed: bool = True
 
 
 def batch_of(model: DistillMixin, iteration: int) -> Batch:
@@ -69,7 +71,7 @@ def batch_of(model: DistillMixin, iteration: int) -> Batch:
     if eco.mode == 'hr_only':
         return Batch(model.lq, gt, found, logged)
     smaller = bicubic_downsample_batch(image, int(model.opt['scale']), clips=True)
-    return Batch((1 - a) * smaller + a * model.lq, gt, None, logged)
+    return Batch((1 - a) * smaller + a * model.lq, gt, None, logged, as_fed=False)
 
 
 def _teacher_pass(model: DistillMixin, eco: EcoSchedule, iteration: int) -> NetPass:

@@ -44,14 +44,20 @@ def writer_known(pipeline: ModuleType) -> Iterator[None]:
         _writers.clear()
 
 
-def common_period(schedule: DistillSchedule, losses: Iterable[DistillationLoss]) -> int:
+def common_period(schedule: DistillSchedule, losses: Iterable[DistillationLoss], generator: int = 1) -> int:
     """All terms of a training act in the iterations that this number divides.
 
+    Args:
+        schedule: When the training distills.
+        losses: The losses.
+        generator: The generator trains in each iteration that this number divides.
+
     Returns:
-        The number; ``train.distill.every`` alone where the training is too short for an iteration of all terms.
+        The number; that without the losses where the training is too short for an iteration of all terms.
     """
-    every = math.lcm(schedule.every, *(loss.due_every for loss in losses))
-    return every if every <= schedule.last else schedule.every
+    fewest = math.lcm(schedule.every, generator)
+    every = math.lcm(fewest, *(loss.due_every for loss in losses))
+    return every if every <= schedule.last else fewest
 
 
 class GradientLog:
@@ -65,11 +71,13 @@ class GradientLog:
         every: ``logger.gradient_freq``, in iterations.
         schedule: When the training distills.
         losses: The losses.
+        generator: The generator trains in each iteration that this number divides.
     """
 
-    def __init__(self, every: int, schedule: DistillSchedule, losses: Iterable[DistillationLoss]) -> None:
+    def __init__(self, every: int, schedule: DistillSchedule, losses: Iterable[DistillationLoss],
+                 generator: int = 1) -> None:
         self.every = every
-        self._period = common_period(schedule, losses)
+        self._period = common_period(schedule, losses, generator)
         self._schedule = schedule
         self._is_off = False
 
@@ -109,7 +117,8 @@ def gradient_log(opt: Mapping[str, Any], schedule: DistillSchedule,
                  losses: Iterable[DistillationLoss]) -> GradientLog | None:
     """What ``logger.gradient_freq`` asks for; None if it asks for nothing."""
     every = (opt.get('logger') or {}).get('gradient_freq')
-    return GradientLog(every, schedule, losses) if every else None
+    generator = int(opt['train'].get('net_d_iters', 1))
+    return GradientLog(every, schedule, losses, generator) if every else None
 
 
 def in_words(found: Mapping[str, Pull]) -> str:

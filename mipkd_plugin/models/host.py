@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         def feed_data(self, data: dict[str, Any]) -> None:
             """Take a batch."""
 
+        def optimize_parameters(self, current_iter: int) -> None:
+            """Run one training step."""
+
         def test(self) -> None:
             """Run the network on ``lq``, without gradient, into ``output``."""
 

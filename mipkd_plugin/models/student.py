@@ -27,7 +27,8 @@ class StudentMixin(HostModel):
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Wrap a network as BasicSR does; it returns the output that the option ``output`` chooses."""
-        self._choose_output(net)
+        if net is self.net_g:
+            self._choose_output(net)
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:

@@ -1,0 +1,70 @@
+"""Repair of BasicSR's Real-ESRGAN models: they degrade images on a GPU whatever ``num_gpu`` says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+
+def degradation_on_device() -> bool:
+    """Let ``RealESRNetModel`` and ``RealESRGANModel`` degrade images where the networks are, on the CPU too.
+
+    They call ``.cuda()`` on the JPEG and sharpening modules and on their pool of pairs, which raises without a GPU, and
+    mixes devices with ``num_gpu: 0`` (no BasicSR issue known). On the CPU JPEG compression and padding keep another
+    memory layout, which ``filter2D`` does not take.
+
+    Returns:
+        Whether the repair was made.
+    """
+    from basicsr.models import realesrgan_model, realesrnet_model
+
+    models = (realesrnet_model.RealESRNetModel, realesrgan_model.RealESRGANModel)
+    if hasattr(models[0].__init__, '__wrapped__'):
+        return False
+    for module, model in zip((realesrnet_model, realesrgan_model), models):
+        _let_modules_stay(module)
+        module.filter2D = _of_contiguous(module.filter2D)
+        model.__init__ = _with_modules_on_device(model.__init__)
+        model._dequeue_and_enqueue = _with_pool_on_device(model._dequeue_and_enqueue)
+    return True
+
+
+def _let_modules_stay(module: ModuleType) -> None:
+    """Replace the classes of a module by ones whose ``cuda()`` leaves them where they are."""
+    for name in ('DiffJPEG', 'USMSharp'):
+        plain = getattr(module, name)
+        setattr(module, name, type(name, (plain, ), {'cuda': lambda self, device=None: self,
+                                                     '__module__': plain.__module__}))
+
+
+def _of_contiguous(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @functools.wraps(original)
+    def filter2d(img: Any, kernel: Any) -> Any:
+        return original(img.contiguous(), kernel)
+
+    return filter2d
+
+
+def _with_modules_on_device(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(self: Any, opt: dict[str, Any]) -> None:
+        original(self, opt)
+        self.jpeger.to(self.device)
+        self.usm_sharpener.to(self.device)
+
+    return init
+
+
+def _with_pool_on_device(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The pool is made before BasicSR would make it on a GPU."""
+    @functools.wraps(original)
+    def dequeue_and_enqueue(self: Any) -> None:
+        if not hasattr(self, 'queue_lr'):
+            self.queue_lr, self.queue_gt = (images.new_zeros(self.queue_size, *images.shape[1:])
+                                            for images in (self.lq, self.gt))
+            self.queue_ptr = 0
+        original(self)
+
+    return dequeue_and_enqueue

@@ -1,0 +1,196 @@
+"""Distillation inside the training step of a BasicSR class that has a step of its own, such as a GAN.
+
+Such a class computes forward pass, losses and backward pass of the generator, and then the step of its discriminator,
+in one method. That method runs unchanged. It gets the student's image from a pass that also fills the taps, and the
+sum of the distillation terms travels with this image: where the class computes the gradient of its own losses, the
+same backward pass computes that of the terms. The discriminator sees the image without its gradient, as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from basicsr.models.sr_model import SRModel
+from torch import Tensor, nn
+
+from mipkd_plugin.models.eco import Batch, batch_of
+from mipkd_plugin.models.lesson import lesson_of, terms_of
+from mipkd_plugin.models.terms import refuse_not_finite, total_of
+
+if TYPE_CHECKING:
+    from mipkd_plugin.models.distill_model import DistillMixin
+
+HOST = 'l_g_total'
+"""What BasicSR calls the sum of its own terms."""
+
+Pulled = Callable[[dict[str, Tensor]], None]
+"""Takes all terms of a step, in its backward pass: :data:`HOST` and the distillation terms."""
+
+
+class _Carry(torch.autograd.Function):
+    """An image whose backward pass is also that of a sum of terms."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, total: Tensor, see: Callable[[Tensor], None] | None) -> Tensor:
+        ctx.see, ctx.is_done = see, False
+        return image.view_as(image)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        if ctx.is_done:  # a class that goes backward several times gets the terms once
+            return gradients[0], None, None
+        ctx.is_done = True
+        if ctx.see is not None:
+            ctx.see(gradients[0])
+        return gradients[0], gradients[0].new_ones(()), None
+
+
+def _carrying(image: Tensor, terms: Mapping[str, Tensor], see: Pulled | None = None) -> Tensor:
+    """The image for the host's losses, with the distillation terms behind it.
+
+    Args:
+        image: S(x) (N, C, sH, sW).
+        terms: The weighted distillation terms, by name.
+        see: Takes the terms in the backward pass, in which their graph is still there.
+
+    Returns:
+        The same values. The gradient of the student's weights is that of the host's losses plus that of the terms.
+    """
+    if not terms:
+        return image
+
+    def with_host(gradient: Tensor) -> None:
+        if see is not None:
+            with torch.enable_grad():  # the gradient of this product is that of the host's losses
+                see({HOST: (image * gradient.detach()).sum(), **terms})
+
+    carried: Tensor = _Carry.apply(image, total_of(terms), None if see is None else with_host)
+    return carried
+
+
+class _FirstCall:
+    """Stands in for ``net_g`` of a model until somebody runs it, which is the forward pass of the training step.
+
+    Args:
+        model: The model.
+        run: What to run then in place of the network: LR images (N, C, H, W) → S(x).
+    """
+
+    def __init__(self, model: DistillMixin, run: Callable[[Tensor], Tensor]) -> None:
+        self._model = model
+        self._run = run
+        self._net: nn.Module = model.net_g
+
+    def __enter__(self) -> _FirstCall:
+        self._model.net_g = self  # type: ignore[assignment]  # it does what a step needs
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._model.net_g = self._net
+
+    def __call__(self, lq: Tensor) -> Tensor:
+        """Run the stand-in; from now on the model has its own network again."""
+        self._model.net_g = self._net
+        return self._run(lq)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._net, name)
+
+
+def has_own_step(optimize_parameters: Callable[[int], None]) -> bool:
+    """Whether a bound ``optimize_parameters`` is another than SRModel's."""
+    return getattr(optimize_parameters, '__func__', None) is not SRModel.optimize_parameters
+
+
+def trains_generator(opt: Mapping[str, Any], iteration: int) -> bool:
+    """Whether a step changes the generator; a GAN may train its discriminator alone at first, and more often.
+
+    Args:
+        opt: The options; ``train.net_d_iters`` and ``train.net_d_init_iters`` mean what they mean to SRGANModel.
+        iteration: Number of the iteration, from 1.
+
+    Returns:
+        Whether it does.
+    """
+    return iteration % generator_period(opt) == 0 and iteration > opt['train'].get('net_d_init_iters', 0)
+
+
+def generator_period(opt: Mapping[str, Any]) -> int:
+    """The generator trains in the iterations that this number divides."""
+    return int(opt['train'].get('net_d_iters', 1))
+
+
+def step_of_host(model: DistillMixin, iteration: int, run: Callable[[int], None]) -> None:
+    """Let a class take its own training step, with the distillation terms in it.
+
+    Teacher and student see the images ``lq`` that the class hands to ``net_g``: degraded, and out of the pool of
+    pairs. Losses that compare with ``gt`` get the images that the pixel loss compares with: sharpened ones, unless
+    ``l1_gt_usm`` says no. What ECO blends, everything in the step sees, the discriminator too.
+
+    Args:
+        model: The model.
+        iteration: Number of the iteration, from 1.
+        run: ``optimize_parameters`` of the class.
+    """
+    batch = batch_of(model, iteration)
+    with _seen(model, batch):
+        model.own_log = dict(batch.logged)
+        try:
+            if model.schedule.distills(iteration) and trains_generator(model.opt, iteration):
+                with _FirstCall(model, lambda lq: _forward(model, iteration, batch, lq)):
+                    run(iteration)
+            else:
+                model.dismiss_teacher_when_over(iteration)
+                run(iteration)
+        finally:
+            model.own_log = {}
+
+
+def _forward(model: DistillMixin, iteration: int, batch: Batch, lq: Tensor) -> Tensor:
+    """The student's image, with the distillation terms behind it."""
+    own = lq is batch.lq
+    batch = replace(batch, lq=lq, gt=pixel_target(model), teacher=batch.teacher if own else None,
+                    as_fed=own and batch.as_fed)
+    lesson = lesson_of(model, iteration, batch)
+    student = model.nets.student(lq)
+    terms = terms_of(model, lesson, student, {})
+    if model.see_losses is not None:
+        model.see_losses([*terms.values(), *lesson.prepared.values()])
+    elif terms:
+        refuse_not_finite(terms, iteration)
+    model.own_log.update({**terms, **lesson.prepared})
+    log = model.log_gradients if model.log_gradients is not None and model.log_gradients.is_due(iteration) else None
+
+    def see(all_terms: dict[str, Tensor]) -> None:
+        if log is not None:
+            log(iteration, all_terms, model.get_bare_model(model.net_g))
+        if model.see_terms is not None:
+            model.see_terms(all_terms, lesson.prepared)
+
+    return _carrying(student.output, terms, see if log is not None or model.see_terms is not None else None)
+
+
+def pixel_target(model: Any) -> Tensor:
+    """The images that the pixel loss compares with, by RealESRGANModel's option ``l1_gt_usm``."""
+    sharpened: Tensor | None = getattr(model, 'gt_usm', None)
+    target: Tensor = model.gt
+    return target if sharpened is None or model.opt.get('l1_gt_usm', False) is False else sharpened
+
+
+@contextmanager
+def _seen(model: Any, batch: Batch) -> Iterator[None]:
+    """Inside the block, the images of a model are those of a batch."""
+    before = {name: getattr(model, name) for name in ('lq', 'gt', 'gt_usm') if hasattr(model, name)}
+    model.lq = batch.lq
+    if batch.gt is not model.gt:
+        model.gt = batch.gt
+        if 'gt_usm' in before and hasattr(model, 'usm_sharpener'):
+            model.gt_usm = model.usm_sharpener(batch.gt)
+    try:
+        yield
+    finally:
+        vars(model).update(before)
