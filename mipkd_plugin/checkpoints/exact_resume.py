@@ -21,17 +21,22 @@ from mipkd_plugin.checkpoints.proof import numpy_state, random_fault
 from mipkd_plugin.checkpoints.writing import save_file
 from mipkd_plugin.utils.replacing import replaced
 
+_POOL = ('queue_lr', 'queue_gt', 'queue_ptr')
+"""What a Real-ESRGAN model keeps of earlier batches, to train on later."""
 
-def _save_random_state(path: Path) -> None:
-    """Save the state of all random number generators."""
+
+def _save_random_state(path: Path, model: Any) -> None:
+    """Save the state of all random number generators, and the pool of pairs of a Real-ESRGAN model."""
     name, keys, *rest = np.random.get_state(legacy=True)
     state = {'torch': torch.get_rng_state(), 'python': random.getstate(),
              'numpy': (name, np.asarray(keys).tolist(), *rest),
              'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+    if hasattr(model, _POOL[0]):
+        state['pool'] = {name: getattr(model, name) for name in _POOL}
     save_file(path, state)
 
 
-def _restore_random_state(path: Path) -> None:
+def _restore_random_state(path: Path, model: Any) -> None:
     state = torch.load(path, map_location='cpu', weights_only=True)
     fault = random_fault(state)
     if fault is not None:
@@ -41,6 +46,8 @@ def _restore_random_state(path: Path) -> None:
     np.random.set_state(numpy_state(state['numpy']))
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'])
+    for name, value in (state.get('pool') or {}).items():
+        setattr(model, name, value.to(model.device) if isinstance(value, torch.Tensor) else value)
 
 
 class _Resumption:
@@ -61,7 +68,7 @@ class _Resumption:
         batches = iteration - state['epoch'] * len(prefetcher.ori_loader)
         for _ in range(batches):
             prefetcher.next()
-        _restore_random_state(random_state_path(opt['path']['models'], iteration))
+        _restore_random_state(random_state_path(opt['path']['models'], iteration), self.model)
         get_root_logger().info(f'Read past {batches} batches that were trained on before.')
         if opt.get('val') is not None and iteration % opt['val']['val_freq'] == 0:
             for loader in self.val_loaders:
@@ -83,7 +90,8 @@ def exact_resume() -> Iterator[None]:
 
     BasicSR restarts the epoch: the model sees its first samples twice, and random numbers (drop-path, crops without
     data workers) restart too. Exact resume saves the random numbers with each checkpoint, skips the batches that the
-    epoch has already trained on, and repeats a validation at the same iteration.
+    epoch has already trained on, and repeats a validation at the same iteration. The pool of pairs of a Real-ESRGAN
+    model, which BasicSR starts anew, is saved with the random numbers.
 
     It works for one process and needs data workers that are not persistent. On a GPU the result is equal only if all
     kernels are deterministic.
@@ -108,7 +116,7 @@ def exact_resume() -> Iterator[None]:
 
     def save_with_random_state(self: Any, epoch: int, current_iter: int) -> None:
         if current_iter != -1:
-            _save_random_state(random_state_path(self.opt['path']['models'], current_iter))
+            _save_random_state(random_state_path(self.opt['path']['models'], current_iter), self)
         save_training_state(self, epoch, current_iter)
 
     ours = {'load_resume_state': load_resume_state, 'create_train_val_dataloader': create_train_val_dataloader,

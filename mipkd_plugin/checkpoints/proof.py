@@ -17,6 +17,7 @@ from mipkd_plugin.checkpoints.writing import RECORD, Written, file_digest
 
 _STATE = {'iter': int, 'epoch': int, 'optimizers': list, 'schedulers': list}
 _RANDOM = {'torch': torch.Tensor, 'python': tuple, 'numpy': (tuple, list), 'cuda': (torch.Tensor, type(None))}
+_POOL = {'queue_lr': torch.Tensor, 'queue_gt': torch.Tensor, 'queue_ptr': int}
 _DISTILL = {'teacher': str, 'types': list, 'pairs': list, 'losses': Mapping, 'random': list}
 LEARNED = 'learned_from'
 """Key of a distillation state: for each loss (name, hash) of its teacher, where teachers have names."""
@@ -97,7 +98,7 @@ def _known_digest(path: Path, status: tuple[int, ...]) -> Written:
 
 def random_fault(content: Any) -> str | None:
     """What is wrong with the content of ``random_<iter>.pth``; None if it can be used. Draws no random number."""
-    fault = _fault(content, _RANDOM)
+    fault = _fault(content, _RANDOM) or ('pool' in content and _fault(content['pool'], _POOL) or None)
     if fault is not None:
         return fault
     return _unusable({'torch': lambda: torch.Generator().set_state(content['torch']),

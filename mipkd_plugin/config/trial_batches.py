@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from basicsr.data.realesrgan_dataset import RealESRGANDataset
+from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from mipkd_plugin.config.dataset_samples import build_samples
 from mipkd_plugin.config.patches import probe_shape
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.registered import lookup
+from mipkd_plugin.data.realesrgan_crop_dataset import BASICSR_SIDE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
@@ -29,7 +33,8 @@ class TrialBatches:
     """Batches as a model takes them.
 
     Attributes:
-        batches: What ``feed_data`` takes: ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), RGB in [0, 1], and more.
+        batches: What ``feed_data`` takes: ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), RGB in [0, 1], and more; or
+            HR images to degrade, and kernels.
         source: Where the images come from, in words.
         is_real: Whether they are images of the training set.
     """
@@ -49,7 +54,7 @@ def trial_batches(opt: Mapping[str, Any], size: int, count: int, side: int, root
         opt: The options.
         size: Images in a batch.
         count: Number of batches.
-        side: Side of the LR images, in pixels; larger patches are cut.
+        side: Side of the LR images, in pixels; larger patches are cut, but not those that the model makes itself.
         root: Folder that relative paths start from; default: the working directory.
         pairs: Number of image pairs, if it is known.
 
@@ -68,9 +73,26 @@ def trial_batches(opt: Mapping[str, Any], size: int, count: int, side: int, root
         if not isinstance(found, str):
             return TrialBatches(found, str(ctx.section('datasets', 'train').get('name')), is_real=True)
         channels, scale = probe_shape(opt)[0], ctx.scale or 1
+        if degrades(ctx):
+            noise = [_noise_to_degrade(ctx, size) for _ in range(count)]
+            return TrialBatches(noise, f'random numbers ({found})', is_real=False)
         noise = [{'lq': torch.rand(size, channels, side, side),
                   'gt': torch.rand(size, channels, side * scale, side * scale)} for _ in range(count)]
     return TrialBatches(noise, f'random numbers ({found})', is_real=False)
+
+
+def degrades(ctx: Context) -> bool:
+    """Whether the training images are HR images alone, which the model degrades itself."""
+    found = lookup(DATASET_REGISTRY, ctx.section('datasets', 'train').get('type'))
+    return isinstance(found, type) and issubclass(found, RealESRGANDataset)
+
+
+def _noise_to_degrade(ctx: Context, size: int) -> dict[str, Tensor]:
+    """What ``RealESRGANDataset`` would give, of random numbers, with kernels that do not blur."""
+    pulse = torch.zeros(size, 21, 21)
+    pulse[:, 10, 10] = 1
+    side = ctx.section('datasets', 'train').get('crop_size', BASICSR_SIDE)
+    return {'gt': torch.rand(size, 3, side, side), 'kernel1': pulse, 'kernel2': pulse, 'sinc_kernel': pulse}
 
 
 def _read(ctx: Context, size: int, count: int, side: int, pairs: int) -> list[dict[str, Any]] | str:
@@ -90,6 +112,8 @@ def _read(ctx: Context, size: int, count: int, side: int, pairs: int) -> list[di
     whole = [sample for sample in found if sample is not None]
     if len(whole) < len(found):
         return 'a training image cannot be read'
+    if degrades(ctx):
+        return [default_collate(whole[start:start + size]) for start in range(0, len(whole), size)]
     images = [sample.get(key) for sample in whole for key in ('lq', 'gt')]
     if not all(isinstance(image, Tensor) and image.dim() == 3 for image in images):
         return 'the data set gives other images than its model takes'

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-REFERENCE = 'l_pix'
-"""BasicSR's name of the pixel loss."""
+OF_HOST = 'l_g_total'
+"""BasicSR's name of the sum of its own terms, in the step of a GAN."""
+REFERENCES = ('l_pix', OF_HOST)
+"""Terms of BasicSR's, with the first of which the others are compared."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Pull:
     Attributes:
         norm: Euclidean norm of d(term)/d(student's trainable parameters), weights of the term and of the schedule
             applied; 0 if no gradient reaches them.
-        cosine: Cosine between this gradient and the gradient of the pixel loss, over the parameters that both reach,
-            in [-1, 1]; None where one of them is 0 or there is no pixel loss.
+        cosine: Cosine between this gradient and that of the pixel loss (in a GAN: of all its own terms), over the
+            parameters that both reach, in [-1, 1]; None where one of them is 0 or there is no such term.
         trains_itself: Whether a gradient reaches parameters of a loss.
         is_cut: Whether no gradient reaches the student, not even one of zeros.
     """
@@ -32,8 +34,13 @@ class Pull:
     is_cut: bool = False
 
 
-def pulls(terms: Mapping[str, Tensor], student: nn.Module, losses: Iterable[nn.Module] = (),
-          reference: str = REFERENCE) -> dict[str, Pull]:
+def reference_of(names: Iterable[str]) -> str:
+    """The term that the others are compared with: the pixel loss, or the sum of a GAN's terms."""
+    given = set(names)
+    return next((name for name in REFERENCES if name in given), REFERENCES[0])
+
+
+def pulls(terms: Mapping[str, Tensor], student: nn.Module, losses: Iterable[nn.Module] = ()) -> dict[str, Pull]:
     """Measure the gradient of each term. Takes one backward pass for each, and keeps the graph for another.
 
     Leaves ``grad`` of all parameters and the random numbers as they are. Under torchrun a gradient is the mean over the
@@ -43,7 +50,6 @@ def pulls(terms: Mapping[str, Tensor], student: nn.Module, losses: Iterable[nn.M
         terms: The weighted terms of one training step, by name.
         student: The student, unwrapped.
         losses: Modules whose own parameters may train with it.
-        reference: Name of the pixel loss.
 
     Returns:
         The gradients, by name.
@@ -60,7 +66,7 @@ def pulls(terms: Mapping[str, Tensor], student: nn.Module, losses: Iterable[nn.M
         trains_itself[name] = any(g is not None for g in gradients[len(weights):])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         found = {name: _over_ranks(gradients, weights) for name, gradients in found.items()}
-    pixel = found.get(reference)
+    pixel = found.get(reference_of(found))
     sums = [_sums(gradients, pixel or [None] * len(weights)) for gradients in found.values()]
     values = torch.stack(sums).tolist() if sums else []
     return {name: Pull(math.sqrt(square), _cosine(*products), trains_itself[name], all(g is None for g in found[name]))

@@ -25,6 +25,7 @@ from mipkd_plugin.losses.gradients import Pull, over_batches, pulls
 from mipkd_plugin.models.distill_model import DistillMixin
 from mipkd_plugin.models.eco import ECO_A
 from mipkd_plugin.models.gradients import common_period
+from mipkd_plugin.models.host_step import generator_period, has_own_step
 from mipkd_plugin.models.terms import free_name
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
@@ -116,8 +117,13 @@ def _measured(model: Any, batch: dict[str, Any], iteration: int,
     handles = [loss.register_forward_hook(lambda module, step, terms, number=number: made.append((number, list(terms))))
                for number, loss in enumerate(model.losses)]
     model.feed_data(batch)
+    student = model.get_bare_model(model.net_g)
     try:
-        terms, prepared = model.training_terms(iteration)
+        if has_own_step(super(DistillMixin, model).optimize_parameters):
+            terms, prepared, found = _of_host(model, iteration, student)
+        else:
+            terms, prepared = model.training_terms(iteration)
+            found = pulls(terms, student, model.losses)
     finally:
         for handle in handles:
             handle.remove()
@@ -128,16 +134,29 @@ def _measured(model: Any, batch: dict[str, Any], iteration: int,
             free = free_name(name, taken)
             taken[free] = terms[free]
             owners[free] = number
-    return pulls(terms, model.get_bare_model(model.net_g), model.losses), list(prepared)
+    return found, list(prepared)
+
+
+def _of_host(model: Any, iteration: int, student: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor],
+                                                                       dict[str, Pull]]:
+    """Terms, what losses log of their own training, and gradients, in a step of a class that has its own."""
+    found: list[tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Pull]]] = []
+    model.see_terms = lambda terms, prepared: found.append((terms, prepared, pulls(terms, student, model.losses)))
+    for optimizer in model.optimizers:
+        optimizer.step = lambda *args, **kwargs: None  # the batches that follow see the same weights
+    model.optimize_parameters(iteration)
+    return found[0] if found else ({}, {}, {})
 
 
 def _iterations(model: DistillMixin) -> list[int]:
     """The iteration in which all terms act; where the training is too short for one, several."""
     losses, schedule = model.distillation_losses(), model.schedule
-    together = common_period(schedule, losses)
-    if all(together % loss.due_every == 0 for loss in losses):
-        return [together]
-    return list(dict.fromkeys(math.lcm(schedule.every, loss.due_every) for loss in losses))
+    generator, alone = generator_period(model.opt), int(model.opt['train'].get('net_d_init_iters', 0))
+    together = common_period(schedule, losses, generator)
+    periods = [together]
+    if not all(together % loss.due_every == 0 for loss in losses):
+        periods = [math.lcm(schedule.every, generator, loss.due_every) for loss in losses]
+    return list(dict.fromkeys(period * (alone // period + 1) for period in periods))
 
 
 def _affordable(model: Any, opt: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from mipkd_plugin.losses.base import DistillationLoss
-from mipkd_plugin.losses.gradients import Pull, pulls, shares
+from mipkd_plugin.losses.gradients import REFERENCES, Pull, pulls, shares
 from mipkd_plugin.models.ranks import ranks
 from mipkd_plugin.utils.replacing import replaced
 
@@ -128,7 +128,7 @@ def in_words(found: Mapping[str, Pull]) -> str:
 
 
 def _cosine(name: str, pull: Pull) -> str:
-    return '' if pull.cosine is None or name == 'l_pix' else f', cosine {pull.cosine:+.2f}'
+    return '' if pull.cosine is None or name in REFERENCES else f', cosine {pull.cosine:+.2f}'
 
 
 def scalars(found: Mapping[str, Pull]) -> dict[str, float]:
@@ -138,6 +138,6 @@ def scalars(found: Mapping[str, Pull]) -> dict[str, float]:
         values[f'gradients/share_{name}'] = share
         values[f'gradients/norm_{name}'] = found[name].norm
         cosine = found[name].cosine
-        if cosine is not None and name != 'l_pix':
+        if cosine is not None and name not in REFERENCES:
             values[f'gradients/cosine_{name}'] = cosine
     return values

@@ -17,6 +17,7 @@ import torch
 from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
+from mipkd_plugin.losses.gradients import OF_HOST
 from mipkd_plugin.models.eco import Batch, batch_of
 from mipkd_plugin.models.lesson import lesson_of, terms_of
 from mipkd_plugin.models.terms import refuse_not_finite, total_of
@@ -24,11 +25,8 @@ from mipkd_plugin.models.terms import refuse_not_finite, total_of
 if TYPE_CHECKING:
     from mipkd_plugin.models.distill_model import DistillMixin
 
-HOST = 'l_g_total'
-"""What BasicSR calls the sum of its own terms."""
-
 Pulled = Callable[[dict[str, Tensor]], None]
-"""Takes all terms of a step, in its backward pass: :data:`HOST` and the distillation terms."""
+"""Takes all terms of a step, in its backward pass: the sum of the host's own, and the distillation terms."""
 
 
 class _Carry(torch.autograd.Function):
@@ -66,7 +64,7 @@ def _carrying(image: Tensor, terms: Mapping[str, Tensor], see: Pulled | None = N
     def with_host(gradient: Tensor) -> None:
         if see is not None:
             with torch.enable_grad():  # the gradient of this product is that of the host's losses
-                see({HOST: (image * gradient.detach()).sum(), **terms})
+                see({OF_HOST: (image * gradient.detach()).sum(), **terms})
 
     carried: Tensor = _Carry.apply(image, total_of(terms), None if see is None else with_host)
     return carried

@@ -60,19 +60,19 @@ def show_meaning() -> None:
 
 def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '', place: Place = str) -> list[str]:
     """The lines of the table, and what to look at."""
-    from mipkd_plugin.losses.gradients import shares
+    from mipkd_plugin.losses.gradients import reference_of, shares
 
-    count, (size, height, width) = len(found.images.batches), found.patch
+    reference, count, (size, height, width) = reference_of(found.pulls), len(found.images.batches), found.patch
     start = f'starts from {found.pretrained}' if found.pretrained else 'has random weights'
     wide = max(12, *(len(name) for name in (*found.pulls, *found.itself)))
     lines = [f'  gradients{title} of each term on the student before the training: it {start}; iteration '
              f'{found.iteration:,d}' + _part_of_eco(found, opt),
              f'           {count} batch{"es" if count > 1 else ""} of {size} LR images of {height}×{width}, '
              f'{found.images.source}; {found.seconds:.1f} s',
-             f'           {"term":{wide}} {"norm":>9} {"share":>8} {"cosine":>7} {"as l_pix":>9}']
-    pixel = found.pulls.get('l_pix')
+             f'           {"term":{wide}} {"norm":>9} {"share":>8} {"cosine":>7} {f"as {reference}":>9}']
+    pixel = found.pulls.get(reference)
     for name, share in shares(found.pulls).items():
-        lines.append(f'           {name:{wide}} {_row(name, found.pulls[name], share, pixel)}'.rstrip())
+        lines.append(f'           {name:{wide}} {_row(name, found.pulls[name], share, reference, pixel)}'.rstrip())
     lines += [f'           {name:{wide}} {"–":>9} {"–":>8} {"–":>7} {"–":>9}  trains the loss itself, not the student'
               for name in found.itself]
     lines += [f'           {place(where)} has no term in iteration {found.iteration:,d}, and no row here'
@@ -90,13 +90,14 @@ def _part_of_eco(found: GradientCheck, opt: Mapping[str, Any]) -> str:
 
 _MEANING = (
     'share: norm / sum of all norms. cosine: angle to the gradient of l_pix; below 0 it pulls against it.',
-    'as l_pix: factor on the weight of a term with which its norm would be that of l_pix.',
+    'as l_pix: factor on the weight of a term with which its norm would be that of l_pix. In a model with a training',
+    'step of its own, such as a GAN, l_g_total, the sum of its own terms, takes the place of l_pix.',
     'This is the start: while the student trains, shares move; logger.gradient_freq: 1000 logs them.')
 
 
-def _row(name: str, pull: Pull, share: float, pixel: Pull | None) -> str:
-    cosine = '–' if pull.cosine is None or name == 'l_pix' else f'{pull.cosine:+.2f}'
-    factor = '–' if name == 'l_pix' or pixel is None or not pull.norm or not pixel.norm else (
+def _row(name: str, pull: Pull, share: float, reference: str, pixel: Pull | None) -> str:
+    cosine = '–' if pull.cosine is None or name == reference else f'{pull.cosine:+.2f}'
+    factor = '–' if name == reference or pixel is None or not pull.norm or not pixel.norm else (
         f'×{pixel.norm / pull.norm:.3g}')
     return f'{pull.norm:9.3g} {100 * share:6.1f} % {cosine:>7} {factor:>9}' + ('' if pull.norm else f'  {_why(pull)}')
 
@@ -112,19 +113,21 @@ def _why(pull: Pull) -> str:
 
 def advice(found: GradientCheck, opt: Mapping[str, Any], place: Place = str) -> list[str]:
     """What to look at, where there is something."""
-    from mipkd_plugin.losses.gradients import shares
+    from mipkd_plugin.losses.gradients import reference_of, shares
 
-    pixel, share = found.pulls.get('l_pix'), shares(found.pulls)
+    reference = reference_of(found.pulls)
+    pixel, share = found.pulls.get(reference), shares(found.pulls)
     acting = {name: pull for name, pull in found.pulls.items() if name in found.owners and pull.norm > 0}
     lines = []
     for name, pull in acting.items():
         what, is_weight = [], False
         if pixel is not None and pixel.norm and pull.norm > ABOVE * pixel.norm:
             times, is_weight = pull.norm / pixel.norm, True
-            what.append(f'its gradient is {times:,.{int(times < 10)}f} times that of l_pix: the student follows the '
-                        'teacher before the images')
+            what.append(f'its gradient is {times:,.{int(times < 10)}f} times that of {reference}: the student follows '
+                        'the teacher before the images')
         if pull.cosine is not None and pull.cosine < AGAINST:
-            what.append('its cosine is far below 0: a step for it undoes a part of the step for l_pix')
+            what.append('its cosine is far below 0: a step for it undoes a part of the step for '
+                        f'{reference}')
         if share[name] < LITTLE:
             what.append(f'its share is under {100 * LITTLE:g} %: it hardly acts')
             is_weight = True
@@ -137,12 +140,14 @@ def advice(found: GradientCheck, opt: Mapping[str, Any], place: Place = str) -> 
 def _other_weight(name: str, found: GradientCheck, opt: Mapping[str, Any], place: Place) -> list[str]:
     """The weight with which a term would be as strong as the pixel loss, where one option alone sets it."""
     from mipkd_plugin.config import weight_option
+    from mipkd_plugin.losses.gradients import reference_of
     from mipkd_plugin.utils.yaml_text import number
 
-    where, pixel, own = found.owners[name], found.pulls.get('l_pix'), found.pulls[name]
+    reference = reference_of(found.pulls)
+    where, pixel, own = found.owners[name], found.pulls.get(reference), found.pulls[name]
     acting = [other for other, owner in found.owners.items() if owner == where and found.pulls[other].norm]
     option = weight_option(opt, where, name, len(acting))
     if option is None or pixel is None or not pixel.norm:
         return []
-    return [f'   as strong as l_pix with {place(option[0])}: {number(option[1] * pixel.norm / own.norm, 2)} '
+    return [f'   as strong as {reference} with {place(option[0])}: {number(option[1] * pixel.norm / own.norm, 2)} '
             f'(now {number(option[1])})']
