@@ -23,8 +23,8 @@ from mipkd_plugin.version import __version__
 
 BASICSR_COMMANDS = {'train': 'pipeline', 'test': 'pipeline'}
 MIPKD_COMMANDS = {name: name for name in (
-    'distill', 'check', 'report', 'upscale', 'show', 'export', 'taps', 'prepare', 'compare', 'ablate', 'textures',
-    'demo')}
+    'distill', 'check', 'report', 'upscale', 'show', 'export', 'taps', 'prepare', 'degrade', 'compare', 'ablate',
+    'textures', 'demo')}
 """Module in ``mipkd_plugin.commands`` by command; it has ``HELP``, ``add_arguments(parser)`` and ``run(args)``."""
 
 
