@@ -120,8 +120,8 @@ def refusals(source: Source, scale: int, lmdb: bool) -> list[str]:
     if min(header.height, header.width) < scale:
         found.append(f'{source.path}: {header.width}x{header.height} pixels are too few for x{scale}; '
                      'remove the file.')
-    if lmdb and ('.' in source.stem or not source.stem.isascii()):
-        found.append(f'{source.path}: an LMDB key must be ASCII without "." (BasicSR cuts the key there); '
+    if lmdb and ('.' in source.stem or not source.stem.isascii() or not source.stem.isprintable()):
+        found.append(f'{source.path}: an LMDB key must be printable ASCII without "." (BasicSR cuts the key there); '
                      'rename the file, or leave out --lmdb.')
     return found
 
