@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mipkd_plugin.preparation.lmdb_sets import COMPRESSION, entries_of
 from mipkd_plugin.preparation.manifest import UNKNOWN, ImageSet, Known, Made
+from mipkd_plugin.preparation.name_lists import NameList
 from mipkd_plugin.preparation.sources import PrepareError, Source, digest
 from mipkd_plugin.preparation.workers import FileRecord, Job, Target, Tile
 from mipkd_plugin.utils.words import some
@@ -30,6 +31,7 @@ class Changes:
         gone: Stems of the images that are gone.
         foreign: Files in its folder that were not made by ``mipkd prepare``.
         refused: Why something must not be overwritten or removed.
+        listed: The list of its images; None if it needs none.
     """
 
     images: ImageSet
@@ -41,6 +43,7 @@ class Changes:
     gone: list[str] = field(default_factory=list)
     foreign: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    listed: NameList | None = None
 
     def claim(self) -> None:
         """Enter what will be made as begun: whatever has these names from now on is ours."""
@@ -82,7 +85,7 @@ def changes_of(images: ImageSet, out: Path, tiles: Mapping[str, list[Tile]], cur
         What is to be done.
     """
     found, folder = Changes(images, out), images.folder(out)
-    found.wanted = {tile[0] for cut in tiles.values() for tile in cut}
+    found.wanted = {tile.name for cut in tiles.values() for tile in cut}
     packed = entries_of(out / images.name) if images.lmdb else {}
     files = {path.stem: path.stat().st_size for path in folder.glob('*.png') if not path.name.startswith('.')}
     for stem, cut in tiles.items():
