@@ -30,7 +30,7 @@ UNKNOWN = ''
 Name = Annotated[str, StringConstraints(pattern=r'^[^/.][^/]*$')]
 """Name of a file without its ending; it never leads into another folder."""
 SetName = Annotated[str, StringConstraints(pattern=r'^(HR(_x[2348])?|LRbicx[2348])(\.lmdb)?$')]
-Scale = Literal[2, 3, 4, 8]
+Scale = Literal[1, 2, 3, 4, 8]
 Read = TypeVar('Read')
 
 
@@ -57,7 +57,7 @@ class ImageSet:
 
     Attributes:
         name: Its name in the output folder.
-        scale: HR images are cropped to a multiple of it, LR images are made for it.
+        scale: HR images are cropped to a multiple of it, LR images are made for it; 1 for HR images alone.
         finished: Whether it was complete once; later runs keep it up to date.
         made: What it holds of each source image, by stem.
     """
@@ -105,6 +105,9 @@ class _Content:
     step: int | None
     sources: dict[Name, Known]
     sets: dict[SetName, _Set]
+    gt_only: bool = False
+    multiscale: bool = False
+    lists: dict[SetName, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -150,13 +153,22 @@ class Manifest:
         out: The folder.
         crop: Side of the tiles.
         step: Distance between tiles.
+        gt_only: Whether it holds HR images alone.
+        multiscale: Whether it holds smaller versions of them too.
+
+    Attributes:
+        sources: The source images that it was made from, by stem.
+        sets: Its sets of images, by name.
+        lists: Digest of the list of each folder of HR images, by the name of the folder.
     """
 
-    def __init__(self, out: Path, crop: int | None, step: int | None) -> None:
+    def __init__(self, out: Path, crop: int | None, step: int | None, gt_only: bool = False,
+                 multiscale: bool = False) -> None:
         self.out, self.path, self.journal = out, out / MANIFEST, out / JOURNAL
-        self.crop, self.step = crop, step
+        self.crop, self.step, self.gt_only, self.multiscale = crop, step, gt_only, multiscale
         self.sources: dict[str, Known] = {}
         self.sets: dict[str, ImageSet] = {}
+        self.lists: dict[str, str] = {}
 
     @classmethod
     def load(cls, out: Path, text: str) -> Manifest:
@@ -173,8 +185,10 @@ class Manifest:
             ValueError: The content does not fit.
         """
         content = parsed(text, _Content)
-        manifest = cls(out, content.crop, content.step)
-        manifest.sources = content.sources
+        if any((entry.scale == 1) != content.gt_only for entry in content.sets.values()):
+            raise ValueError('sets: HR images alone have scale 1, and pairs never have it')
+        manifest = cls(out, content.crop, content.step, content.gt_only, content.multiscale)
+        manifest.sources, manifest.lists = content.sources, content.lists
         manifest.sets = {name: ImageSet(name, entry.scale, entry.finished, entry.made)
                          for name, entry in content.sets.items()}
         if os.path.isfile(manifest.journal):
@@ -199,11 +213,14 @@ class Manifest:
                 made.files.update(written)
 
     def _text(self) -> str:
-        content = {'format': FORMAT, 'crop': self.crop, 'step': self.step,
-                   'sources': {stem: asdict(known) for stem, known in self.sources.items()},
-                   'sets': {name: {'scale': images.scale, 'finished': images.finished,
-                                   'made': {stem: asdict(made) for stem, made in images.made.items()}}
-                            for name, images in self.sets.items()}}
+        content: dict[str, Any] = {
+            'format': FORMAT, 'crop': self.crop, 'step': self.step,
+            'sources': {stem: asdict(known) for stem, known in self.sources.items()},
+            'sets': {name: {'scale': images.scale, 'finished': images.finished,
+                            'made': {stem: asdict(made) for stem, made in images.made.items()}}
+                     for name, images in self.sets.items()}}
+        if self.gt_only:
+            content.update(gt_only=True, multiscale=self.multiscale, lists=self.lists)
         return json.dumps(content, separators=(',', ':')) + '\n'
 
     def save(self) -> None:

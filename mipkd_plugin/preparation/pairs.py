@@ -1,4 +1,4 @@
-"""Make folders or LMDBs of HR and LR images for BasicSR's ``PairedImageDataset``."""
+"""Make folders or LMDBs of images for BasicSR: pairs for ``PairedImageDataset``, HR alone for ``RealESRGANDataset``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,39 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
             overwritten was not made by ``prepare``. Only damaged image data is found late, after all other images are
             done; everything else is found before anything is written.
     """
-    settings = Settings(scale, lmdb, crop, step)
+    return _fill(Settings(scale, lmdb, crop, step), hr, out, workers, only)
+
+
+def prepare_gt_only(hr: Path | Sequence[Path], out: Path, lmdb: bool = False, crop: int | None = None,
+                    step: int | None = None, workers: int | None = None, multiscale: bool = False) -> Summary:
+    """Make the HR images of a BasicSR ``RealESRGANDataset``, whose LR images are made in training.
+
+    A folder ``out/HR`` gets the list ``out/meta_info_HR.txt``, which that data set reads; an LMDB has its list inside.
+    Nothing is cropped to a multiple of a scale: the data set takes crops of 400. All else is as in :func:`prepare`.
+
+    Args:
+        hr: Folder, or several, of 8-bit gray or RGB images: png, jpg, bmp.
+        out: Folder to fill. It must be new, empty, or made by an earlier run with the same ``crop``, ``step`` and
+            ``multiscale``.
+        lmdb: Write ``HR.lmdb`` instead of a folder.
+        crop: Side of the tiles; None keeps whole images. Smaller images stay whole.
+        step: Distance between tiles; the last tiles end at the border.
+        workers: Number of processes; None takes all cores if there is enough work.
+        multiscale: Add up to four smaller versions of each image, ``<stem>T0`` to ``<stem>T3``; tiles are cut from
+            them as well.
+
+    Returns:
+        The place of the images, and what this run did.
+
+    Raises:
+        PrepareError: As in :func:`prepare`; also, a name that BasicSR would cut when it reads the list.
+    """
+    return _fill(Settings(1, lmdb, crop, step, gt_only=True, multiscale=multiscale), hr, out, workers, None)
+
+
+def _fill(settings: Settings, hr: Path | Sequence[Path], out: Path, workers: int | None,
+          only: Collection[Path] | None) -> Summary:
+    """Do what is asked for, alone in the output folder."""
     if workers is not None and workers < 1:
         raise PrepareError(f'--workers {workers}: must be at least 1.')
     out, folders = Path(out), [Path(hr)] if isinstance(hr, (str, Path)) else [Path(folder) for folder in hr]
@@ -57,8 +89,8 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
             raise PrepareError(f'--out {out}: is inside the HR folder {folder}; name a folder outside it.')
         if out.resolve() in folder.resolve().parents:
             raise PrepareError(f'--hr {folder}: is inside --out {out}; name the folder of the original images.')
-    sources = read_sources(paths, scale, lmdb)
-    settings.cut(sources, scale)
+    sources = read_sources(paths, settings.scale, settings.lmdb, settings.gt_only and not settings.lmdb)
+    settings.cut(sources, settings.scale)
     _require_ours(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

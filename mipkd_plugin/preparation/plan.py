@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mipkd_plugin.preparation.lmdb_sets import COMPRESSION, entries_of
 from mipkd_plugin.preparation.manifest import UNKNOWN, ImageSet, Known, Made
+from mipkd_plugin.preparation.name_lists import NameList
 from mipkd_plugin.preparation.sources import PrepareError, Source, digest
 from mipkd_plugin.preparation.workers import FileRecord, Job, Target, Tile
 from mipkd_plugin.utils.words import some
@@ -25,20 +26,24 @@ class Changes:
         out: The output folder.
         targets: What to make, by stem.
         anew: Stems of the images of which all files are made again.
+        wanted: All files that the set should hold.
         stale: Files to remove, by stem: those of images that are gone or are cut otherwise now.
         gone: Stems of the images that are gone.
         foreign: Files in its folder that were not made by ``mipkd prepare``.
         refused: Why something must not be overwritten or removed.
+        listed: The list of its images; None if it needs none.
     """
 
     images: ImageSet
     out: Path
     targets: dict[str, Target] = field(default_factory=dict)
     anew: set[str] = field(default_factory=set)
+    wanted: set[str] = field(default_factory=set)
     stale: dict[str, list[str]] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     foreign: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    listed: NameList | None = None
 
     def claim(self) -> None:
         """Enter what will be made as begun: whatever has these names from now on is ours."""
@@ -55,7 +60,7 @@ class Changes:
         for stem, names in self.stale.items():
             made = self.images.made[stem]
             for name in names:
-                if not made.packed:
+                if not made.packed and name not in self.wanted:  # another image may have taken over the name
                     (self.images.folder(self.out) / f'{name}.png').unlink(missing_ok=True)
                 if not (self.images.lmdb and stem in self.gone):
                     made.files.pop(name, None)
@@ -80,6 +85,7 @@ def changes_of(images: ImageSet, out: Path, tiles: Mapping[str, list[Tile]], cur
         What is to be done.
     """
     found, folder = Changes(images, out), images.folder(out)
+    found.wanted = {tile.name for cut in tiles.values() for tile in cut}
     packed = entries_of(out / images.name) if images.lmdb else {}
     files = {path.stem: path.stat().st_size for path in folder.glob('*.png') if not path.name.startswith('.')}
     for stem, cut in tiles.items():

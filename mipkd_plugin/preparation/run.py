@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from mipkd_plugin.preparation.lmdb_sets import entries_of, recover, write_lmdb
 from mipkd_plugin.preparation.manifest import FORMAT, MANIFEST, ImageSet, Manifest
+from mipkd_plugin.preparation.name_lists import NameList, path_of_list
 from mipkd_plugin.preparation.old_manifest import converted
 from mipkd_plugin.preparation.plan import Changes, changes_of, check_gone, merged, require_allowed
 from mipkd_plugin.preparation.settings import Settings
@@ -35,22 +38,23 @@ class Run:
         self.out, self.settings, self.sources = out, settings, sources
         self.manifest = self._manifest()
         self.dropped = check_gone(self.manifest.sources, sources, out, folders)
-        self.lr = self._set(f'LRbicx{settings.scale}')
+        self.lr = None if settings.gt_only else self._set(f'LRbicx{settings.scale}')
         self.hr = self._set(self._hr_name())
+        self.asked = [self.hr] if self.lr is None else [self.hr, self.lr]
         self.sets = self._sets()
 
     def _manifest(self) -> Manifest:
         """The manifest of an earlier run, or a new one."""
-        path, crop, step = self.out / MANIFEST, self.settings.crop, self.settings.step
+        path, asked = self.out / MANIFEST, self.settings
         if not os.path.isfile(path):
-            return Manifest(self.out, crop, step)
+            return Manifest(self.out, asked.crop, asked.step, asked.gt_only, asked.multiscale)
         try:
             text = path.read_text(encoding='utf-8')
             content = json.loads(text)
             if content.get('format', FORMAT) != FORMAT:
                 raise PrepareError(f'{path}: was made by another version of mipkd-plugin; update it, or name another '
                                    '--out.')
-            different = [f'--{key}' for key, value in (('crop', crop), ('step', step)) if content[key] != value]
+            different = _differences(content, asked)
             if not different:
                 return (Manifest.load(self.out, text) if 'format' in content else
                         converted(text, self.out, self.settings, self.sources))
@@ -58,8 +62,8 @@ class Run:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PrepareError(f'{path}: is damaged ({error}); delete the folder, or name another --out.') from error
-        raise PrepareError(f'--out {self.out}: was made with other {" and other ".join(different)} '
-                           f'(see {path}); name another folder, or delete this folder.')
+        raise PrepareError(f'--out {self.out}: was made {" and ".join(different)} (see {path}); name another folder, '
+                           'or delete this folder.')
 
     def _hr_name(self) -> str:
         """The name of the HR set. Scales share a set if they crop the images to the same size; others get their own."""
@@ -85,13 +89,13 @@ class Run:
         for name, images in list(sets.items()):
             if images.lmdb:
                 recover(self.out / name)
-            if images in (self.hr, self.lr):
+            if images in self.asked:
                 continue
             if not os.path.isdir(self.out / name) and not os.path.isdir(images.folder(self.out)):
                 del sets[name]  # removed by hand
-        found = [images for images in sets.values() if images.finished or images in (self.hr, self.lr)]
+        found = [images for images in sets.values() if images.finished or images in self.asked]
         problems = [text for images in found for source in self.sources
-                    for text in refusals(source, images.scale, images.lmdb)]
+                    for text in refusals(source, images.scale, images.lmdb, self._is_listed(images))]
         if problems:
             raise PrepareError(problems[0])
         return found
@@ -112,10 +116,15 @@ class Run:
         cuts = {images.scale: self._cut(images.scale) for images in self.sets}
         current = self._current()
         changes = [changes_of(images, self.out, cuts[images.scale], current) for images in self.sets]
+        for found in changes:
+            if self._is_listed(found.images):
+                found.listed = NameList(self.manifest, found.images, chain(*cuts[found.images.scale].values()))
+                found.refused += found.listed.refused()
         require_allowed(changes)
+        for found in changes:
+            if found.listed is not None:
+                found.listed.withdraw(bool(found.targets or found.stale))
         jobs = merged(changes, self.sources)
-        also = [found.images.name for found in changes if found.images not in (self.hr, self.lr)
-                and (found.targets or found.stale)]
         if jobs or any(found.stale for found in changes):
             for found in changes:
                 found.claim()
@@ -131,12 +140,21 @@ class Run:
                 raise PrepareError('\n'.join([*problems[:20], 'All other images are done; after that, run the command '
                                               'again to continue.']))
         self._finish(changes)
-        whole = [source.path.name for source in self.sources
-                 if self.settings.crop and cuts[self.lr.scale][source.stem][0][0] == source.stem]
-        foreign = [path for found in changes if found.images in (self.hr, self.lr) for path in found.foreign]
-        return Summary(self.out / self.hr.name, self.out / self.lr.name, len(self.sources),
-                       sum(map(len, cuts[self.lr.scale].values())), len(jobs), whole, self.dropped, left_out, foreign,
-                       also)
+        return self._summary(changes, cuts[self.settings.scale], len(jobs), left_out)
+
+    def _summary(self, changes: Sequence[Changes], tiles: Mapping[str, list[Tile]], written: int,
+                 left_out: list[Path]) -> Summary:
+        foreign = [path for found in changes if found.images in self.asked for path in found.foreign]
+        also = [found.images.name for found in changes if found.images not in self.asked
+                and (found.targets or found.stale)]
+        lr = None if self.lr is None else self.out / self.lr.name
+        return Summary(self.out / self.hr.name, lr, len(self.sources),
+                       sum(map(len, tiles.values())), written, self.settings.whole(self.sources, tiles), self.dropped,
+                       left_out, foreign, also, None if lr else path_of_list(self.out, self.hr.name))
+
+    def _is_listed(self, images: ImageSet) -> bool:
+        """Whether ``RealESRGANDataset`` needs a list beside the images."""
+        return self.settings.gt_only and not images.lmdb
 
     def _current(self) -> dict[str, str]:
         """SHA-256 of the images that were read before; of those whose time of change is new, by reading them again."""
@@ -168,13 +186,29 @@ class Run:
                 packed.append((images, fresh))
         stems = {source.stem for source in self.sources}
         self.manifest.sources = {stem: known for stem, known in self.manifest.sources.items() if stem in stems}
-        self.hr.finished = self.lr.finished = True
+        for images in self.asked:
+            images.finished = True
+        lists = [found.listed for found in changes if found.listed is not None]
+        for names in lists:
+            names.record()
         self.manifest.save()
+        for names in lists:
+            names.write()
         for images, fresh in packed:
             for name in fresh:
                 (images.folder(self.out) / f'{name}.png').unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 images.folder(self.out).rmdir()
+
+
+def _differences(content: Mapping[str, Any], asked: Settings) -> list[str]:
+    """In which options a folder was made otherwise, as words that follow "was made"."""
+    other = [f'--{key}' for key, value in (('crop', asked.crop), ('step', asked.step)) if content[key] != value]
+    found = [f'with other {" and other ".join(other)}'] if other else []
+    for key, value in (('gt_only', asked.gt_only), ('multiscale', asked.multiscale)):
+        if content.get(key, False) != value:
+            found.append(f'{"without" if value else "with"} --{key.replace("_", "-")}')
+    return found
 
 
 def _must_pack(images: ImageSet, found: Changes, out: Path) -> bool:

@@ -81,13 +81,14 @@ def find_images(folders: Sequence[Path], only: Collection[Path] | None = None) -
     return list(files.values()), left_out
 
 
-def read_sources(paths: Iterable[Path], scale: int, lmdb: bool) -> list[Source]:
+def read_sources(paths: Iterable[Path], scale: int, lmdb: bool, listed: bool = False) -> list[Source]:
     """Read the headers of all images, and refuse those that cannot become a pair.
 
     Args:
         paths: The images.
         scale: Scale factor.
         lmdb: Whether the names of the files become keys of an LMDB.
+        listed: Whether they become lines of the list that ``RealESRGANDataset`` reads.
 
     Returns:
         The images.
@@ -107,22 +108,26 @@ def read_sources(paths: Iterable[Path], scale: int, lmdb: bool) -> list[Source]:
             problems.append(f'{path}: cannot be read ({error.strerror or error}); fix or remove the file.')
             continue
         sources.append(source)
-        problems += refusals(source, scale, lmdb)
+        problems += refusals(source, scale, lmdb, listed)
     if problems:
         more = [f'… and {len(problems) - _MOST_NAMED} more'] if len(problems) > _MOST_NAMED else []
         raise PrepareError('\n'.join(problems[:_MOST_NAMED] + more))
     return sources
 
 
-def refusals(source: Source, scale: int, lmdb: bool) -> list[str]:
-    """Why an image cannot become a pair of this scale, or an entry of an LMDB."""
+def refusals(source: Source, scale: int, lmdb: bool, listed: bool) -> list[str]:
+    """Why an image cannot become a pair of this scale, an entry of an LMDB, or a line of a list."""
     found, header = [], source.header
     if min(header.height, header.width) < scale:
         found.append(f'{source.path}: {header.width}x{header.height} pixels are too few for x{scale}; '
                      'remove the file.')
-    if lmdb and ('.' in source.stem or not source.stem.isascii()):
-        found.append(f'{source.path}: an LMDB key must be ASCII without "." (BasicSR cuts the key there); '
+    if lmdb and ('.' in source.stem or not source.stem.isascii() or not source.stem.isprintable()):
+        found.append(f'{source.path}: an LMDB key must be printable ASCII without "." (BasicSR cuts the key there); '
                      'rename the file, or leave out --lmdb.')
+    better = ''.join(letter if letter.isprintable() and not letter.isspace() else '_' for letter in source.path.name)
+    if listed and better != source.path.name:
+        found.append(f'{source.path}: a name must have no spaces and only printable characters (BasicSR cuts the lines '
+                     f'of meta_info at a space); rename the file, for instance to {better}.')
     return found
 
 

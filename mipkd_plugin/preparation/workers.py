@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,14 +26,34 @@ from tqdm import tqdm
 from mipkd_plugin.data.headers import PNG, BrokenImageError
 from mipkd_plugin.data.matlab_bicubic import bicubic_downsample
 from mipkd_plugin.data.reading import decode
+from mipkd_plugin.preparation.multiscale import shrunk
 from mipkd_plugin.preparation.sources import PrepareError, Source, digest
 from mipkd_plugin.utils.cores import cores
 from mipkd_plugin.utils.files import write_bytes
 
 IMAGES_PER_WORKER = 8  # a worker takes seconds to start, so each needs enough work
-Tile = tuple[str, int, int, int, int]  # name, top, left, height, width
 FileRecord = tuple[int, str]
 """Length and digest of a file that was written."""
+
+
+class Tile(NamedTuple):
+    """A part of an image, or all of it.
+
+    Attributes:
+        name: Name of its file, without the ending.
+        top: First row.
+        left: First column.
+        height: Rows.
+        width: Columns.
+        size: Height and width of the smaller version of the image that it is cut from; None for the image itself.
+    """
+
+    name: str
+    top: int
+    left: int
+    height: int
+    width: int
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,25 +114,29 @@ def _do(job: Job) -> Done:
     except BrokenImageError as error:
         raise PrepareError(f'{job.source}: cannot be decoded (it {error}); fix or remove the file.') from error
     plain = data.startswith(PNG) and data[24:26] == b'\x08\x02' and job.image.header.orientation == 1
-    small: dict[int, NDArray[np.uint8]] = {}
     files: dict[str, dict[str, FileRecord]] = {}
+
+    @functools.cache
+    def version(scale: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+        if size is not None:
+            return shrunk(image, size)
+        return bicubic_downsample(image, scale) if scale > 1 else image
+
     for target in job.targets:
-        if target.scale not in small:
-            small[target.scale] = bicubic_downsample(image, target.scale) if target.scale > 1 else image
-        files[target.name] = {tile[0]: _write(target, tile, small[target.scale], data if plain else b'')
+        files[target.name] = {tile.name: _write(target, tile, version(target.scale, tile.size), data if plain else b'')
                               for tile in target.tiles}
     return Done(job.image, digest(data), files)
 
 
 def _write(target: Target, tile: Tile, image: NDArray[np.uint8], whole: bytes) -> FileRecord:
     """Write a tile as a PNG; an HR image that nothing is cut from is copied byte for byte."""
-    name, top, left, height, width = (tile[0], *(value // target.scale for value in tile[1:]))
-    if whole and target.scale == 1 and (height, width) == image.shape[:2]:
+    top, left, height, width = (value // target.scale for value in (tile.top, tile.left, tile.height, tile.width))
+    if whole and target.scale == 1 and tile.size is None and (height, width) == image.shape[:2]:
         data = whole
     else:
         part = image[top:top + height, left:left + width]
         data = cv2.imencode('.png', part, [cv2.IMWRITE_PNG_COMPRESSION, target.compression])[1].tobytes()
-    write_bytes(target.folder / f'{name}.png', data)
+    write_bytes(target.folder / f'{tile.name}.png', data)
     return len(data), digest(data)[:16]
 
 

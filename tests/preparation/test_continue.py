@@ -335,6 +335,31 @@ def test_an_update_that_is_interrupted_is_continued(hr: Path, out: Path, ending:
     assert not [path for path in out.iterdir() if path.name.startswith('.')]
 
 
+@pytest.mark.parametrize('ending', ['', '.lmdb'])
+def test_an_image_takes_over_the_name_of_a_tile(hr: Path, out: Path, ending: str,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the run ends after the file is made, and before the manifest forgets its former owner."""
+    prepare(hr, 2, out, bool(ending), 8, 8)
+    (hr / 'a.png').unlink()
+    write(hr / 'a_s001.png', 9, 6, 6)
+    whole, saves = run.Manifest.save, []
+
+    def only_the_first(self: run.Manifest) -> None:
+        saves.append(1)
+        if len(saves) > 1:
+            raise KeyboardInterrupt
+        whole(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Manifest, 'save', only_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(hr, 2, out, bool(ending), 8, 8)
+    assert prepare(hr, 2, out, bool(ending), 8, 8).written == 0
+    found = content(out, 2, ending)
+    assert sorted(found) == ['a_s001', *(f'{stem}_s{number:03d}' for stem in 'bc' for number in range(1, 5))]
+    assert np.array_equal(found['a_s001'][0], cv2.imread(str(hr / 'a_s001.png')))
+
+
 def test_an_lmdb_that_was_being_exchanged_gets_its_name_back(hr: Path, out: Path) -> None:
     prepare(hr, 2, out, lmdb=True)
     (out / 'HR.lmdb').rename(out / '.old_HR.lmdb')

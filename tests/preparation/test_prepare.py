@@ -339,7 +339,7 @@ def spoil_with_a_tiny_one(hr: Path) -> None:
     (spoil_with_gray_16_bits, r'bad\.png: has 16 bits per channel; convert'),
     (spoil_with_cmyk, r'bad\.jpg: is stored as CMYK; convert'),
     (spoil_with_text, r'bad\.png: cannot be read .*fix or remove'),
-    (spoil_with_a_dot, r'bad\.v2\.png: an LMDB key must be ASCII without "\."'),
+    (spoil_with_a_dot, r'bad\.v2\.png: an LMDB key must be printable ASCII without "\."'),
     (spoil_with_a_twin, r'a\.jpg and .*a\.png would become the same file'),
     (spoil_with_a_tiny_one, r'bad\.png: 3x16 pixels are too few for x4'),
 ])
