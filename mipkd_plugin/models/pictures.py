@@ -1,7 +1,8 @@
-"""Pictures of a validation for TensorBoard: a detail as LR, bicubic, student, teacher and HR show it."""
+"""Pictures of a validation: a detail as LR, bicubic, student, teacher and HR show it."""
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ from mipkd_plugin.networks.execution import PLAIN, Execution
 from mipkd_plugin.networks.modes import evaluating
 from mipkd_plugin.networks.padding import needed_multiple, padded
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
+from mipkd_plugin.utils.files import write_bytes
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
 DETAIL = 96
@@ -88,11 +91,12 @@ class ValidationPictures:
         count: Number of images of each data set.
         scale: Scale factor.
         teachers: Runs the teacher on one image (1, C, H, W); or each of several, by label; None: there is no teacher.
+        last: Number of the last iteration; BasicSR gives its last validation a higher one.
     """
 
     def __init__(self, count: int, scale: int, teachers: Callable[[Tensor], Tensor] |
-                 Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> None:
-        self._count, self._scale = count, scale
+                 Mapping[str, Callable[[Tensor], Tensor]] | None = None, last: int = sys.maxsize) -> None:
+        self._count, self._scale, self._last = count, scale, last
         self._teachers = {TEACHER: teachers} if callable(teachers) else dict(teachers or {})
         self._known: dict[tuple[int, int], _Known] = {}
         self._strips: list[Strip] = []
@@ -133,16 +137,23 @@ class ValidationPictures:
         whole = image if known.truth is None else known.truth
         self._strips.append(Strip(known.name, whole, known.box, [*known.before, panel, *known.after]))
 
-    def write(self, tb_logger: Any, iteration: int) -> None:
-        """Hand the pictures of the present validation to TensorBoard.
+    def write(self, folder: Path | None, tb_logger: Any, iteration: int) -> None:
+        """Write the pictures of the present validation to ``<folder>/<data set>/<image>_<iteration>.png``.
+
+        A picture that cannot be written is a warning: the training is worth more.
 
         Args:
-            tb_logger: TensorBoard's writer.
+            folder: The folder of pictures of the run; None: there is none.
+            tb_logger: TensorBoard's writer, which gets them too, if there is one.
             iteration: The iteration after which it took place.
         """
         for strip in sorted(self._strips, key=lambda strip: strip.name):
-            picture = draw([strip], 'PSNR of Y, whole image')[:, :, ::-1]
-            tb_logger.add_image(f'pictures/{self._dataset}/{strip.name}', picture.copy(), iteration, dataformats='HWC')
+            picture = draw([strip], 'PSNR of Y, whole image')
+            if folder is not None:
+                _write_picture(folder / str(self._dataset) / f'{strip.name}_{min(iteration, self._last)}.png', picture)
+            if tb_logger is not None:
+                tb_logger.add_image(f'pictures/{self._dataset}/{strip.name}', picture[:, :, ::-1].copy(), iteration,
+                                    dataformats='HWC')
 
     def _look(self, name: str, content: int, lq: Tensor, gt: Tensor | None) -> _Known:
         squares, bicubic = enlarged(as_picture(lq), self._scale)
@@ -172,6 +183,14 @@ class ValidationPictures:
             own, other = (image, truth) if channels != 1 else (image[:, :, :1], truth[:, :, :1])
             note = f'{psnr(own, other, self._scale):.2f} dB'
         return Panel(label, box.of(image).copy(), note)
+
+
+def _write_picture(path: Path, picture: Pixels) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, cv2.imencode('.png', picture)[1].tobytes())
+    except OSError as error:
+        get_root_logger().warning(f'logger.val_pictures: {path} cannot be written: {reason(error)}')
 
 
 def _first_names(dataset: Any, count: int) -> dict[int, str]:

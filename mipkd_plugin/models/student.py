@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from basicsr.models.sr_model import SRModel
@@ -48,16 +49,24 @@ class StudentMixin(HostModel):
             self.pictures.add(self.lq, self.output, getattr(self, 'gt', None))
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Validate as BasicSR does; hand the first images to TensorBoard, if ``logger.val_pictures`` asks for it."""
+        """Validate as BasicSR does; draw the first images, if ``logger.val_pictures`` asks for it.
+
+        The pictures go to the folder ``pictures`` of the run, and to TensorBoard.
+        """
         count = int((self.opt.get('logger') or {}).get('val_pictures') or 0)
-        if not count or tb_logger is None:
+        if not count or not self.opt['is_train']:
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
             return
         if self.pictures is None:
-            self.pictures = ValidationPictures(count, int(self.opt.get('scale', 1)), self._teachers_for_pictures())
+            self.pictures = ValidationPictures(count, int(self.opt.get('scale', 1)), self._teachers_for_pictures(),
+                                               int(self.opt['train']['total_iter']))
         with self.pictures.of(dataloader.dataset):
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-            self.pictures.write(tb_logger, current_iter)
+            self.pictures.write(self._folder_of_pictures(), tb_logger, current_iter)
+
+    def _folder_of_pictures(self) -> Path | None:
+        root = (self.opt.get('path') or {}).get('experiments_root')
+        return None if root is None else Path(root) / 'pictures'
 
     def _teachers_for_pictures(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """What runs each teacher on one image, by its label; a model without a teacher has none."""

@@ -87,7 +87,8 @@ def test_terms_reach_the_generator_and_never_the_discriminator(kind: str, loss: 
     at, = seen
     assert at
     for name, gradient in at.items():
-        assert gradient is not None and gradient.abs().sum() > 0, name
+        assert gradient is not None, name
+        assert gradient.abs().sum() > 0, name
         assert torch.isfinite(gradient).all(), name
     for iteration in (2, 3):
         step(model, iteration)
@@ -161,7 +162,8 @@ def test_the_cpu_degrades(kind: str, build: Callable[..., Any]) -> None:
         assert model.lq.shape == (2, 3, 16, 16)
         assert model.gt.shape == (2, 3, 32, 32)
         assert model.lq.device.type == model.queue_lr.device.type == 'cpu'
-        assert 0 <= model.lq.min() and model.lq.max() <= 1
+        assert model.lq.min() >= 0
+        assert model.lq.max() <= 1
     assert model.queue_ptr == 4, 'as BasicSR fills its pool'
 
 
@@ -253,7 +255,9 @@ def test_gradients_are_logged(build: Callable[..., Any], caplog: pytest.LogCaptu
         for iteration in (1, 2):
             step(model, iteration)
     line, = {record.getMessage() for record in caplog.records if 'Gradients at iteration' in record.getMessage()}
-    assert 'iteration 2: ' in line and 'l_g_total ' in line and 'l_logits ' in line
+    assert 'iteration 2: ' in line
+    assert 'l_g_total ' in line
+    assert 'l_logits ' in line
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(build: Callable[..., Any]) -> None:
@@ -272,7 +276,7 @@ def test_the_option_output_is_for_the_generator_alone(build: Callable[..., Any])
     assert model.net_d(torch.rand(2, 3, 32, 32)).shape == (2, 1, 32, 32)
 
 
-def test_a_step_of_somebody_elses_class_keeps_its_terms(build: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+def test_a_step_of_somebody_elses_class_keeps_its_terms(folder: Path, tmp_path: Path) -> None:
     """A class with its own step in two lines: its term acts, and it may run the network twice."""
     class Twice(SRModel):
         def optimize_parameters(self, current_iter: int) -> None:

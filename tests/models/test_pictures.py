@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -63,6 +64,10 @@ def test_pictures_reach_tensorboard_and_the_training_is_the_same(runs: Path) -> 
         assert shown[0][1].shape[1] > 1000
         assert not np.array_equal(shown[0][1], shown[1][1]), 'the student has learned in between'
     assert not pictures_of(runs / 'tb_logger' / 'without')
+    files = sorted((runs / 'experiments/with/pictures/val').iterdir())
+    assert [path.name for path in files] == ['0_2.png', '0_4.png', '1_2.png', '1_4.png'], 'and the folder of the run'
+    assert np.array_equal(cv2.imread(str(files[0])), found['pictures/val/0'][0][1]), 'the same picture'
+    assert not (runs / 'experiments/without/pictures').exists()
     one, other = weights_of('with'), weights_of('without')
     assert all(torch.equal(one[name], other[name]) for name in other)
     states = [torch.load(f'experiments/{name}/models/distill_4.pth', weights_only=False)['random']
@@ -103,7 +108,7 @@ def test_teacher_runs_once_and_nothing_random_moves() -> None:
         with pictures.of(images):
             for _ in range(3):  # two more than are drawn
                 pictures.add(lq, gt.roll(1, 3), gt)
-            pictures.write(board, iteration)
+            pictures.write(None, board, iteration)
     pictures.add(lq, gt, gt)  # outside of a validation
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert board.tags == [('pictures/Set 5/b$1', 5), ('pictures/Set 5/b$1', 10)]
@@ -133,7 +138,7 @@ def test_images_that_are_not_finite_are_left_out() -> None:
     pictures, board = ValidationPictures(1, 2), Board()
     with pictures.of(Images()):
         pictures.add(torch.rand(1, 3, 8, 8), torch.full((1, 3, 16, 16), torch.nan), None)
-        pictures.write(board, 1)
+        pictures.write(None, board, 1)
     assert not board.tags
 
 
@@ -151,7 +156,7 @@ def test_training_goes_on_where_the_teacher_takes_patches_only(monkeypatch: pyte
         with pictures.of(images):
             pictures.add(lq, torch.rand(1, 3, 16, 16), None)
             assert [panel.label for panel in pictures._strips[0].panels] == ['LR', 'bicubic', 'student']
-            pictures.write(board, iteration)
+            pictures.write(None, board, iteration)
     assert len(board.tags) == 2
     assert len(warnings) == 1
     assert 'the teacher is left out of the picture of b$1' in warnings[0]
@@ -202,5 +207,15 @@ def test_two_data_sets_of_one_name_do_not_share_a_picture() -> None:
             pictures.add(torch.rand(1, 3, side, side), torch.rand(1, 3, 2 * side, 2 * side),
                          torch.rand(1, 3, 2 * side, 2 * side))
             assert {panel.image.shape for panel in pictures._strips[0].panels} == {(2 * side, 2 * side, 3)}
-            pictures.write(board, 1)
+            pictures.write(None, board, 1)
     assert len(board.tags) == 4
+
+
+def test_a_picture_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger('basicsr').propagate = True
+    (tmp_path / 'pictures').write_text('a file in the way')
+    pictures = ValidationPictures(1, 2)
+    with pictures.of(SimpleNamespace(opt={'name': 'val'}, paths=['a.png'])):
+        pictures.add(torch.rand(1, 3, 24, 24), torch.rand(1, 3, 48, 48), None)
+        pictures.write(tmp_path / 'pictures', None, 7)
+    assert f'{tmp_path}/pictures/val/a_7.png cannot be written' in caplog.text
