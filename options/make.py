@@ -1,10 +1,12 @@
 """Makes the option files of the papers: train_{MiPKD,KRNet,MTKD}_*_x{2,3,4}.yml and test_MiPKD_*_x{2,3,4}.yml.
 
+It also makes train_MiPKD_RealESR*_x4.yml.
+
 ``python options/make.py`` writes the files beside itself. ``python options/make.py --check`` writes nothing; it names
 the files that differ, and exits with 1 if there are any.
 
 What all files share stands in make_train.template and make_test.template. What differs stands in the tables below; of
-MTKD in make_mtkd.py.
+MTKD in make_mtkd.py, of real-world SR in make_real_world.py.
 """
 
 import argparse
@@ -225,7 +227,8 @@ def family() -> dict[str, bytes]:
     kinds = [('train', 'MiPKD'), ('train', 'KRNet'), ('test', 'MiPKD')]
     own = {f'{kind}_{method}_{arch}_x{scale}.yml': option_file(kind, method, arch, scale).encode()
            for kind, method in kinds for arch, pair in PAIRS.items() for scale in pair.scales}
-    return {**own, **run_path(str(FOLDER / 'make_mtkd.py'))['family'](PAIRS)}
+    return {**own, **run_path(str(FOLDER / 'make_mtkd.py'))['family'](PAIRS),
+            **run_path(str(FOLDER / 'make_real_world.py'))['family']()}
 
 
 def differing(folder: Path) -> list[str]:
