@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mipkd_plugin.config.aggregation import read_aggregation
 from mipkd_plugin.config.built import Built, TeacherRun
 from mipkd_plugin.config.components import construct
+from mipkd_plugin.config.data_set_tables import patch_place
 from mipkd_plugin.config.distillation import Distillation, OneTeacher, bind_with_seed, close
 from mipkd_plugin.config.eco import check_eco
 from mipkd_plugin.config.finite import check_image
@@ -66,11 +67,12 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     nets |= {f'{teacher.place}.network': built.teachers[teacher.name] for teacher in teachers_of(ctx.opt)
              if teacher.name in built.teachers}
     choose_outputs(ctx, nets, student)
-    if ctx.is_train and (window_size(ctx.opt) > 1 or not ctx.clean('datasets.train.gt_size')):
+    if ctx.is_train and (window_size(ctx.opt) > 1 or not ctx.clean(patch_place(ctx.opt))):
         check_patch(ctx, nets)
     if probe == 'none':
         return built
-    full = probe == 'full' and ctx.clean('datasets.train') and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
+    known = ctx.clean('datasets.train') and ctx.clean('gt_size')
+    full = probe == 'full' and known and max(probe_shape(ctx.opt)) <= LARGEST_PATCH
     shape = probe_shape(ctx.opt) if full else runnable_shape(ctx.opt, nets.values())
     sizes_fit = [check_output(ctx, nets, where) and check_image(ctx, net, where) for where, net in nets.items()]
     if built.student is not None and built.teachers and len(built.teachers) == len(teachers_of(ctx.opt)):

@@ -13,7 +13,7 @@ import cv2
 import lmdb
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from mipkd_plugin.config.examples import backend_for
+from mipkd_plugin.config.examples import MEANINGS, backend_for
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.data.headers import BrokenImageError, header_of_file
@@ -23,8 +23,6 @@ from mipkd_plugin.utils.lmdb_files import damage_of
 READ_ERRORS = (*FOREIGN_ERRORS, cv2.error, lmdb.Error)
 """Errors of data sets and metrics."""
 Size = tuple[int, int]
-_EXAMPLES = {'dataroot_lq': 'the folder of the low-resolution images', 'io_backend': '{type: disk}',
-             'dataroot_gt': 'the folder of the high-resolution images'}
 
 
 class Samples:
@@ -141,7 +139,7 @@ def _explained(ctx: Context, where: str, options: Mapping[str, Any], doing: str)
         place = next((f'{where}.{k}' for k, value in options.items() if file is not None and value == file), where)
         if isinstance(key, str) and key not in options:
             ctx.add(f'{where}.{key}', f'is missing, and {options.get("type")} needs it',
-                    f'add {key}: {_EXAMPLES.get(key, "its docstring says what it is")}',
+                    f'add {key}: {MEANINGS.get(key, "its docstring says what it is")}',
                     {f'{where}.{key}': {'type': backend_for(options)}} if key == 'io_backend' else {})
         elif isinstance(file, str):
             ctx.add(place, f'{doing}: {file} {"cannot be read" if os.path.exists(file) else "does not exist"}; '

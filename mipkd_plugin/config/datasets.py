@@ -12,8 +12,12 @@ import psutil
 import torch
 
 from mipkd_plugin.config.components import check_dataset_type
+from mipkd_plugin.config.data_set_tables import DATA_SETS, PAIRS, WITH_KERNELS
 from mipkd_plugin.config.dataset_rules import check_names, check_paths, check_range
+from mipkd_plugin.config.degradation import check_degradation, check_kernels
 from mipkd_plugin.config.examples import backend_for
+from mipkd_plugin.config.feeding import check_feeding
+from mipkd_plugin.config.hr_images import check_hr_images
 from mipkd_plugin.config.image_pairs import check_image_pairs
 from mipkd_plugin.config.keys import (
     ANYTHING,
@@ -70,6 +74,7 @@ def check_datasets(ctx: Context) -> dict[str, int]:
                 if name == 'train' and ctx.clean(where):
                     _check_reaches_end(ctx, where, options, options.get('crops', count))
     check_names(ctx, phases)
+    check_degradation(ctx)
     return counts
 
 
@@ -93,29 +98,50 @@ def _add_strange(ctx: Context, name: Any, phases: Mapping[str, Any]) -> None:
 
 def _check_dataset(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
     found = check_dataset_type(ctx, where, options)
-    tables = {'PairedImageDataset': PAIRED_IMAGES, 'CropPoolDataset': CROP_POOL}
-    table = tables.get(getattr(found, '__name__', ''))
-    if table is None:
+    name, trains = getattr(found, '__name__', ''), where == 'datasets.train'
+    if trains and not check_feeding(ctx, where, options):
+        return None
+    table = DATA_SETS.get(name)
+    if table is None or name == 'SingleImageDataset' and trains:  # that one has its own problem
         check_keys(ctx, where, options, DATASET if found is None else _needed_of_any(options), strict=False)
         if ctx.files:
             _check_roots_exist(ctx, where, options)
         return None
+    if name in WITH_KERNELS and not trains:
+        fix = {f'{where}.type': 'PairedImageDataset'}
+        ctx.add(f'{where}.type', f'{name} is for training: it gives no LR images', f'{in_words(fix)}, with dataroot_gt '
+                'and dataroot_lq; or SingleImageDataset, with dataroot_lq alone',
+                fix if 'dataroot_lq' in options else {})
+        return None
     check_keys(ctx, where, options, table, strict=True)
     _check_backend(ctx, where, options.get('io_backend'))
     _check_loader(ctx, where, options)
-    if where == 'datasets.train':
+    if trains:
         check_patch(ctx, {})
-    if table is CROP_POOL:
+    if name == 'CropPoolDataset':
         _check_pool(ctx, where, options)
+    if name in WITH_KERNELS:
+        check_kernels(ctx, where, options)
     template = options.get('filename_tmpl', '{}')
-    usable = _is_template(template)
-    if not usable:
+    if not _is_template(template):
         ctx.add(f'{where}.filename_tmpl', f'{template!r} has no usable {{}} for the name of the HR image',
                 "write filename_tmpl: '{}', or '{}x4' for 0001x4.png", {f'{where}.filename_tmpl': '{}'})
-    needed = ('dataroot_gt', 'dataroot_lq', 'io_backend')
-    readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in needed)
-    if ctx.files and ctx.scale and usable and readable and ctx.clean(f'{where}.meta_info_file'):
+    return _check_images(ctx, where, options, name)
+
+
+def _check_images(ctx: Context, where: str, options: Mapping[str, Any], name: str) -> int | None:
+    """Check the images of a data set of a known class; their number, or None if they cannot be counted."""
+    kinds = {**dict.fromkeys(PAIRS, ('dataroot_gt', 'dataroot_lq')), **dict.fromkeys(WITH_KERNELS, ('dataroot_gt', ))}
+    roots = (*kinds.get(name, ('dataroot_lq', )), 'io_backend')
+    readable = all(ctx.clean(f'{where}.{key}') and options.get(key) for key in roots)
+    others = ('filename_tmpl', 'meta_info_file', 'meta_info')
+    if not ctx.files or not ctx.scale or not readable or not all(ctx.clean(f'{where}.{key}') for key in others):
+        return None
+    if name in PAIRS:
         return check_image_pairs(ctx, where, options)
+    if name in WITH_KERNELS:
+        return check_hr_images(ctx, where, options)
+    _check_roots_exist(ctx, where, options)
     return None
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import lmdb
 from tqdm import tqdm
 
+from mipkd_plugin.config.data_set_tables import PAIRS, WITH_KERNELS
+from mipkd_plugin.config.hr_images import find_hr_images
 from mipkd_plugin.config.image_folders import files_of
 from mipkd_plugin.config.image_pairs import find_pairs
 from mipkd_plugin.config.image_sizes import images_of
@@ -57,8 +59,10 @@ def decode_images(opt: Mapping[str, Any], root: Path | None = None, threads: int
 
 def _images(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Stored]:
     """The images of a data set: those of its pairs, or all that lie in its folders."""
-    if options.get('type') in ('PairedImageDataset', 'CropPoolDataset'):
+    if options.get('type') in PAIRS:
         return images_of(find_pairs(ctx, where, options) or [])
+    if options.get('type') in WITH_KERNELS:
+        return [found.image for found in find_hr_images(ctx, where, options) or []]
     found = []
     for key, text in options.items():
         folder = ctx.path(text) if str(key).startswith('dataroot') and isinstance(text, str) else None

@@ -11,9 +11,6 @@ import torch
 from mipkd_plugin.config.problems import Context, Problem
 from mipkd_plugin.utils.launcher import missing_variables
 
-_VALIDATION = 'validates'
-_NEED_CUDA = {'RealESRNetModel': 'degrades images', 'RealESRGANModel': 'degrades images', 'VideoBaseModel': _VALIDATION}
-
 
 def check_gpus(ctx: Context) -> None:
     """Check ``num_gpu`` against the machine and the launcher."""
@@ -30,10 +27,9 @@ def check_gpus(ctx: Context) -> None:
     elif ctx.launcher != 'none' and visible and gpus == 0:
         ctx.add('num_gpu', 'is 0, but under a launcher BasicSR uses the GPUs of this machine all the same',
                 f'hide them: CUDA_VISIBLE_DEVICES= {torchrun_line(ctx.opt, 2)}')
-    needs = next((what for name, what in _NEED_CUDA.items() if ctx.inherits(name)), None)
-    if needs is not None and visible == 0 and (needs != _VALIDATION or ctx.opt.get('val') is not None):
-        ctx.add('model_type', f'{ctx.opt["model_type"]} of BasicSR {needs} on a GPU whatever num_gpu says, and PyTorch '
-                'finds no CUDA device here', 'run it on a machine with a GPU')
+    if ctx.inherits('VideoBaseModel') and visible == 0 and ctx.opt.get('val') is not None:
+        ctx.add('model_type', f'{ctx.opt["model_type"]} of BasicSR validates on a GPU whatever num_gpu says, and '
+                'PyTorch finds no CUDA device here', 'run it on a machine with a GPU')
     if not isinstance(gpus, int) and gpus != 'auto':
         return
     if ctx.distills and ctx.is_train and ctx.launcher == 'none' and (visible if gpus == 'auto' else gpus) > 1:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from mipkd_plugin.config.data_set_tables import crop_side
 from mipkd_plugin.config.keys import Kind, is_number
 from mipkd_plugin.config.patches import window_size
 from mipkd_plugin.config.problems import Context
@@ -14,7 +15,7 @@ from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 
 PIXEL_LOSS = {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'}
 DISTILLATION_LOSS = {'type': 'LogitsKDLoss'}
-_SIDE, _LARGE = 48, 4096
+_SIDE, _LARGER, _LARGE = 48, 256, 4096
 _MOST_READ = 20
 _VALUES: dict[str, Any] = {
     'path': {'pretrain_network_g': None}, 'val': {'save_img': True, 'suffix': None},
@@ -23,6 +24,9 @@ _VALUES: dict[str, Any] = {
     'train.distill_opt': DISTILLATION_LOSS,
     'train.scheduler': {'type': 'MultiStepLR', 'milestones': [250000], 'gamma': 0.5},
 }
+MEANINGS = {'dataroot_lq': 'the folder of the low-resolution images', 'io_backend': '{type: disk}',
+            'dataroot_gt': 'the folder of the high-resolution images'}
+"""What to write for an entry of a data set, in words."""
 _OF_DATA_SETS: dict[str, Any] = {
     'type': 'PairedImageDataset', 'batch_size_per_gpu': 16, 'use_hflip': True, 'use_rot': True, 'crops': 4096}
 
@@ -52,6 +56,8 @@ def example(ctx: Context, where: str, kind: Kind) -> Any:
         return 'params'
     if where in _VALUES:
         return _VALUES[where]
+    if where == 'gt_size':
+        return fitting(ctx, min(_LARGER, crop_side(ctx.opt))) or kind.example
     if above.startswith('datasets.') and above.count('.') == 1:
         return _of_data_set(ctx, above, key, kind)
     if where == 'scale':

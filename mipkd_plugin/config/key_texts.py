@@ -5,7 +5,8 @@ from __future__ import annotations
 TEXTS = {
     'name': 'Name of the run: its folder in experiments/ (training) or results/ (test).',
     'model_type': 'BasicSR model class: DistillModel distills into any student, SwinIRDistillModel pads images as '
-                  'SwinIRModel does, SRModel trains or tests without a teacher.',
+                  'SwinIRModel does, RealESRNetDistillModel and RealESRGANDistillModel degrade images themselves, '
+                  'SRModel trains or tests without a teacher.',
     'scale': 'Scale factor: HR images are so many times as large as LR images.',
     'num_gpu': 'Number of GPUs; auto takes all, 0 the CPU. More than one needs torchrun.',
     'manual_seed': 'Random seed; without one BasicSR draws it.',
@@ -22,6 +23,28 @@ TEXTS = {
     'teachers.name': 'Name of this teacher; a loss learns from it with teacher: NAME, and else from the first.',
     'imports': 'Files or modules of yours that register networks, losses, models or data sets. They are run.',
     'output': 'Which output of network_g is the image, if it returns several: a number or a key.',
+    'network_d': 'The discriminator of a GAN.',
+    'high_order_degradation': 'Whether the model makes the LR images of the training itself; false takes pairs.',
+    'gt_usm': 'Whether HR images are sharpened before they are degraded and compared with.',
+    'l1_gt_usm': 'Whether the pixel loss compares with the sharpened HR image.',
+    'percep_gt_usm': 'Whether the perceptual loss compares with the sharpened HR image.',
+    'gan_gt_usm': 'Whether the discriminator sees the sharpened HR image.',
+    'second_blur_prob': 'How often the second degradation blurs.',
+    'gt_size': 'Side of the HR patch that is cut from the degraded crop: a multiple of the scale.',
+    'queue_size': 'Image pairs that batches are mixed from: a multiple of the batch size (default: 180).',
+    **{f'{key}{end}': f'{text} ({which} degradation).' for end, which in (('', 'first'), ('2', 'second'))
+       for key, text in (
+           ('resize_prob', 'How often an image is enlarged, shrunk, and left as large; they sum to 1'),
+           ('resize_range', 'Smallest and largest factor of size, with 1 between them'),
+           ('gaussian_noise_prob', 'How often the noise is Gaussian; else it is Poisson noise'),
+           ('noise_range', 'Least and most Gaussian noise, of 255'),
+           ('poisson_scale_range', 'Least and most Poisson noise; 1 is that of photons'),
+           ('gray_noise_prob', 'How often noise is gray'),
+           ('jpeg_range', 'Lowest and highest quality of JPEG compression, of 100'))},
+    'train.gan_opt': 'Loss of the discriminator, and of the network that deceives it.',
+    'train.ldl_opt': 'LDL: pixel loss where artifacts are likely; RealESRGANModel reads it, with ema_decay above 0.',
+    'train.net_d_iters': 'The network learns in each n-th iteration, the discriminator in all.',
+    'train.net_d_init_iters': 'Iterations in which the discriminator alone learns.',
     'path.pretrain_network_g': 'Weights that network_g starts from, or that are tested.',
     'path.param_key_g': 'Key in that file: params, params_ema, or ~ for a bare state dict.',
     'path.strict_load_g': 'Whether every tensor must fit; false loads those that do.',
@@ -95,6 +118,20 @@ TEXTS = {
     'datasets.*.mean': 'Subtracted from the images; ~ for nothing.',
     'datasets.*.std': 'Divides the images; ~ for nothing.',
     'datasets.*.color': 'y reads the Y channel alone.',
+    'datasets.*.meta_info': 'Text file with an HR image in each line; of RealESRGANPairedDataset with both images, as '
+                            'HR/1.png, LR/1.png.',
+    'datasets.*.crop_size': 'Side of the HR crop that is degraded, in pixels; smaller images are mirrored at their '
+                            'borders.',
+    'datasets.*.final_sinc_prob': 'How often the last filter is a sinc filter, which makes rings.',
+    **{f'datasets.*.{key}{end}': f'{text} ({which} blur).' for end, which in (('', 'first'), ('2', 'second'))
+       for key, text in (
+           ('blur_kernel_size', 'Nothing uses it: kernels have 7 to 21 pixels'),
+           ('kernel_list', 'Kinds of blur kernels'),
+           ('kernel_prob', 'How often each kind is drawn; they sum to 1'),
+           ('sinc_prob', 'How often the kernel is a sinc filter instead'),
+           ('blur_sigma', 'Smallest and largest width of a kernel, in pixels'),
+           ('betag_range', 'Smallest and largest exponent of generalized kernels, with 1 between them'),
+           ('betap_range', 'Smallest and largest exponent of plateau kernels, with 1 between them'))},
     'datasets.*.crops': 'Number of crops that are drawn once and then repeated.',
     'datasets.*.crop_seed': 'Seed of these crops.',
     'compare': 'Methods and seeds that mipkd compare trains, one run each.',

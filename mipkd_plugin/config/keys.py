@@ -1,7 +1,8 @@
 """The keys of an option file, BasicSR's and ours: their allowed values, and which keys are required.
 
 The tables follow BasicSR 1.4.2. They hold every key that ``SRModel``, ``SwinIRModel``, their base class, the
-pipelines, the loggers, the data loaders and ``PairedImageDataset`` read.
+pipelines, the loggers, the data loaders and ``PairedImageDataset`` read. Further models are in ``degradation_keys``,
+further data sets in ``data_set_tables``.
 """
 
 from __future__ import annotations
@@ -201,9 +202,10 @@ IO_BACKENDS = {
              'db_paths': Key(ANYTHING), 'client_keys': Key(ANYTHING)},
     'memcached': {key: Key(ANYTHING) for key in ('type', 'server_list_cfg', 'client_cfg', 'sys_path')},  # refused
 }
-PARTS = ('SRModel', 'SwinIRModel', 'BaseModel', 'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'StudentMixin',
-         'AnySRModel', 'AggregateModel', 'object')
-"""Model classes that read only the keys above."""
+PARTS = ('SRModel', 'SwinIRModel', 'SRGANModel', 'ESRGANModel', 'RealESRNetModel', 'RealESRGANModel', 'BaseModel',
+         'DistillMixin', 'DistillModel', 'SwinIRDistillModel', 'SRGANDistillModel', 'ESRGANDistillModel',
+         'RealESRNetDistillModel', 'RealESRGANDistillModel', 'StudentMixin', 'AnySRModel', 'AggregateModel', 'object')
+"""Model classes that read only the keys above, and those of ``degradation_keys``."""
 
 def _numbers(example: Any) -> Kind:
     return NUMBERS._replace(example=example)

@@ -15,14 +15,17 @@ from basicsr.utils import tensor2img
 from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin.config.dataset_samples import READ_ERRORS, Samples
-from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.dataset_samples import READ_ERRORS, Samples, Size
+from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
-from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.utils.errors import failure_of
 
 _ENOUGH = 224
 """Pixels of a side, without borders, that the usual metrics can work with: NIQE wants two blocks of 96."""
+
+_BLOCK, _BLOCKS = 96, 2
+"""Side of the blocks of NIQE, and how many it needs: it computes their covariance."""
 
 _LARGEST = 4096
 """Pixels of both borders of the largest image that is tried."""
@@ -39,6 +42,37 @@ def metrics_with_gt(ctx: Context) -> list[str]:
         if argument is not None and argument.default is inspect.Parameter.empty:
             found.append(str(name))
     return found
+
+
+def check_blocks(ctx: Context, samples: Samples, sizes: Mapping[int, Size]) -> None:
+    """Check that no image of a data set is too small for NIQE, which compares blocks of 96×96 pixels.
+
+    Args:
+        ctx: Options, and where problems go.
+        samples: The data set.
+        sizes: (height, width) of LR images, by number of the sample.
+    """
+    scale = ctx.scale or 1
+    for name, options in ctx.section('val', 'metrics').items():
+        where, border = f'val.metrics.{name}', block(options).get('crop_border')
+        if block(options).get('type') != 'calculate_niqe' or not isinstance(border, int) or not ctx.clean(where):
+            continue
+
+        def blocks(index: int, border: int = border) -> int:
+            return math.prod(max(scale * side - 2 * border, 0) // _BLOCK for side in sizes[index])
+
+        small = sorted((index for index in sizes if blocks(index) < _BLOCKS), key=blocks)
+        if not small:
+            continue
+        height, width = (scale * side for side in sizes[small[0]])
+        better = next((b for b in range(min(border, min(height, width) // 2 + 1) - 1, -1, -1)
+                       if all(blocks(index, b) >= _BLOCKS for index in small)), None)
+        fix: dict[str, Any] = {where: REMOVE} if better is None else {f'{where}.crop_border': better}
+        ctx.add(where, f'calculate_niqe needs {_BLOCKS} blocks of {_BLOCK}×{_BLOCK} pixels without the border: '
+                f'{len(small)} of {len(sizes)} images of {samples.where} are too small, as '
+                f'{samples.name(small[0]) or "one"}, whose output has {height}×{width} pixels with crop_border: '
+                f'{border}', 'remove the images from the data set, or this metric' if better is None else
+                f'remove the images, or {in_words(fix)}', fix)
 
 
 def check_metrics(ctx: Context, samples: Samples, index: int, lq: Tensor, gt: Tensor | None) -> None:

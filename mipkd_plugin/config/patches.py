@@ -10,6 +10,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from mipkd_plugin.config.data_set_tables import gives_kernels, patch_place, patch_side
 from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.outputs import add_output_problem, channel_word, other_output, output_shape
 from mipkd_plugin.config.problems import Context, block
@@ -50,10 +51,10 @@ def patch_problem(gt_size: Any, scale: Any, windows: Mapping[str, int], named: b
 
 
 def probe_shape(opt: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Shape (C, H, W) of an LR training patch; about 48×48 if ``datasets.train`` gives no size."""
+    """Shape (C, H, W) of an LR training patch; about 48×48 if the options give no size."""
     train = block(opt, 'datasets', 'train')
-    channels = 1 if train.get('color') == 'y' else 3
-    gt_size, scale = train.get('gt_size'), opt.get('scale')
+    channels = 1 if train.get('color') == 'y' and not gives_kernels(opt) else 3
+    gt_size, scale = patch_side(opt), opt.get('scale')
     window = window_size(opt)
     side = window * max(_DEFAULT_PATCH // window, 1)
     if (isinstance(gt_size, int) and isinstance(scale, int) and gt_size > 0 and scale > 0
@@ -108,11 +109,11 @@ def check_patch(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
             remedy fits all.
     """
     windows = _windows(ctx.opt)
-    problem = patch_problem(ctx.section('datasets', 'train').get('gt_size'), ctx.scale, windows)
+    problem = patch_problem(patch_side(ctx.opt), ctx.scale, windows)
     if problem:
         found = _needed(ctx, {where: net for where, net in nets.items() if where not in windows})
         if found:  # the names alone have said less
-            ctx.take_back('datasets.train.gt_size', problem[0])
+            ctx.take_back(patch_place(ctx.opt), problem[0])
         _add_patch_problem(ctx, {**windows, **found}, not found)
 
 
@@ -126,8 +127,8 @@ def _needed(ctx: Context, nets: Mapping[str, nn.Module]) -> dict[str, int]:
 
 def _add_patch_problem(ctx: Context, windows: Mapping[str, int], named: bool) -> bool:
     """Note that the training patch is no multiple of what the networks need; return whether that is so."""
-    where = 'datasets.train.gt_size'
-    problem = patch_problem(ctx.section('datasets', 'train').get('gt_size'), ctx.scale, windows, named)
+    where = patch_place(ctx.opt)
+    problem = patch_problem(patch_side(ctx.opt), ctx.scale, windows, named)
     if problem and ctx.clean(where):
         ctx.add(where, problem[0], fix={where: problem[1]})
     return problem is not None
@@ -226,7 +227,7 @@ def _check_training_patch(ctx: Context, nets: Mapping[str, nn.Module], where: st
     shape, failure = output_shape(net, channels, patch)
     if shape is not None:
         return True
-    place, unit, needed = 'datasets.train.gt_size', window_size(ctx.opt), _needed(ctx, nets)
+    place, unit, needed = patch_place(ctx.opt), window_size(ctx.opt), _needed(ctx, nets)
     if len(needed) > 1 and _add_patch_problem(ctx, needed, named=False):
         return False
     sides = (max(patch // m, 1) * m for m in (math.lcm(unit, factor) for factor in (2, 4, 8, 16)))

@@ -16,9 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mipkd_plugin.config.data_set_tables import WITH_KERNELS
 from mipkd_plugin.config.dataset_rules import measures_as_basicsr
 from mipkd_plugin.config.dataset_samples import Samples, build_samples
-from mipkd_plugin.config.metrics import check_metrics, metrics_with_gt
+from mipkd_plugin.config.degradation_keys import degrades
+from mipkd_plugin.config.metrics import check_blocks, check_metrics, metrics_with_gt
 from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context, Problem
 from mipkd_plugin.config.remedies import REMOVE
@@ -82,26 +84,25 @@ def _key(ctx: Context, where: str, without_network: bool) -> str:
 
 def _rehearse_training_set(ctx: Context, where: str, options: Mapping[str, Any], pairs: int | None) -> None:
     kind = options.get('type')
-    reads_lq = bool(owner(ctx.model_class, 'feed_data'))
-    if kind == 'RealESRGANDataset' and reads_lq:
-        ctx.add(f'{where}.type', f'{kind} gives HR images and blur kernels, but no LR images: only RealESRGANModel and '
-                f'RealESRNetModel make them, and {ctx.opt["model_type"]} does not',
-                'use PairedImageDataset with images from mipkd prepare, or RealESRGANPairedDataset; or '
-                'write your own class MyModel(DistillMixin, RealESRNetModel) and import it')
-        return
+    reads = bool(owner(ctx.model_class, 'feed_data'))
+    needed = ('gt', 'kernel1', 'kernel2', 'sinc_kernel') if degrades(ctx) else ('lq', 'gt')
     if kind in _FOLDERS_LISTED and pairs is None or _number_of_pairs(ctx, options, pairs) > _MOST_BUILT:
         return  # not checked as pairs; or slow to build
+    if kind in WITH_KERNELS and (pairs is None or not reads):
+        return
     with _samples(ctx, where, options) as samples:
         sample = None if samples is None else samples.take(ctx, 0)
-        if samples is None or sample is None or not reads_lq:
+        if samples is None or sample is None or not reads:
             return
-        if _check_tensors(ctx, samples, sample, ('lq', 'gt')) and kind not in _FOLDERS_LISTED:
+        if _check_tensors(ctx, samples, sample, needed) and kind not in _FOLDERS_LISTED and 'lq' in needed:
             _check_shapes(ctx, samples, sample)
 
 
 def _number_of_pairs(ctx: Context, options: Mapping[str, Any], pairs: int | None) -> int:
     """Number of pairs of a training set that lists two folders."""
     root = options.get('dataroot_gt')
+    if options.get('type') in WITH_KERNELS:
+        return 0  # it lists no folder
     if pairs is None and options.get('type') == 'RealESRGANPairedDataset' and isinstance(root, str):
         with suppress(OSError):
             return len(os.listdir(ctx.path(root)))
@@ -131,6 +132,7 @@ def _check_tensors(ctx: Context, samples: Samples, sample: Mapping[str, Any], ne
         holds = ', '.join(map(str, sample))
         ctx.add(f'{samples.where}.type', f'{kind} gives no {" and no ".join(lacking)} (it gives {holds}), and '
                 f'{ctx.opt["model_type"]} needs {"them" if len(lacking) > 1 else "it"}',
+                'use RealESRGANDataset' if 'kernel1' in needed else
                 'use PairedImageDataset, with dataroot_gt and dataroot_lq')
     elif samples.where != 'datasets.train' and 'lq_path' not in sample:
         ctx.add(f'{samples.where}.type', f'{kind} gives no lq_path, and BasicSR names results after it',
@@ -183,6 +185,7 @@ def _validate(ctx: Context, where: str, options: Mapping[str, Any], samples: Sam
     if not isinstance(gt, Tensor):
         _check_metrics_without_gt(ctx, samples)
     sizes[smallest] = (lq.shape[1], lq.shape[2])
+    check_blocks(ctx, samples, sizes)
     if student is None or check_test(ctx, student, samples, sizes, smallest, lq.shape[0]):
         check_metrics(ctx, samples, smallest, lq, gt if isinstance(gt, Tensor) else None)
 

@@ -112,8 +112,10 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
     setup = getattr(getattr(ctx.model_class, 'setup_optimizers', None), '__qualname__', '')
     if built.student is None or not setup.startswith(('SRModel.', 'DistillMixin.')):
         return
-    if len(summary.groups) != 1:
-        ctx.add(where, f'{state} holds {len(summary.groups)} optimizers, and {ctx.opt["model_type"]} has one',
+    adversarial = ctx.inherits('SRGANModel')
+    if len(summary.groups) != 1 + adversarial:
+        ctx.add(where, f'{state} holds {len(summary.groups)} optimizer{"s" if len(summary.groups) > 1 else ""}, and '
+                f'{ctx.opt["model_type"]} has {"two" if adversarial else "one"}',
                 f'{AS_STARTED}; if it is this one, {remedy}')
         return
     trained = [[parameter.shape for parameter in built.student.parameters() if parameter.requires_grad]]
@@ -129,7 +131,8 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
                                              'losses')
         ctx.add(where, f'{state} holds an optimizer for {" + ".join(map(str, saved))} tensors, and this model trains '
                 f'{now}', f'{AS_STARTED}; if it is this one, {remedy}')
-    elif saved == found and owner(ctx.model_class, 'get_optimizer') and owner(ctx.model_class, 'setup_schedulers'):
+    elif not adversarial and saved == found and all(
+            owner(ctx.model_class, method) for method in ('get_optimizer', 'setup_schedulers')):
         content = read_file(ctx, where, state, remedy, remedy)
         options = saved_hyperparameters(ctx, summary) or hyperparameters(ctx.opt)
         fault = None if content is None else training_fault(content, trained, options)

@@ -7,22 +7,18 @@ numbers fit to each other.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
+from mipkd_plugin.config.data_set_tables import DATA_SETS
 from mipkd_plugin.config.eco import EcoSchedule
 from mipkd_plugin.config.key_texts import TEXTS
 from mipkd_plugin.config.keys import (
-    ANYTHING,
-    CROP_POOL,
     DATASET,
-    FLAG,
     IO_BACKENDS,
-    MAPPING,
     OF_SEVERAL,
-    PAIRED_IMAGES,
     SECTIONS,
     TEACHER,
     TOP,
@@ -31,40 +27,15 @@ from mipkd_plugin.config.keys import (
 from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.schedule import DistillSchedule
 from mipkd_plugin.config.schema_components import Schema, by_type, classes_of, of_signature, versions
+from mipkd_plugin.config.schema_models import known, of_models, strict_models, table
 from mipkd_plugin.config.training import scheduler_classes
 from mipkd_plugin.losses.base import DistillationLoss
+
+__all__ = ['DISTILLATION', 'DRAFT', 'option_file_schema', 'table']
 
 DRAFT = 'https://json-schema.org/draft/2020-12/schema'
 DISTILLATION = '#/$defs/distillation'
 _OR_NONE: Schema = {'type': 'null'}
-
-
-def table(keys: Mapping[str, Key], path: str, places: Mapping[str, Schema] | None = None,
-          when: Sequence[str] = ('always', ), closed: bool = False) -> Schema:
-    """The schema of one section.
-
-    Args:
-        keys: Its table.
-        path: Its YAML path, for the texts.
-        places: Schema by key, for keys that are blocks.
-        when: The keys to require: those that are needed then.
-        closed: Whether other keys are refused.
-
-    Returns:
-        The schema of the block.
-    """
-    prefix, places = f'{path}.' if path else '', places or {}
-    properties = {}
-    for key, entry in keys.items():
-        said = '' if key in places or entry.kind in (MAPPING, ANYTHING, FLAG) else f' Must be {entry.kind.name}.'
-        properties[key] = {**places.get(key, entry.kind.schema), 'description': TEXTS[f'{prefix}{key}'] + said}
-    schema: Schema = {'type': 'object', 'properties': properties}
-    needed = [key for key, entry in keys.items() if entry.needed in when]
-    if needed:
-        schema['required'] = needed
-    if closed:
-        schema['additionalProperties'] = False
-    return schema
 
 
 def option_file_schema(imports: Sequence[str] = (), blocks: Mapping[str, Schema] | None = None) -> Schema:
@@ -82,7 +53,7 @@ def option_file_schema(imports: Sequence[str] = (), blocks: Mapping[str, Schema]
         importlib.import_module(f'basicsr.{part}')
 
     models = classes_of(MODEL_REGISTRY)
-    strict = [name for name, cls in models.items() if all(is_known(c) for c in cls.__mro__)]
+    strict = {name: cls for name, cls in models.items() if all(is_known(c) for c in cls.__mro__)}
     distilling = [name for name, cls in models.items() if any(c.__name__ == 'DistillMixin' for c in cls.__mro__)]
     definitions, places = _definitions()
     definitions['model.names'] = {'enum': list(models)}
@@ -97,7 +68,7 @@ def option_file_schema(imports: Sequence[str] = (), blocks: Mapping[str, Schema]
     schema['properties']['model_type'] |= {'anyOf': [{'enum': list(models)}, {'type': 'string'}]}
     schema['properties'].update({name: {**block, 'description': TEXTS[name]} for name, block in own.items()})
     schema['patternProperties'] = {'^network_': {'$ref': '#/$defs/network'}}
-    schema['allOf'] = [_phases(), _names(imports), _strict(strict, own), _teaching(distilling, imports)]
+    schema['allOf'] = [_phases(), _names(imports), *strict_models(strict, own), _teaching(distilling, imports)]
     schema['$defs'] = dict(sorted(definitions.items()))
     return schema
 
@@ -164,17 +135,17 @@ def _optimizers() -> dict[str, Any]:
 
 def _data_sets(when: Sequence[str]) -> Schema:
     """A data set: the tables of the classes that are known, and what all have in common."""
-    known = {'PairedImageDataset': PAIRED_IMAGES, 'CropPoolDataset': CROP_POOL}
-    others = [name for name in classes_of(DATASET_REGISTRY) if name not in known]
+    others = [name for name in classes_of(DATASET_REGISTRY) if name not in DATA_SETS]
     backend = {'type': 'object', 'required': ['type'], 'properties': {'type': {'enum': ['disk', 'lmdb']}}, 'allOf': [
         {'if': {'properties': {'type': {'const': kind}}, 'required': ['type']}, 'then': {
             'properties': {key: entry.kind.schema or True for key, entry in IO_BACKENDS[kind].items()},
             'additionalProperties': False}} for kind in ('disk', 'lmdb')]}
     places: dict[str, Schema] = {
-        'io_backend': backend, 'type': {'anyOf': [{'enum': [*known, *others]}, {'type': 'string'}]}}
+        'io_backend': backend, 'type': {'anyOf': [{'enum': [*DATA_SETS, *others]}, {'type': 'string'}]}}
     block = table(DATASET, 'datasets.*', places, when)
     block['allOf'] = [{'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
-                       'then': table(keys, 'datasets.*', places, when, closed=True)} for name, keys in known.items()]
+                       'then': table(keys, 'datasets.*', places, when, closed=True)}
+                      for name, keys in DATA_SETS.items()]
     return block
 
 
@@ -194,48 +165,27 @@ def _phases() -> Schema:
     return {'if': {'required': ['train']}, 'then': train, 'else': test}
 
 
-def _known(label: str) -> Schema:
-    return {'properties': {'type': {'$ref': f'#/$defs/{label}.names'}}}
-
-
 def _seen(imports: Sequence[str]) -> Schema:
     """A file that imports nothing that this schema has not seen: there all names must be known."""
     return {'properties': {'imports': {'items': {'enum': list(imports)}}}}
 
 
 def _names(imports: Sequence[str]) -> Schema:
-    network, loss = _known('network'), _known('loss')
+    network, loss = known('network'), known('loss')
     return {'if': _seen(imports), 'then': {'properties': {
         'model_type': {'$ref': '#/$defs/model.names'}, 'network_g': network,
         'teacher': {'properties': {'network': network}},
         'teachers': {'items': {'properties': {'network': network}}},
-        'datasets': {'additionalProperties': _known('data_set')},
+        'datasets': {'additionalProperties': known('data_set')},
         'train': {'properties': {'pixel_opt': loss, 'perceptual_opt': loss}},
-        'val': {'properties': {'metrics': {'additionalProperties': _known('metric')}}}}}}
-
-
-def _closed(keys: Iterable[str], blocks: Mapping[str, Schema] | None = None) -> Schema:
-    return {'properties': {**dict.fromkeys(keys, True), **(blocks or {})}, 'additionalProperties': False}
-
-
-def _of_models(models: Sequence[str], then: Schema) -> Schema:
-    return {'if': {'properties': {'model_type': {'enum': list(models)}}, 'required': ['model_type']}, 'then': then}
-
-
-def _strict(models: Sequence[str], blocks: Iterable[str]) -> Schema:
-    """Model classes of others may read other keys; in the files of ours an unknown key is refused."""
-    inner = {'train': {'optim_g': {'$ref': '#/$defs/optimizer', **_known('optimizer')},
-                       'scheduler': {'$ref': '#/$defs/scheduler', **_known('scheduler')}},
-             'logger': {'wandb': _closed(SECTIONS['logger.wandb'])}}
-    sections = {path: _closed(keys, inner.get(path)) for path, keys in SECTIONS.items() if '.' not in path}
-    return _of_models(models, _closed([*TOP, *blocks], sections))
+        'val': {'properties': {'metrics': {'additionalProperties': known('metric')}}}}}}
 
 
 def _teaching(models: Sequence[str], imports: Sequence[str]) -> Schema:
     """What models that distill read: the teacher, and the losses."""
-    known = {'if': {'type': 'array'}, 'then': {'items': _known('distillation_loss')},
-             'else': _known('distillation_loss')}
-    return _of_models(models, {
+    losses = {'if': {'type': 'array'}, 'then': {'items': known('distillation_loss')},
+              'else': known('distillation_loss')}
+    return of_models(models, {
         'properties': {
             'teacher': _teacher(),
             'train': {'properties': {'distill_opt': {'$ref': DISTILLATION},
@@ -245,4 +195,4 @@ def _teaching(models: Sequence[str], imports: Sequence[str]) -> Schema:
                        'anyOf': [{'required': ['teacher']}, {'required': ['teachers']}],
                        'properties': {'train': {'anyOf': [{'required': ['distill_opt']}, {
                            'required': ['eco'], 'properties': {'eco': {'type': 'object'}}}]}}}},
-                  {'if': _seen(imports), 'then': {'properties': {'train': {'properties': {'distill_opt': known}}}}}]})
+                  {'if': _seen(imports), 'then': {'properties': {'train': {'properties': {'distill_opt': losses}}}}}]})

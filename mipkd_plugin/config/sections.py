@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import psutil
+from basicsr.utils.registry import MODEL_REGISTRY
 
-from mipkd_plugin.config.examples import DISTILLATION_LOSS, example, may_be_removed
+from mipkd_plugin.config.degradation_keys import model_keys
+from mipkd_plugin.config.examples import DISTILLATION_LOSS, MEANINGS, example, may_be_removed
 from mipkd_plugin.config.keys import (
     LARGEST_SCALE,
     MAPPING,
@@ -22,6 +24,7 @@ from mipkd_plugin.config.keys import (
 )
 from mipkd_plugin.config.model_classes import is_known
 from mipkd_plugin.config.problems import Context, Options, block
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.suggestions import meant, nearest, other_key, shortened
 from mipkd_plugin.config.teacher_list import check_teachers
@@ -34,7 +37,8 @@ _BYTES_OF_NUMBER = 44  # in a tensor, and as a number of Python in a list
 def check_sections(ctx: Context) -> None:
     """Check the top level and the sections that every option file has."""
     strict = knows_all_keys(ctx)
-    top = dict(TOP)
+    own = model_keys(ctx)
+    top = {**TOP, **own.get('', {})}
     networks = [key for key in ctx.opt if str(key).startswith('network_')]
     if not strict:
         top.update({key: Key(TOP['network_g'].kind) for key in networks})
@@ -51,7 +55,7 @@ def check_sections(ctx: Context) -> None:
     check_keys(ctx, '', {k: v for k, v in ctx.opt.items() if k not in misplaced}, top, strict)
     adversary = {'network_d'} if ctx.inherits('SRGANModel') else set()
     for path, keys in _with_networks(sorted({*networks, *adversary})).items():
-        section = ctx.section(*path.split('.'))
+        section, keys = ctx.section(*path.split('.')), {**keys, **own.get(path, {})}
         if not section and path not in ('train', 'path', 'val', 'logger'):
             continue
         if path in ('train', 'val', 'logger') and not isinstance(ctx.opt.get(path), Mapping):
@@ -110,7 +114,7 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
 def _add_missing(ctx: Context, where: str, entry: Key) -> None:
     key, better = where.rpartition('.')[2], example(ctx, where, entry.kind)
     if better is REMOVE:
-        ctx.add(where, 'is missing', f'add {key}, {entry.kind.name}')
+        ctx.add(where, 'is missing', f'add {key}{f": {MEANINGS[key]}" if key in MEANINGS else f", {entry.kind.name}"}')
     else:
         fix = {where: better}
         ctx.add(where, 'is missing', f'{in_words(fix)} ({entry.kind.name})', fix)
@@ -163,6 +167,9 @@ def knows_all_keys(ctx: Context) -> bool:
 
 def distilling_model(model_type: Any) -> str:
     """The model class of ours to write instead of one that does not distill."""
+    name = f'{str(model_type).removesuffix("Model")}DistillModel'
+    if lookup(MODEL_REGISTRY, name) is not None:
+        return name
     return 'SwinIRDistillModel' if 'SwinIR' in str(model_type) else 'DistillModel'
 
 

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-import yaml
 from basicsr.utils.registry import LOSS_REGISTRY
 
+from mipkd_plugin.config.adversary import check_adversary
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
 from mipkd_plugin.config.examples import PIXEL_LOSS
 from mipkd_plugin.config.keys import is_number, is_whole
@@ -33,7 +33,8 @@ def check_training(ctx: Context) -> None:
             check_values(ctx, where, train[key])
             if fits and ctx.clean(where):
                 check_pixel_loss(ctx, where) if key == 'pixel_opt' else check_perceptual_loss(ctx, where)
-    if train and not train.get('pixel_opt') and not train.get('perceptual_opt') and ctx.inherits('SRModel'):
+    has_loss = train.get('pixel_opt') or train.get('perceptual_opt') or ctx.inherits('SRGANModel')
+    if train and not has_loss and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 fix={'train.pixel_opt': PIXEL_LOSS})
     total: Any = train.get('total_iter')
@@ -43,26 +44,9 @@ def check_training(ctx: Context) -> None:
                          'reaches its learning rate')
     _check_optimizers(ctx, train)
     _check_scheduler(ctx, train.get('scheduler'))
-    _check_adversary(ctx)
+    check_adversary(ctx)
     _check_loggers(ctx)
     _check_pictures(ctx)
-
-
-def _check_adversary(ctx: Context) -> None:
-    """Check that BasicSR's GAN models have a discriminator, its optimizer and its loss."""
-    if not ctx.inherits('SRGANModel'):
-        return
-    needed = {'network_d': 'network_d: {type: UNetDiscriminatorSN, num_in_ch: 3}',
-              'train.optim_d': 'optim_d: {type: Adam, lr: !!float 1e-4}',
-              'train.gan_opt': 'gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: !!float 5e-3}'}
-    opt = {**ctx.opt, **{f'train.{key}': value for key, value in ctx.section('train').items()}}
-    missing = [where for where in needed if not isinstance(opt.get(where), Mapping) and ctx.clean(where)]
-    if missing:
-        others = ' and '.join(missing[1:])
-        what = f'and so {"are" if len(missing) > 2 else "is"} {others}: ' if others else 'and '
-        ctx.add(missing[0], f'is missing, {what}{ctx.opt["model_type"]} trains a discriminator',
-                f'write {"; ".join(needed[where] for where in missing)}; or write model_type: SRModel',
-                {where: yaml.safe_load(needed[where])[where.rpartition('.')[2]] for where in missing})
 
 
 def _check_loggers(ctx: Context) -> None:

@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.data.realesrgan_dataset import RealESRGANDataset
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mipkd_plugin.config.data_set_tables import KERNEL_SIDE, crop_side, gives_kernels
 from mipkd_plugin.config.dataset_samples import build_samples
+from mipkd_plugin.config.degradation_keys import QUEUE
 from mipkd_plugin.config.patches import probe_shape
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.config.registered import lookup
-from mipkd_plugin.data.realesrgan_crop_dataset import BASICSR_SIDE
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
 
@@ -33,8 +31,8 @@ class TrialBatches:
     """Batches as a model takes them.
 
     Attributes:
-        batches: What ``feed_data`` takes: ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), RGB in [0, 1], and more; or
-            HR images to degrade, and kernels.
+        batches: What ``feed_data`` takes: ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), RGB in [0, 1], and more; of a
+            training set for Real-ESRGAN whole HR crops and their kernels.
         source: Where the images come from, in words.
         is_real: Whether they are images of the training set.
     """
@@ -54,7 +52,8 @@ def trial_batches(opt: Mapping[str, Any], size: int, count: int, side: int, root
         opt: The options.
         size: Images in a batch.
         count: Number of batches.
-        side: Side of the LR images, in pixels; larger patches are cut, but not those that the model makes itself.
+        side: Side of the LR images, in pixels; larger patches are cut, except by a model that makes LR images: it cuts
+            them itself.
         root: Folder that relative paths start from; default: the working directory.
         pairs: Number of image pairs, if it is known.
 
@@ -62,6 +61,7 @@ def trial_batches(opt: Mapping[str, Any], size: int, count: int, side: int, root
         The batches.
     """
     ctx = Context(opt, is_train=True, root=root or Path.cwd())
+    size = _whole_in_queue(opt, size) if gives_kernels(opt) else size
     with random_numbers_restored():
         random.seed(0)
         np.random.seed(0)
@@ -72,33 +72,32 @@ def trial_batches(opt: Mapping[str, Any], size: int, count: int, side: int, root
             found = f'{type(error).__name__} in datasets.train'
         if not isinstance(found, str):
             return TrialBatches(found, str(ctx.section('datasets', 'train').get('name')), is_real=True)
-        channels, scale = probe_shape(opt)[0], ctx.scale or 1
-        if degrades(ctx):
-            noise = [_noise_to_degrade(ctx, size) for _ in range(count)]
-            return TrialBatches(noise, f'random numbers ({found})', is_real=False)
-        noise = [{'lq': torch.rand(size, channels, side, side),
-                  'gt': torch.rand(size, channels, side * scale, side * scale)} for _ in range(count)]
+        noise = [_noise(opt, size, side) for _ in range(count)]
     return TrialBatches(noise, f'random numbers ({found})', is_real=False)
 
 
-def degrades(ctx: Context) -> bool:
-    """Whether the training images are HR images alone, which the model degrades itself."""
-    found = lookup(DATASET_REGISTRY, ctx.section('datasets', 'train').get('type'))
-    return isinstance(found, type) and issubclass(found, RealESRGANDataset)
+def _whole_in_queue(opt: Mapping[str, Any], size: int) -> int:
+    """The largest batch, up to a size, of which a whole number fits into the queue that batches are mixed from."""
+    queue = opt.get('queue_size', QUEUE)
+    return next(n for n in range(size, 0, -1) if not isinstance(queue, int) or queue % n == 0)
 
 
-def _noise_to_degrade(ctx: Context, size: int) -> dict[str, Tensor]:
-    """What ``RealESRGANDataset`` would give, of random numbers, with kernels that do not blur."""
-    pulse = torch.zeros(size, 21, 21)
-    pulse[:, 10, 10] = 1
-    side = ctx.section('datasets', 'train').get('crop_size', BASICSR_SIDE)
-    return {'gt': torch.rand(size, 3, side, side), 'kernel1': pulse, 'kernel2': pulse, 'sinc_kernel': pulse}
+def _noise(opt: Mapping[str, Any], size: int, side: int) -> dict[str, Tensor]:
+    """A batch of random numbers."""
+    channels, scale = probe_shape(opt)[0], opt.get('scale') or 1
+    if not gives_kernels(opt):
+        return {'lq': torch.rand(size, channels, side, side),
+                'gt': torch.rand(size, channels, side * scale, side * scale)}
+    crop, kernels = crop_side(opt), torch.rand(3, size, KERNEL_SIDE, KERNEL_SIDE)
+    kernels /= kernels.sum((2, 3), keepdim=True)
+    return {'gt': torch.rand(size, channels, crop, crop),
+            **dict(zip(('kernel1', 'kernel2', 'sinc_kernel'), kernels, strict=True))}
 
 
 def _read(ctx: Context, size: int, count: int, side: int, pairs: int) -> list[dict[str, Any]] | str:
     """The batches, or why there are none."""
     options = ctx.section('datasets', 'train')
-    if pairs > _MOST_LISTED and not options.get('meta_info_file') and (
+    if pairs > _MOST_LISTED and not gives_kernels(ctx.opt) and not options.get('meta_info_file') and (
             options.get('io_backend') or {}).get('type') == 'disk':
         return f'BasicSR would take long to list {pairs:,d} pairs of files; an LMDB or a meta_info_file is fast'
     samples = build_samples(ctx, _WHERE, options)
@@ -112,7 +111,7 @@ def _read(ctx: Context, size: int, count: int, side: int, pairs: int) -> list[di
     whole = [sample for sample in found if sample is not None]
     if len(whole) < len(found):
         return 'a training image cannot be read'
-    if degrades(ctx):
+    if gives_kernels(ctx.opt):
         return [default_collate(whole[start:start + size]) for start in range(0, len(whole), size)]
     images = [sample.get(key) for sample in whole for key in ('lq', 'gt')]
     if not all(isinstance(image, Tensor) and image.dim() == 3 for image in images):

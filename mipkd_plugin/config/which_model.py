@@ -9,6 +9,7 @@ from typing import Any
 
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 
+from mipkd_plugin.config.degradation_keys import TABLES
 from mipkd_plugin.config.keys import MAPPING, PARTS
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.registered import lookup
@@ -19,6 +20,8 @@ from mipkd_plugin.losses.base import DistillationLoss
 
 _OF_TRAINING = ('__init__', 'init_training_settings', 'setup_optimizers', 'get_optimizer', 'setup_schedulers',
                 'feed_data', 'optimize_parameters', 'model_ema', 'save', 'resume_training')
+_PLAIN = ('SRModel', 'BaseModel', 'object')
+"""Classes that all others extend: a class that distills and extends one of them is no reason to name it."""
 _OWN_KEYS = ('distill_opt', 'teacher', 'teachers')
 
 
@@ -43,14 +46,14 @@ def how_to_distill(ctx: Context) -> tuple[str, dict[str, Any]]:
     """What to write so that a training distills as ``model_type`` trains: in words, and as data if that can be."""
     model, name = ctx.model_class or object, str(ctx.opt.get('model_type'))
     ready = [found for found, cls in MODEL_REGISTRY if isinstance(cls, type) and issubclass(cls, model)
-             and any(base.__name__ == 'DistillMixin' for base in cls.__mro__)] if model.__name__ not in PARTS else []
+             and any(base.__name__ == 'DistillMixin' for base in cls.__mro__)] if model.__name__ not in _PLAIN else []
     if ready:
         fix: dict[str, Any] = {'model_type': min(ready, key=len)}
         return in_words(fix), fix
-    if not ctx.inherits('SRModel') or ctx.inherits('SRGANModel') or ctx.inherits('VideoBaseModel'):
+    if not ctx.inherits('SRModel') or ctx.inherits('VideoBaseModel'):
         fix = {key: REMOVE for key in ('teacher', 'teachers', 'train.distill_opt', 'train.distill', 'train.eco')
                if _has(ctx, key)}
-        return f'remove {" and ".join(fix)}: only model classes that train one network on images can distill', fix
+        return f'remove {" and ".join(fix)}: only model classes that train on images can distill', fix
     own = f'{name.removesuffix("Model")}DistillModel'
     own_file = getattr(sys.modules.get(model.__module__), '__file__', None)
     file = Path(own_file).name if own_file and not model.__module__.startswith('basicsr.') else 'a file of yours'
@@ -92,4 +95,4 @@ def _reads_them(model: type) -> bool:
 def _is_basicsrs(model: type, method: str) -> bool:
     """Whether a class has a method from BasicSR's SRModel or what that extends."""
     cls = next((c for c in model.__mro__ if method in vars(c)), object)
-    return cls.__name__ in PARTS
+    return cls.__name__ in PARTS and cls.__name__ not in (*TABLES, 'ESRGANModel')

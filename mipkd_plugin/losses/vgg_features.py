@@ -19,7 +19,8 @@ LAYERS = (2, 7, 12, 21, 30)
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PUBLISHED = 'the file of weights'
-_REMEDY = ('give the path of vgg19-dcbb9e9d.pth, from https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or leave '
+_FILE = 'vgg19-dcbb9e9d.pth'
+_REMEDY = (f'give the path of {_FILE}, from https://download.pytorch.org/models/{_FILE}, or leave '
            'weights out: torchvision then downloads it')
 
 
@@ -89,5 +90,7 @@ def _published() -> Any:
         raise WeightFileError(error.path, f'(VGG-19 in the cache of torchvision) {error.what}',
                               'delete this file: torchvision then downloads it again') from error
     except (OSError, RuntimeError, EOFError) as error:
+        place = os.path.join(torch.hub.get_dir(), 'checkpoints', _FILE)
         raise WeightFileError(_PUBLISHED, f'of VGG-19 could not be downloaded by torchvision ({reason(error)})',
-                              'write weights: FILE with the path of vgg19-dcbb9e9d.pth') from error
+                              f'download https://download.pytorch.org/models/{_FILE} on another machine and put it '
+                              f'there as {place}, or write weights: FILE with the path of {_FILE}') from error

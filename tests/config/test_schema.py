@@ -22,6 +22,8 @@ from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.compare.checks import ABLATE, COMPARE
 from mipkd_plugin.compare.methods import METHOD
 from mipkd_plugin.config import keys
+from mipkd_plugin.config.data_set_tables import DATA_SETS
+from mipkd_plugin.config.degradation_keys import TABLES
 from mipkd_plugin.config.key_texts import TEXTS
 from mipkd_plugin.config.schema_components import of_signature, versions
 from mipkd_plugin.utils.docstrings import arguments
@@ -87,8 +89,10 @@ def tables() -> Iterator[tuple[str, dict[str, keys.Key]]]:
     yield 'teacher', keys.TEACHER
     yield 'teachers', keys.OF_SEVERAL
     yield 'train.distill_opt', keys.OF_LOSS
-    for table in (keys.PAIRED_IMAGES, keys.CROP_POOL):
+    for table in DATA_SETS.values():
         yield 'datasets.*', table
+    for sections in TABLES.values():
+        yield from sections.items()
     yield 'compare', COMPARE
     yield 'compare.ablate', ABLATE
     yield 'compare.methods.*', METHOD

@@ -114,14 +114,28 @@ def test_a_step_of_its_own_is_not_replaced_without_a_word(train_options: Make, w
         'hat_model.py (from mipkd_plugin import DistillMixin), and model_type: OwnStepDistillModel')
 
 
-@pytest.mark.parametrize(('model_type', 'remedy'), [
-    ('RealESRNetModel', 'class RealESRNetDistillModel(DistillMixin, RealESRNetModel): pass in a file of yours'),
-    ('ESRGANModel', 'remove teacher and train.distill_opt: only model classes that train one network')])
-def test_basicsrs_own_models(train_options: Make, model_type: str, remedy: str) -> None:
+@pytest.mark.parametrize('model_type', ['RealESRNetModel', 'RealESRGANModel', 'SRGANModel', 'ESRGANModel',
+                                        'SwinIRModel', 'SRModel'])
+def test_basicsrs_own_models(train_options: Make, model_type: str) -> None:
     found = [problem for problem in problems_of(train_options(model_type=model_type))
              if f'{model_type} does not distill' in problem.what]
-    assert len(found) == 1
-    assert remedy in found[0].remedy
+    name = 'DistillModel' if model_type == 'SRModel' else model_type.replace('Model', 'DistillModel')
+    assert [problem.where for problem in found] == ['teacher', 'train.distill_opt']
+    assert all(problem.fix == {'model_type': name} for problem in found)
+
+
+def test_models_for_videos_do_not_distill(train_options: Make) -> None:
+    found, = (problem for problem in problems_of(train_options(model_type='VideoRecurrentGANModel'))
+              if 'does not distill' in problem.what)
+    assert found.remedy.startswith('remove teacher and train.distill_opt: only model classes that train on images')
+
+
+def test_a_gan_of_others_is_extended_and_not_replaced(train_options: Make, work: Path) -> None:
+    (work / 'hat_model.py').write_text(HAT.replace('sr_model', 'srgan_model').replace('SRModel', 'SRGANModel'))
+    found, = (problem for problem in problems_of(train_options(model_type='HATModel'))
+              if 'does not distill' in problem.what)
+    assert found.fix == {}
+    assert 'class HATDistillModel(DistillMixin, HATModel): pass in hat_model.py' in found.remedy
 
 
 def test_losses_of_ours_are_enough(train_options: Make) -> None:

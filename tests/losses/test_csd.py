@@ -178,7 +178,8 @@ def test_no_internet(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_api, 'load_state_dict_from_url', download)
     with pytest.raises(ValueError, match=r'^the file of weights of VGG-19 could not be downloaded .*(no route|invalid '
-                                         r'hash).*; write weights: FILE with the path of vgg19-dcbb9e9d.pth'):
+                                         r'hash).*; download .*/checkpoints/vgg19-dcbb9e9d.pth, or write '
+                                         r'weights: FILE with the path of vgg19-dcbb9e9d.pth'):
         CSDLoss()
 
 

@@ -129,17 +129,13 @@ DATA = [
         'SingleImageDataset gives no HR image, and the metric psnr compares with one', ), {'datasets.test': SINGLE},
         command='test'),
     BadInput('single images without a folder', 'datasets.val.dataroot_lq', (
-        'is missing, and SingleImageDataset needs it', 'add dataroot_lq: the folder of the low-resolution images'),
+        'is missing', 'add dataroot_lq: the folder of the low-resolution images'),
         {'datasets.val': {**SINGLE, 'dataroot_lq': REMOVE}, 'datasets.val.dataroot_lq': REMOVE}, remedy=False),
     BadInput('a text file among single images', 'datasets.test', ('cannot be read as images: notes.txt', ),
              {'datasets.test': {**SINGLE, 'dataroot_lq': 'LR'}, 'val.metrics': REMOVE}, notes, 'test', remedy=False),
     BadInput('a list of single images that does not exist', 'datasets.test.meta_info_file', (
         'no.txt does not exist; looked for /', ),
         {'datasets.test': {**SINGLE, 'meta_info_file': 'no.txt'}, 'val.metrics': REMOVE}, command='test', remedy=False),
-    BadInput('RealESRGANDataset', 'datasets.train.type', (
-        'RealESRGANDataset gives HR images and blur kernels, but no LR images', 'DistillModel does not',
-        'use PairedImageDataset', 'class MyModel(DistillMixin, RealESRNetModel)'),
-        {'datasets.train.type': 'RealESRGANDataset', 'datasets.train.meta_info': 'list.txt'}, remedy=False),
     BadInput('single images for training', 'datasets.train.type', (
         'SingleImageDataset gives no gt (it gives lq, lq_path), and DistillModel needs it', ),
         {'datasets.train.type': 'SingleImageDataset'}, remedy=False),
@@ -193,7 +189,8 @@ MEASURES = [
         'calculate_psnr gives nan', 'too few with crop_border: 50'),
         {'val.metrics.psnr.crop_border': 50}, command='test'),
     BadInput('NIQE of a small image', 'val.metrics.m', (
-        'calculate_niqe fails (', 'its 48×48 pixels are too few', 'remove the image from the data set, or this metric'),
+        'calculate_niqe needs 2 blocks of 96×96 pixels without the border: 4 of 4 images of datasets.val are too small, '
+        'as 0.png, whose output has 48×48 pixels with crop_border: 2', 'remove the images from the data set, or this'),
         metric(type='calculate_niqe', better='lower')),
     BadInput('an order of axes that does not exist', 'val.metrics.m.input_order', (
         "must be HWC, not 'XYZ'", 'write input_order: HWC'), metric(type='calculate_psnr', input_order='XYZ')),

@@ -1,0 +1,70 @@
+"""Check the HR images of a data set that has no LR images: Real-ESRGAN's, whose model makes these itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mipkd_plugin.config.data_set_tables import crop_side
+from mipkd_plugin.config.image_roots import check_root, list_line, lmdb_entries, names_in_list, prepare_line
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.data.stores import Found, in_folder
+from mipkd_plugin.utils.words import some
+
+
+def check_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
+    """Check one ``RealESRGANDataset`` on disk, and note how many images it pads.
+
+    Args:
+        ctx: Where problems and notes go.
+        where: YAML path of the data set.
+        options: Its options, with keys and types already checked.
+
+    Returns:
+        Number of images, or None if they cannot be counted.
+    """
+    images = find_hr_images(ctx, where, options)
+    if images is None:
+        return None
+    broken = [found for found in images if found.header is None]
+    if broken:
+        text = options['dataroot_gt']
+        ctx.add(where, f'{len(broken)} of {len(images)} files cannot be read as images: '
+                f'{some([f"{found.image} {found.reason}" for found in broken])}',
+                f'create the LMDB again: {prepare_line(ctx, where, text, True)}' if text.endswith('.lmdb') else
+                'restore them, or remove them and their lines of meta_info')
+    side = crop_side(ctx.opt)
+    small = [found.image.name for found in images
+             if found.header is not None and min(found.header.height, found.header.width) < side]
+    if small:
+        ctx.notes.append(f'{where}: {len(small)} of {len(images)} images are smaller than the crop, {side}×{side}, and '
+                         f'are mirrored at their borders until they are as large: {some(small)}')
+    return len(images)
+
+
+def find_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Found] | None:
+    """Find the images of one ``RealESRGANDataset`` on disk, with their headers.
+
+    Args:
+        ctx: Where problems go.
+        where: YAML path of the data set.
+        options: Its options, with keys and types already checked.
+
+    Returns:
+        The images, or None if they cannot be told; then there is a problem.
+    """
+    backend, text = options['io_backend'].get('type'), options['dataroot_gt']
+    root, place = ctx.path(text), f'{where}.dataroot_gt'
+    if backend not in ('lmdb', 'disk') or not check_root(ctx, place, text, root, backend == 'lmdb', listed=True):
+        return None
+    if backend == 'lmdb':
+        entries = lmdb_entries(ctx, place, root)
+        return None if entries is None else list(entries.values())
+    listing = f'{where}.meta_info'
+    if not isinstance(options.get('meta_info'), str):
+        if ctx.clean(listing):
+            ctx.add(listing, f'is missing, and {options["type"]} reads the images that it lists', 'make a list of the '
+                    f'images: {list_line(ctx, listing)}; and name it in meta_info')
+        return None
+    names = names_in_list(ctx, listing, options['meta_info'], root, needed=True)
+    return None if names is None else in_folder(root, names)
