@@ -6,6 +6,7 @@ from mipkd_plugin.config.aggregation import load_members
 from mipkd_plugin.config.built import Built
 from mipkd_plugin.config.check import Report, build_distillation, build_for_taps, check_options, is_training
 from mipkd_plugin.config.checkpoints import Checkpoint, save_plan
+from mipkd_plugin.config.degrading import require_degradation
 from mipkd_plugin.config.devices import launcher_problem
 from mipkd_plugin.config.distillation import Distillation, prepared
 from mipkd_plugin.config.eco import EcoSchedule, read_eco
@@ -26,5 +27,5 @@ __all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'EcoSchedul
            'Report', 'absolute_imports', 'build_distillation', 'build_for_taps', 'check_options',
            'distillation_entries', 'fill_teacher', 'forget_weights', 'is_training', 'launcher_problem', 'load_members',
            'load_plugins', 'load_run', 'make_caches', 'models_folder', 'prepared', 'probe_shape', 'read_eco',
-           'read_options', 'read_schedule', 'recognition_in_words', 'rehearsed_once', 'require_clean', 'save_plan',
-           'teacher_fingerprint', 'teachers_of', 'weight_option', 'window_size']
+           'read_options', 'read_schedule', 'recognition_in_words', 'rehearsed_once', 'require_clean',
+           'require_degradation', 'save_plan', 'teacher_fingerprint', 'teachers_of', 'weight_option', 'window_size']

@@ -77,8 +77,8 @@ TEXTS = {
     'logger.keep_last': 'How many checkpoints to keep; ~ keeps all.',
     'logger.gradient_freq': 'Iterations from one measurement of the gradient of each term to the next; ~ for none. '
                             'Each takes one more backward pass for each term.',
-    'logger.val_pictures': 'How many images of each validation to draw in TensorBoard, beside bicubic, teacher and '
-                           'HR; 0 or ~ for none.',
+    'logger.val_pictures': 'How many images of each validation to draw, beside bicubic, teacher and HR, into the '
+                           'folder pictures of the run and TensorBoard; 0 or ~ for none.',
     'logger.wandb.project': 'Name of the project; ~ for none.',
     'logger.wandb.resume_id': 'Id of the run to continue.',
     'dist_params.backend': 'nccl for GPUs, gloo for CPUs.',

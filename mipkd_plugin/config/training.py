@@ -71,7 +71,7 @@ def _check_loggers(ctx: Context) -> None:
 
 
 def _check_pictures(ctx: Context) -> None:
-    """Check that somebody draws the pictures of ``logger.val_pictures``, of something, and that they go somewhere."""
+    """Check that somebody draws the pictures of ``logger.val_pictures``, and of something."""
     where = 'logger.val_pictures'
     if not ctx.section('logger').get('val_pictures') or not ctx.clean(where):
         return
@@ -79,15 +79,10 @@ def _check_pictures(ctx: Context) -> None:
         if knows_all_keys(ctx):
             ctx.add(where, f'{ctx.opt["model_type"]} draws no pictures, and would ignore it',
                     'write model_type: AnySRModel, which does, or remove it', {where: REMOVE})
-    elif ctx.section('logger').get('use_tb_logger') is False:
-        ctx.add(where, 'needs use_tb_logger: true, because the pictures go to TensorBoard',
-                fix={'logger.use_tb_logger': True})
     elif not ctx.section('val') or not any(str(name).startswith('val') for name in ctx.section('datasets')):
         lack = 'a block val' if not ctx.section('val') else 'a data set val in datasets'
         ctx.add(where, f'draws images of a validation, and there is none: {lack} is missing',
                 f'add {lack}, or remove this', {where: REMOVE})
-    elif 'debug' in str(ctx.opt.get('name')):
-        ctx.notes.append(f'{where}: no pictures: BasicSR starts no TensorBoard for a run that is named debug')
 
 
 def _check_optimizers(ctx: Context, train: Mapping[str, Any]) -> None:

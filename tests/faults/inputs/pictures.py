@@ -1,4 +1,4 @@
-"""Pictures of a validation that nobody would draw, or that would go nowhere."""
+"""Pictures of a validation that nobody would draw."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ CASES = [
     *(BadInput(f'{value} pictures', WHERE, ('must be a whole number from 0 to 100',), {WHERE: value})
       for value in (-1, 101, 2.5, 'all', True, [2])),
     BadInput('misspelled pictures', 'logger.val_picture', ('unknown key', 'val_pictures'), {'logger.val_picture': 2}),
-    BadInput('pictures without TensorBoard', WHERE, ('needs use_tb_logger: true', ),
-             {WHERE: 2, 'logger.use_tb_logger': False}),
     BadInput('pictures without a validation', WHERE, ('a block val is missing', ), {WHERE: 2, 'val': REMOVE}),
     BadInput('pictures of no data set', WHERE, ('a data set val in datasets is missing', ),
              {WHERE: 2, 'datasets.val': REMOVE, 'val.metrics': REMOVE}),

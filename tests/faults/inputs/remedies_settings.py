@@ -135,8 +135,6 @@ KEYS = [
         **PLAIN, 'train.distill': {'until': 0.5}}),
     odd('too many pictures', 'logger.val_pictures', 101),
     Mistake('pictures of a plain model', 'logger.val_pictures', {**PLAIN, 'logger.val_pictures': 2}),
-    Mistake('pictures without TensorBoard', 'logger.val_pictures', {
-        'logger.val_pictures': 2, 'logger.use_tb_logger': False}),
     Mistake('pictures without a validation', 'logger.val_pictures', {'logger.val_pictures': 2, 'val': REMOVE}),
 ]
 COMPONENTS = [

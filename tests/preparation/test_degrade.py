@@ -1,0 +1,107 @@
+"""``mipkd degrade``: fixed pairs of whole photographs, degraded by BasicSR's own code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from basicsr.metrics import calculate_psnr
+from real_world import options, write_images
+
+from mipkd_plugin.cli import mipkd_main
+from mipkd_plugin.preparation.degrade import degrade
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    write_images(tmp_path, 3, 96)
+    cv2.imwrite(str(tmp_path / 'HR' / 'odd.png'), np.full((71, 93, 3), 128, np.uint8))
+    return tmp_path
+
+
+def images_of(folder: Path) -> dict[str, Any]:
+    return {path.name: cv2.imread(str(path)) for path in sorted(folder.iterdir())}
+
+
+def test_pairs_depend_on_seed_and_name_alone(photographs: Path, tmp_path: Path) -> None:
+    opt = options(photographs, 'RealESRNet')
+    assert degrade(opt, photographs / 'HR', tmp_path / 'one', 0) == 4
+    assert degrade(opt, photographs / 'HR', tmp_path / 'same', 0) == 4
+    degrade(opt, photographs / 'HR', tmp_path / 'other', 1)
+    (photographs / 'HR/0.png').unlink()
+    degrade(opt, photographs / 'HR', tmp_path / 'fewer', 0)
+    one, same, other, fewer = (images_of(tmp_path / name / 'LQ') for name in ('one', 'same', 'other', 'fewer'))
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert all(np.array_equal(one[name], fewer[name]) for name in fewer)
+    assert len(fewer) == 3
+    assert not any(np.array_equal(one[name], other[name]) for name in ('0.png', '1.png', '2.png'))
+
+
+def test_hr_images_are_whole_and_lq_images_are_worse_than_bicubic(photographs: Path, tmp_path: Path) -> None:
+    before = images_of(photographs / 'HR')
+    degrade(options(photographs, 'RealESRNet'), photographs / 'HR', tmp_path / 'out', 0)
+    hr, lq = images_of(tmp_path / 'out/HR'), images_of(tmp_path / 'out/LQ')
+    assert hr['odd.png'].shape == (70, 92, 3), 'cropped to a multiple of the scale'
+    for name, image in hr.items():
+        assert np.array_equal(image, before[name][:image.shape[0], :image.shape[1]])
+        assert lq[name].shape == (image.shape[0] // 2, image.shape[1] // 2, 3)
+    for name in ('0.png', '1.png', '2.png'):
+        large = cv2.resize(lq[name], (96, 96), interpolation=cv2.INTER_CUBIC)
+        small = cv2.resize(hr[name], (48, 48), interpolation=cv2.INTER_AREA)
+        clean = cv2.resize(small, (96, 96), interpolation=cv2.INTER_CUBIC)
+        assert calculate_psnr(large, hr[name], 2) < calculate_psnr(clean, hr[name], 2) - 3
+
+
+def command(folder: Path, opt: dict[str, Any], *arguments: str) -> int:
+    (folder / 'real.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    return mipkd_main(['degrade', '-opt', str(folder / 'real.yml'), *arguments])
+
+
+def test_the_command_says_what_to_write(photographs: Path, tmp_path: Path) -> None:
+    opt = options(photographs, 'RealESRGAN')
+    (tmp_path / 'real.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    done = subprocess.run([sys.executable, '-c', 'import sys; from mipkd_plugin.cli import mipkd_main; '
+                           'sys.exit(mipkd_main())', 'degrade', '-opt', 'real.yml', '--hr', 'HR', '--out', 'fixed'],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.partition('datasets:\n')[2]
+    assert yaml.safe_load(said)['val'] == {
+        'name': 'fixed', 'type': 'PairedImageDataset', 'dataroot_gt': 'fixed/HR', 'dataroot_lq': 'fixed/LQ',
+        'io_backend': {'type': 'disk'}}
+    assert len(images_of(tmp_path / 'fixed/LQ')) == 4
+
+
+def with_broken_image(folder: Path) -> None:
+    data = (folder / 'HR/0.png').read_bytes()
+    (folder / 'HR/broken.png').write_bytes(data[:len(data) // 2])
+
+
+@pytest.mark.parametrize(('spoil', 'changes', 'said'), [
+    (lambda folder: (folder / 'fixed').mkdir() or (folder / 'fixed/mine.txt').write_text(''), {}, 'is not empty'),
+    (lambda folder: (folder / 'fixed').write_text(''), {}, 'is not empty'),
+    (lambda folder: cv2.imwrite(str(folder / 'HR/tiny.png'), np.zeros((20, 96, 3), np.uint8)), {},
+     'tiny.png: has 96×20 pixels, and both sides must have 22'),
+    (with_broken_image, {}, 'broken.png'),
+    (lambda folder: None, {'resize_prob': [0.5, 0.5, 0.5]}, 'sum to 1.5'),
+    (lambda folder: None, {'jpeg_rang': [30, 95]}, 'jpeg_range'),
+    (lambda folder: None, {'datasets': {'train': {'type': 'PairedImageDataset'}}}, 'no data set for real-world SR'),
+])
+def test_bad_input_is_refused_before_anything_is_written(
+        spoil: Callable[[Path], Any], changes: dict[str, Any], said: str, photographs: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    spoil(photographs)
+    opt = {**options(photographs, 'RealESRNet'), **changes}
+    if 'jpeg_rang' in changes:
+        del opt['jpeg_range']
+    before = sorted(photographs.rglob('*'))
+    code = command(photographs, opt, '--hr', str(photographs / 'HR'), '--out', str(photographs / 'fixed'))
+    assert code == 2
+    assert said in capsys.readouterr().err
+    assert {path for path in photographs.rglob('*') if path not in before} <= {photographs / 'real.yml'}
