@@ -161,6 +161,7 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     (mipkd_main, ['compare', '--help'], ['--methods', '--seeds', '--jobs', '--report', '--results', '--into']),
     (mipkd_main, ['ablate', '--help'], ['--method ', '--vary', '--seeds']),
     (mipkd_main, ['prepare', '--help'], ['--hr', '--scale', '--lmdb']),
+    (mipkd_main, ['show', '--help'], ['--images', '--lr', '--png', '--niqe', '--no-niqe', 'lower is', 'with --lr']),
 ])
 def test_help(main: Callable[[list[str]], int], arguments: list[str], pieces: list[str],
               capsys: pytest.CaptureFixture[str]) -> None:

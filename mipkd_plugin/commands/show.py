@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mipkd_plugin.commands.shared import add_option_file, read
 from mipkd_plugin.commands.shared.networks import load_network, on_device, teachers_by_label
@@ -17,9 +16,11 @@ from mipkd_plugin.utils.errors import MipkdError
 if TYPE_CHECKING:
     from mipkd_plugin.config import Options
     from mipkd_plugin.pages.gallery import Images
+    from mipkd_plugin.pages.means import Means
     from mipkd_plugin.pages.methods import Method
-    from mipkd_plugin.pages.page import Entry
-    from mipkd_plugin.pages.scenes import Scene, Values
+    from mipkd_plugin.pages.page import Page
+    from mipkd_plugin.pages.scenes import Look, Scene
+    from mipkd_plugin.pages.table import Times
 
 HELP = 'an HTML page with what several weights files make of the same images'
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='weights files, such as net_g_latest.pth')
     add('--images', type=Path, metavar='DIR', help='high-resolution images (originals)')
     add('--lr', type=Path, metavar='DIR', help='low-resolution images of the same names (default: made from --images '
-        'by bicubic interpolation); without --images the page has no PSNR and no errors')
+        'by bicubic interpolation); without --images the page has no PSNR to HR and no errors')
     add('--out', type=Path, metavar='FILE.html', help='the page (default: results/show_<name>.html)')
     add('--png', type=Path, metavar='FILE.png', help='also draw the details side by side')
     add('--names', nargs='+', metavar='NAME', help='names of the weights files in the page (default: their runs)')
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'table is about all (default: 8)')
     add('--tile', type=int, metavar='N', help='run the networks in tiles of N low-resolution pixels: takes less memory')
     add('--no-teacher', action='store_true', help='leave out the teacher of the option file')
+    add('--niqe', action=argparse.BooleanOptionalAction, help='NIQE of all images, which needs no original; lower is '
+        'better; about half a second for each 768x512 pixels and method (default: with --lr)')
     add('--force', action='store_true', help='replace --out and --png if they exist')
 
 
@@ -115,19 +118,22 @@ def _show(args: argparse.Namespace, opt: Options | None, labels: list[str], out:
     from mipkd_plugin.pages.methods import scale_of
     from mipkd_plugin.pages.page import render
     from mipkd_plugin.pages.scenes import Look, draw_scenes
+    from mipkd_plugin.pages.table import time_all
 
     methods = _methods(args, opt, labels)
     scale = scale_of(methods)
     images = Images(args.images, args.lr, scale)
-    look = Look(scale, args.crops, args.crop_size or 96)
+    look = Look(scale, args.crops, args.crop_size or 96, niqe=args.lr is not None if args.niqe is None else args.niqe)
     images.check(args.crop_size or 1)
-    with tqdm(total=len(images), unit='image', desc='images', leave=False, disable=None) as bar:
-        scenes, values = look_at_all(methods, images, look, args.most, bar.update)
-    page = _page(args, opt, methods, scenes, values, images, look)
+    with tqdm(total=len(images), unit='image', desc='times', leave=False, disable=None) as bar:
+        times = time_all(methods)
+        bar.set_description('images')
+        scenes, means = look_at_all(methods, images, look, args.most, bar.update)
+    page = _page(args, methods, scenes, (means, times), images, look)
     _write('--out', out, render(page).encode())
     if args.png is not None:
         _write('--png', args.png, as_png(draw_scenes(scenes)))
-    _print(page.entries, out, args.png)
+    _print(page, out, args.png)
     return 0
 
 
@@ -157,44 +163,31 @@ def _methods(args: argparse.Namespace, opt: Options | None, labels: Sequence[str
             for label, one in zip([*labels, *teachers], loaded)]
 
 
-def _page(args: argparse.Namespace, opt: Options | None, methods: Sequence[Method], scenes: Sequence[Scene],
-          values: dict[str, Values], images: Images, look: Any) -> Any:
+def _page(args: argparse.Namespace, methods: Sequence[Method], scenes: Sequence[Scene],
+          measured: tuple[Means, Times], images: Images, look: Look) -> Page:
     from datetime import datetime
 
     from mipkd_plugin.pages.curves import draw_curves
     from mipkd_plugin.pages.gains import find_gains
     from mipkd_plugin.pages.methods import runs_of
     from mipkd_plugin.pages.page import Page
+    from mipkd_plugin.pages.table import captions, entries_of
     from mipkd_plugin.version import __version__
 
-    runs, count = runs_of(methods), len(images)
+    runs, count, (means, times) = runs_of(methods), len(images), measured
     compared = [method.label for method in methods if not method.teaches]
     facts = [('option file', str(args.opt)), ('made on', f'{datetime.now():%Y-%m-%d %H:%M}'),
              ('scale', f'x{images.scale}'), ('images', f'{count} of {args.images or args.lr}')]
+    facts += [('LR images', str(args.lr))] if args.images and args.lr else []
     notes = []
     if args.images is None:
-        notes.append('There are no originals, and so no PSNR, no SSIM and no errors.')
+        notes.append('There are no originals, and so no PSNR to them, no SSIM and no errors.')
     elif args.lr is None:
         notes.append("LR images were made from the originals as MATLAB's imresize (bicubic) does.")
     return Page(' against '.join(compared) if len(compared) < 4 else f'{len(compared)} networks',
-                facts if args.opt else facts[1:], _entries(methods, values, runs), compared, scenes, count, look,
-                runs, draw_curves(runs), find_gains(runs), notes, f'Made with mipkd show, mipkd-plugin {__version__}.')
-
-
-def _entries(methods: Sequence[Method], values: dict[str, Values], runs: Sequence[Any]) -> list[Entry]:
-    """The rows of the table: bicubic, and all networks."""
-    from mipkd_plugin.inference.pictures import BICUBIC
-    from mipkd_plugin.pages.page import Entry
-
-    none = (math.nan, math.nan)
-    psnr, ssim = values.get(BICUBIC, none)
-    found = [Entry(BICUBIC, psnr=psnr, ssim=ssim)]
-    for method in methods:
-        at = next((run.iteration for run in runs if run.label == method.label), None)
-        iteration = f'{at:,d}' if at is not None else 'latest' if method.weights.stem.endswith('_latest') else ''
-        found.append(Entry(method.label, str(method.weights), method.kind, iteration, method.parameters,
-                           *values.get(method.label, none)))
-    return found
+                facts if args.opt else facts[1:], entries_of(methods, means, times, runs), compared, scenes, count,
+                look, captions(means, times, images.scale), runs, draw_curves(runs), find_gains(runs), notes,
+                f'Made with mipkd show, mipkd-plugin {__version__}.')
 
 
 def _write(flag: str, path: Path, content: bytes) -> None:
@@ -207,14 +200,11 @@ def _write(flag: str, path: Path, content: bytes) -> None:
         raise ShowError(f'{flag} {path}: cannot be written: {error.strerror or error}; choose another place') from error
 
 
-def _print(entries: Sequence[Entry], out: Path, png: Path | None) -> None:
-    from mipkd_plugin.pages.parts import number
+def _print(page: Page, out: Path, png: Path | None) -> None:
+    from mipkd_plugin.pages.table import table_text
 
-    width = max(len(entry.label) for entry in entries)
-    for entry in entries:
-        values = '' if math.isnan(entry.psnr) else f'  {number(entry.psnr, 3)} dB  SSIM {number(entry.ssim, 4)}'
-        count = '' if entry.parameters is None else f'  {entry.parameters:,d} parameters'
-        print(f'{entry.label:{width}}{values}{count}')
+    for line in (*table_text(page.entries), '', *page.captions, ''):
+        print(line)
     for path in (out, *([png] if png is not None else [])):
         print(f'{path} ({path.stat().st_size / 1e6:.1f} MB)')
     print(f'Open it in a browser: {out.resolve().as_uri()}')

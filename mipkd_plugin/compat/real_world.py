@@ -13,7 +13,8 @@ def degradation_on_device() -> bool:
 
     They call ``.cuda()`` on the JPEG and sharpening modules and on their pool of pairs, which raises without a GPU, and
     mixes devices with ``num_gpu: 0`` (no BasicSR issue known). On the CPU JPEG compression and padding keep another
-    memory layout, which ``filter2D`` does not take.
+    memory layout, which ``filter2D`` does not take. And a validation sharpens each HR image for nobody, with a kernel
+    of 51×51 pixels, which takes a CPU some seconds an image.
 
     Returns:
         Whether the repair was made.
@@ -28,6 +29,7 @@ def degradation_on_device() -> bool:
         module.filter2D = _of_contiguous(module.filter2D)
         model.__init__ = _with_modules_on_device(model.__init__)
         model._dequeue_and_enqueue = _with_pool_on_device(model._dequeue_and_enqueue)
+        model.feed_data = _unsharpened_in_validation(model.feed_data)
     return True
 
 
@@ -68,3 +70,18 @@ def _with_pool_on_device(original: Callable[[Any], None]) -> Callable[[Any], Non
         original(self)
 
     return dequeue_and_enqueue
+
+
+def _unsharpened_in_validation(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    @functools.wraps(original)
+    def feed_data(self: Any, data: Any) -> None:
+        if self.is_train:
+            original(self, data)
+            return
+        sharpener, self.usm_sharpener = self.usm_sharpener, lambda images: images
+        try:
+            original(self, data)
+        finally:
+            self.usm_sharpener = sharpener
+
+    return feed_data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,20 +59,21 @@ def cost(net: nn.Module, shape: tuple[int, int, int]) -> Cost:
 
 
 def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int = 5,
-                 seconds: float | None = None) -> list[float]:
-    """Measure how long networks take for one image, in turn, the least of several rounds.
+                 seconds: float | None = None, of: Callable[[Sequence[float]], float] = min) -> list[float]:
+    """Measure how long networks take for one image, in turn, in several rounds.
 
-    On a busy machine the mean and the median tell what else was running. On one CPU thread the thread's own time is
-    taken, so that waiting for a core does not count.
+    The least time is that of the network alone: on a busy machine the mean and the median tell what else was running.
+    On one CPU thread the thread's own time is taken, so that waiting for a core does not count.
 
     Args:
         nets: The networks; they are left as they are.
         shape: (C, H, W) of a low-resolution image.
         rounds: Number of rounds; each runs every network once, after one round that does not count.
         seconds: Begin no further round behind this time, but for the first that counts; None for no limit.
+        of: What to take of the times of a network: ``min``, or ``statistics.median`` for what is usual here.
 
     Returns:
-        The least time of each network, in milliseconds.
+        The time of each network, in milliseconds.
     """
     taken: list[list[float]] = [[] for _ in nets]
     began = time.perf_counter()
@@ -89,7 +91,7 @@ def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int
                 _wait(lq.device)
             if number:
                 times.append(1000 * (clock() - start))
-    return [max(min(times), 1e-3) for times in taken]
+    return [max(of(times), 1e-3) for times in taken]
 
 
 def image_for(net: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:

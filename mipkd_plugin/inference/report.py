@@ -43,8 +43,7 @@ def measured(networks: Mapping[str, Enlarger], sizes: Sequence[Size], on_step: C
     """
     nets = {role: enlarger.net for role, enlarger in networks.items()}
     scale = next(iter(networks.values())).scale
-    multiple = math.lcm(*(enlarger.multiple for enlarger in networks.values()))
-    rounded = list(dict.fromkeys((_up(width, multiple), _up(height, multiple)) for width, height in sizes))
+    rounded = list(dict.fromkeys(fitting(networks, size) for size in sizes))
     for size in rounded:
         _require_memory(networks, size)
     found: dict[str, Any] = {}
@@ -54,7 +53,7 @@ def measured(networks: Mapping[str, Enlarger], sizes: Sequence[Size], on_step: C
         found[role] = {'type': type(enlarger.net).__name__, 'parameters': total.parameters,
                        'macs_1280x720': total.macs, 'sizes': {}}
     for width, height in rounded:
-        times = _times(networks, (height, width))
+        times = times_of(networks, (width, height))
         for role, net in nets.items():
             shape = (networks[role].channels, height, width)
             found[role]['sizes'][f'{width}x{height}'] = {
@@ -91,11 +90,41 @@ def add_quality(data: dict[str, Any], networks: Mapping[str, Enlarger], hr: Path
 
 def circumstances(device: torch.device, commit: str) -> dict[str, Any]:
     """Versions, machine, threads and time, for the data of a report; ``commit`` is that of this package."""
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
     return {'date': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'mipkd-plugin': __version__,
             'commit': commit, 'basicsr': version('basicsr'), 'torch': torch.__version__,
-            'python': platform.python_version(), 'system': platform.platform(), 'device': name,
+            'python': platform.python_version(), 'system': platform.platform(), 'device': name_of(device),
             'threads': torch.get_num_threads(), 'precision': 'float32'}
+
+
+def name_of(device: torch.device) -> str:
+    """Name of a GPU, or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
+
+
+def fitting(networks: Mapping[str, Enlarger], size: Size) -> Size:
+    """A size, rounded up to what all networks take."""
+    multiple = math.lcm(*(enlarger.multiple for enlarger in networks.values()))
+    return _up(size[0], multiple), _up(size[1], multiple)
+
+
+def times_of(networks: Mapping[str, Enlarger], size: Size, of: Callable[[Sequence[float]], float] = min
+             ) -> dict[str, float]:
+    """Measure how long networks take for one image, in turn.
+
+    Args:
+        networks: Networks by role.
+        size: Of the low-resolution image, from :func:`fitting`.
+        of: What to take of the times of a network; see :func:`cost.milliseconds`.
+
+    Returns:
+        Milliseconds by role.
+    """
+    channels = {enlarger.channels for enlarger in networks.values()}
+    if len(channels) == 1:
+        nets = [enlarger.net for enlarger in networks.values()]
+        return dict(zip(networks, cost.milliseconds(nets, (channels.pop(), *size[::-1]), seconds=_SECONDS, of=of)))
+    return {role: cost.milliseconds([enlarger.net], (enlarger.channels, *size[::-1]), seconds=_SECONDS, of=of)[0]
+            for role, enlarger in networks.items()}
 
 
 def as_markdown(data: Mapping[str, Any]) -> str:
@@ -177,15 +206,6 @@ def _require_memory(networks: Mapping[str, Enlarger], size: Size) -> None:
         if free is not None and needed > free:
             raise UsageError(f'--sizes {width}x{height}: would take about {gigabytes(needed)} of memory, and '
                              f'{gigabytes(free)} are free; measure with smaller images')
-
-
-def _times(networks: Mapping[str, Enlarger], size: Size) -> dict[str, float]:
-    channels = {enlarger.channels for enlarger in networks.values()}
-    if len(channels) == 1:
-        nets = [enlarger.net for enlarger in networks.values()]
-        return dict(zip(networks, cost.milliseconds(nets, (channels.pop(), *size), seconds=_SECONDS)))
-    return {role: cost.milliseconds([enlarger.net], (enlarger.channels, *size), seconds=_SECONDS)[0]
-            for role, enlarger in networks.items()}
 
 
 def _up(side: int, multiple: int) -> int:

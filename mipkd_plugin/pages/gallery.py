@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ import torch
 
 from mipkd_plugin.data.headers import BrokenImageError, header_of_file
 from mipkd_plugin.inference.images import Picture, read_picture
-from mipkd_plugin.inference.pictures import HR, LR, as_picture
+from mipkd_plugin.inference.pictures import as_picture
 from mipkd_plugin.inference.quality import check_pairs, images_in, pairs_of, read_pairs
 from mipkd_plugin.inference.tiles import MemoryLackError
+from mipkd_plugin.pages.means import Means
 from mipkd_plugin.pages.methods import Method, PageError
-from mipkd_plugin.pages.scenes import Look, Scene, Values, look_at
+from mipkd_plugin.pages.scenes import Look, Scene, look_at
 from mipkd_plugin.utils.words import counted, some
 
 _MOST_NAMED = 20
@@ -99,7 +99,7 @@ class Images:
 
 
 def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int,
-                on_image: Callable[[], object]) -> tuple[list[Scene], dict[str, Values]]:
+                on_image: Callable[[], object]) -> tuple[list[Scene], Means]:
     """Run all networks over all images.
 
     Args:
@@ -110,14 +110,14 @@ def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int
         on_image: Called behind each image.
 
     Returns:
-        The images to show, sorted by name; and mean PSNR and SSIM of all images by label.
+        The images to show, sorted by name; and the means over all images.
 
     Raises:
         PageError: An image cannot be used.
     """
     compared = [method.label for method in methods if not method.teaches]
     kept: list[tuple[float, int, Scene]] = []
-    values: dict[str, list[Values]] = {}
+    means = Means()
     for place, (name, picture, original) in enumerate(images.read()):
         try:
             outputs = {method.label: method(picture) for method in methods}
@@ -125,13 +125,9 @@ def look_at_all(methods: Sequence[Method], images: Images, look: Look, most: int
             raise PageError(f'{name} {error}; run the networks in tiles, which take less: --tile 128') from error
         scene = look_at(name, as_picture(picture.color), outputs, compared,
                         None if original is None else as_picture(original), look)
-        for shot in scene.shots:
-            if shot.values is not None and shot.label not in (LR, HR):
-                values.setdefault(shot.label, []).append(shot.values)
+        means.add(scene)
         heapq.heappush(kept, (scene.difference, -place, scene))
         if len(kept) > most:
             heapq.heappop(kept)
         on_image()
-    scenes = [scene for _, _, scene in sorted(kept, key=lambda entry: -entry[1])]
-    return scenes, {label: (statistics.fmean(v[0] for v in found), statistics.fmean(v[1] for v in found))
-                    for label, found in values.items()}
+    return [scene for _, _, scene in sorted(kept, key=lambda entry: -entry[1])], means

@@ -38,7 +38,7 @@ for (const scene of document.querySelectorAll('.scene')) {
       to.src = from.src;
       to.alt = from.alt;
       to.classList.toggle('pixels', part.value !== 'whole' || from.getAttribute('width') < 384);
-      stage.querySelector('.tag.' + tag).textContent = [nameOf(panel), from.dataset.psnr].filter(Boolean).join(' · ');
+      stage.querySelector('.tag.' + tag).textContent = [nameOf(panel), from.dataset.note].filter(Boolean).join(' · ');
     }
     // a small picture is enlarged, but not beyond what fits
     const width = Math.max(picture(left).getAttribute('width'), 384);

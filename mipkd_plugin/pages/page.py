@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -14,31 +13,7 @@ from mipkd_plugin.pages import encode, parts
 from mipkd_plugin.pages.curves import Curves, Run
 from mipkd_plugin.pages.gains import Gains, gains_html
 from mipkd_plugin.pages.scenes import Look, Scene
-
-_TEXT = ' class="text"'
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the table.
-
-    Attributes:
-        label: The method.
-        file: Its weights file; '' without one.
-        network: Its architecture.
-        iteration: Iteration of the file, if its name says so.
-        parameters: Number of parameters.
-        psnr: Mean PSNR over the images in dB; NaN without originals.
-        ssim: Mean SSIM over the images.
-    """
-
-    label: str
-    file: str = ''
-    network: str = ''
-    iteration: str = ''
-    parameters: int | None = None
-    psnr: float = math.nan
-    ssim: float = math.nan
+from mipkd_plugin.pages.table import Entry, table_html
 
 
 @dataclass(frozen=True)
@@ -53,6 +28,7 @@ class Page:
         scenes: The images to show.
         images: Number of images that the table is about.
         look: How they are shown.
+        captions: What the numbers of the table are.
         runs: The trainings of the weights files.
         curves: Their curves.
         gains: The gains of the comparisons that they belong to.
@@ -67,6 +43,7 @@ class Page:
     scenes: Sequence[Scene]
     images: int
     look: Look
+    captions: Sequence[str] = ()
     runs: Sequence[Run] = ()
     curves: Sequence[Curves] = ()
     gains: Sequence[Gains] = ()
@@ -92,8 +69,8 @@ def render(page: Page) -> str:
              f'{parts.color_scale(top)}'
     facts = ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in page.facts)
     return Template(template).substitute(
-        title=escape(page.title), style=style, script=script, facts=facts, table=_table(page.entries),
-        notes=''.join(f'<p class="soft">{escape(note)}</p>' for note in page.notes), guide=_guide(page, has_errors),
+        title=escape(page.title), style=style, script=script, facts=facts, table=table_html(page.entries),
+        notes=_paragraphs([*page.captions, *page.notes]), guide=_guide(page, has_errors),
         errors=switch if has_errors else '',
         scenes=''.join(parts.scene_html(scene, place, shown, top) for place, scene in enumerate(page.scenes, 1)),
         curves=gains_html(page.gains) + parts.curves_html(page.curves, page.runs), footer=escape(page.made_by))
@@ -116,24 +93,10 @@ def _guide(page: Page, has_errors: bool) -> str:
         lines.append(f'Shown are the {len(page.scenes)} of {page.images} images where {what}; the table is about all '
                      'of them.')
     if has_errors:
-        lines.append('PSNR and SSIM are of the Y channel; those of whole images leave out '
-                     f'{look.scale} pixels at each edge. Errors are |SR − HR|, mean of red, green and blue, all on one '
-                     'scale.')
+        lines.append('PSNR and SSIM of details are of all their pixels. Errors are |SR − HR|, mean of red, green '
+                     'and blue, all on one scale.')
+    return _paragraphs(lines)
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
     return ''.join(f'<p class="soft">{escape(line)}</p>' for line in lines)
-
-
-def _table(entries: Sequence[Entry]) -> str:
-    measured = any(not math.isnan(entry.psnr) for entry in entries)
-    head = ['<th scope="col">mean PSNR (dB)</th>', '<th scope="col">mean SSIM</th>'] if measured else []
-    head += [f'<th scope="col"{kind}>{name}</th>' for name, kind in (
-        ('parameters', ''), ('iteration', ''), ('network', _TEXT), ('file', _TEXT))]
-    rows = []
-    for entry in entries:
-        cells = [f'<td>{parts.number(entry.psnr, 3)}</td>', f'<td>{parts.number(entry.ssim, 4)}</td>'] if measured \
-            else []
-        count = '–' if entry.parameters is None else f'{entry.parameters:,d}'
-        cells += [f'<td>{count}</td>', f'<td>{escape(entry.iteration) or "–"}</td>',
-                  f'<td{_TEXT}>{escape(entry.network) or "–"}</td>', f'<td{_TEXT}>{escape(entry.file) or "–"}</td>']
-        rows.append(f'<tr><th scope="row">{escape(entry.label)}</th>{"".join(cells)}</tr>')
-    return f'<table><thead><tr><th scope="col">name</th>{"".join(head)}</tr></thead>' \
-           f'<tbody>{"".join(rows)}</tbody></table>'

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 
 from mipkd_plugin.pages import encode
 from mipkd_plugin.pages.curves import Curves, Run
-from mipkd_plugin.pages.scenes import Scene, Shot, Values
-
-
-def number(value: float, digits: int) -> str:
-    """A number with so many digits behind the point; a dash for none."""
-    return '–' if math.isnan(value) else '∞' if math.isinf(value) else f'{value:.{digits}f}'
+from mipkd_plugin.pages.scenes import Scene, Shot, Values, number
 
 
 def values_of(values: Values | None) -> str:
     """PSNR and SSIM in words; '' without them."""
     return '' if values is None else f'{number(values[0], 2)} dB, {number(values[1], 4)}'
+
+
+def whole_values_of(shot: Shot) -> str:
+    """What is known of a whole image in words; '' if nothing is."""
+    niqe = '' if shot.niqe is None else f'NIQE {number(shot.niqe, 2)}'
+    return ', '.join(filter(None, (values_of(shot.values), niqe)))
 
 
 def scene_html(scene: Scene, place: int, shown: tuple[int, int], top: float) -> str:
@@ -36,8 +36,8 @@ def scene_html(scene: Scene, place: int, shown: tuple[int, int], top: float) -> 
     height, width = scene.size
     crops = [_crops(scene, part, top) for part in range(len(scene.boxes))]
     wholes = ''.join(_figure('whole', shot, _plain(
-        encode.compressed(shot.whole), shot, 'whole', panel, f'{scene.name}: {shot.label}', shot.values),
-        _caption(shot.label, [values_of(shot.values)])) for panel, shot in enumerate(scene.shots))
+        encode.compressed(shot.whole), shot, 'whole', panel, f'{scene.name}: {shot.label}', shot.note),
+        _caption(shot.label, [whole_values_of(shot)])) for panel, shot in enumerate(scene.shots))
     maps = ''.join(_map(scene, shot, top) for shot in scene.shots if shot.error is not None)
     errors = f'<details open><summary>Errors of the whole image</summary>{color_scale(top)}' \
              f'<div class="row">{maps}</div></details>' if maps else ''
@@ -58,23 +58,24 @@ def _crops(scene: Scene, part: int, top: float) -> str:
     for panel, shot in enumerate(scene.shots):
         values = shot.crop_values[part] if shot.crop_values else None
         name = f'{scene.name}, detail {part + 1}: {shot.label}'
-        images = _plain(encode.exact(shot.crops[part]), shot, str(part), panel, name, values, 'pixels')
+        note = f'{number(values[0], 2)} dB' if values else ''
+        images = _plain(encode.exact(shot.crops[part]), shot, str(part), panel, name, note, 'pixels')
         if shot.crop_errors:
             error = encode.colored(shot.crop_errors[part], top)
             images = f'<img class="error pixels" src="{error}" alt="{escape(name)}, errors">{images}'
         button = f'<button type="button" title="Show in the slider" aria-label="Show {escape(name)} in the slider">' \
                  f'{images}</button>'
-        lines = [f'detail {values_of(values)}', f'image {values_of(shot.values)}'] if values and shot.values else []
+        lines = [f'{what} {said}' for what, said in (('detail', values_of(values)), ('image', whole_values_of(shot)))
+                 if said]
         figures.append(f'<figure class="crop" style="--side:{box.width}">{button}{_caption(shot.label, lines)}'
                        '</figure>')
     place = f'{box.width} × {box.height} pixels at {box.left}, {box.top}'
     return f'<h4>Detail {part + 1} <span class="soft">{place}</span></h4><div class="row">{"".join(figures)}</div>'
 
 
-def _plain(uri: str, shot: Shot, part: str, panel: int, name: str, values: Values | None, kind: str = '') -> str:
+def _plain(uri: str, shot: Shot, part: str, panel: int, name: str, note: str, kind: str = '') -> str:
     image = shot.whole if part == 'whole' else shot.crops[int(part)]
-    psnr = f'{number(values[0], 2)} dB' if values else ''
-    return f'<img class="plain {kind}" data-part="{part}" data-panel="{panel}" data-psnr="{psnr}" ' \
+    return f'<img class="plain {kind}" data-part="{part}" data-panel="{panel}" data-note="{note}" ' \
            f'width="{image.shape[1]}" height="{image.shape[0]}" src="{uri}" alt="{escape(name)}">'
 
 

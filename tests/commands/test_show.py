@@ -91,9 +91,9 @@ def test_teacher_that_is_gone_can_be_left_out(work: Path, capsys: pytest.Capture
 def test_page_is_replaced_when_asked(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mipkd_main(['show', '--weights', 'b.pth', '--images', 'HR', '--out', 'page.html', '--force']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith('bicubic')
-    assert re.match(r'b +[\d.]+ dB  SSIM [\d.]+  6,867 parameters', lines[1])
-    assert 'page.html' in lines[2]
+    assert lines[1].startswith('bicubic')
+    assert re.match(r'b +[\d.]+  +[\d.]+  +6,867  +[\d.]+$', lines[2])
+    assert any(line.startswith('page.html (') for line in lines)
     text = Path('page.html').read_text()
     assert 'the network differs most from bicubic' in text
     assert 'http' not in re.sub(r'xmlns(:\w+)?="[^"]*"', '', text).replace('http-equiv', '')
@@ -132,6 +132,90 @@ def test_a_broken_log_is_said_and_all_else_shown(work: Path, capsys: pytest.Capt
     log = Path('experiments/tiny/train_broken.log')
     log.mkdir() if content is None else log.write_bytes(content)
     assert mipkd_main(['show', *TWO, '--out', 'new.html']) == 0
-    assert 'dB' in capsys.readouterr().out
+    assert 'PSNR to HR (dB)' in capsys.readouterr().out
     assert re.search(r'The log files of tiny cannot be read: \S+experiments/tiny/train_\*\.log: .+</p>',
                      Path('new.html').read_text())
+
+
+def folder_of(name: str, height: int, width: int, count: int = 2, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    Path(name).mkdir(exist_ok=True)
+    for number in range(count):
+        cv2.imwrite(f'{name}/{number}.png', rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def table(printed: str) -> dict[str, dict[str, str]]:
+    """The printed table: cell by column by row; cells are two spaces or more apart."""
+    head, *lines = printed.partition('\n\n')[0].splitlines()
+    names = re.split(r'\s{2,}', head.strip())
+    return {row[0]: dict(zip(names, row[1:])) for row in (re.split(r'\s{2,}', line) for line in lines)}
+
+
+@pytest.mark.parametrize(('arguments', 'wanted', 'rows'), [
+    (['--images', 'big'], ['PSNR to HR (dB)', 'SSIM'], 2),
+    (['--images', 'big', '--niqe'], ['PSNR to HR (dB)', 'SSIM', 'NIQE'], 3),
+    (['--images', 'big', '--lr', 'low'], ['PSNR to HR (dB)', 'SSIM', 'NIQE'], 3),
+    (['--images', 'big', '--lr', 'low', '--no-niqe'], ['PSNR to HR (dB)', 'SSIM'], 2),
+    (['--lr', 'low'], ['NIQE'], 2),
+    (['--lr', 'low', '--no-niqe', '--tile', '16'], [], 2),
+    (['-opt', 'x.yml', '--lr', 'low'], ['PSNR to teacher (dB)', 'NIQE'], 3),
+    (['-opt', 'x.yml', '--lr', 'low', '--no-teacher'], ['NIQE'], 2),
+])
+def test_columns_of_the_table(work: Path, capsys: pytest.CaptureFixture[str], arguments: list[str],
+                              wanted: list[str], rows: int) -> None:
+    folder_of('big', 104, 208)
+    folder_of('low', 52, 104, seed=1)
+    assert mipkd_main(['show', '--weights', 'b.pth', *arguments, '--out', 'out.html']) == 0
+    printed = capsys.readouterr().out
+    found, text = table(printed), Path('out.html').read_text()
+    assert len(found) == rows
+    assert list(found['b']) == [*wanted, 'parameters', 'milliseconds']
+    assert float(found['b']['milliseconds']) > 0
+    side = 16 if '--tile' in arguments else 128
+    assert re.search(rf'LR image of {side}×{side} pixels, median of up to 5 runs in turn .* on .+, \d+ threads?, '
+                     'float32', printed)
+    for column in found['b']:
+        assert f'>{column}</th>' in text
+    assert ('>LR images</dt><dd>low<' in text.replace('<dt>', '>')) == ('big' in arguments and 'low' in arguments)
+
+
+def test_values_are_those_of_basicsr(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from basicsr.metrics import calculate_psnr
+    from basicsr.metrics.niqe import calculate_niqe
+    from basicsr.utils import img2tensor, tensor2img
+    folder_of('big', 104, 208)
+    folder_of('low', 52, 104, seed=1)
+    assert mipkd_main(['show', '-opt', 'x.yml', '--weights', 'b.pth', '--images', 'big', '--lr', 'low', '--out',
+                       'o.html', '--png', 'o.png']) == 0
+    found = table(capsys.readouterr().out)
+    nets = {'b': build_network(dict(STUDENTS['EDSR'])), 'teacher': build_network(dict(TEACHERS['EDSR']))}
+    images: dict[str, list[np.ndarray]] = {'b': [], 'teacher': [], 'HR': []}
+    for name, net in nets.items():
+        net.load_state_dict(torch.load(f'{name}.pth', weights_only=True)['params'])
+    for number in range(2):
+        images['HR'].append(cv2.imread(f'big/{number}.png'))
+        lq = img2tensor(cv2.imread(f'low/{number}.png').astype(np.float32) / 255)[None]
+        for name, net in nets.items():
+            with torch.no_grad():
+                images[name].append(tensor2img([net.eval()(lq)]))
+
+    def mean(values: list[float]) -> str:
+        return f'{np.mean(values):.3f}'
+
+    for name, made in images.items():
+        assert found[name]['NIQE'] == mean([calculate_niqe(image, crop_border=2) for image in made])
+    options = {'crop_border': 2, 'test_y_channel': True}
+    for column, truth, names in (('PSNR to HR (dB)', 'HR', ('b', 'teacher')), ('PSNR to teacher (dB)', 'teacher', 'b')):
+        for name in names:
+            assert found[name][column] == mean([calculate_psnr(image, other, **options) for image, other in zip(
+                images[name], images[truth])])
+    assert found['teacher']['PSNR to teacher (dB)'] == found['bicubic']['milliseconds'] == '–'
+    assert set(found['HR'].values()) == {'–', found['HR']['NIQE']}
+
+
+def test_images_too_small_for_niqe_get_a_dash_and_a_reason(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mipkd_main(['show', '--weights', 'b.pth', '--images', 'HR', '--lr', 'LRbicx2', '--out', 'o.html']) == 0
+    printed = capsys.readouterr().out
+    assert [row['NIQE'] for row in table(printed).values()] == ['–', '–']
+    why = 'There is no NIQE of 4 images (0.png, 1.png, 2.png and 1 more): it needs two blocks of 96×96 pixels'
+    assert printed.count(why) == Path('o.html').read_text().count(why) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -46,3 +47,12 @@ def test_no_round_begins_behind_the_limit() -> None:
     net = Delayed(1)
     milliseconds([net], (3, 8, 8), rounds=50, seconds=0.1)
     assert net.calls <= 4
+
+
+def test_the_median_of_the_rounds_is_had_too() -> None:
+    """Two rounds of five are held up: the least and the median do not see it, the greatest does."""
+    torch.set_num_threads(2)
+    least, median, most = (milliseconds([Delayed(3)], (3, 8, 8), of=of)[0] for of in (min, statistics.median, max))
+    assert 0 < least < 20
+    assert 0 < median < 20
+    assert most > 30

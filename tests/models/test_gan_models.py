@@ -167,6 +167,20 @@ def test_the_cpu_degrades(kind: str, build: Callable[..., Any]) -> None:
     assert model.queue_ptr == 4, 'as BasicSR fills its pool'
 
 
+@pytest.mark.parametrize('kind', ['RealESRNet', 'RealESRGAN'])
+def test_a_validation_sharpens_nothing(kind: str, build: Callable[..., Any]) -> None:
+    """Nobody reads it, and on a CPU it takes longer than the network."""
+    model, calls = build(kind), []
+    model.usm_sharpener.register_forward_hook(lambda *args: calls.append(1))
+    model.is_train = False
+    model.feed_data(images(1))
+    assert torch.equal(model.gt, images(1)['gt'])
+    assert not calls
+    model.is_train = True
+    feed(model, kind, 1)
+    assert calls
+
+
 def test_teacher_and_student_see_the_pool(build: Callable[..., Any]) -> None:
     """After the pool is full, BasicSR trains on pairs of earlier batches: so does the teacher."""
     model = build('RealESRGAN')

@@ -14,8 +14,9 @@ from mipkd_plugin.inference.pictures import Box, choose_boxes, draw, enlarged, m
 from mipkd_plugin.pages.curves import draw_curves, find_run
 from mipkd_plugin.pages.encode import color_bar, colored, common_top, exact
 from mipkd_plugin.pages.methods import PageError, label_files
-from mipkd_plugin.pages.page import Entry, Page, render
+from mipkd_plugin.pages.page import Page, render
 from mipkd_plugin.pages.scenes import Look, draw_scenes, look_at
+from mipkd_plugin.pages.table import Entry
 
 LOG = '''2026-11-26 13:14:18,000 INFO: Training statistics:
 \tTotal epochs: 3; iters: 30.
