@@ -13,7 +13,7 @@ from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from faults.harness import BadInput
-from faults.inputs import any_network, dckd, hostile, images, not_finite, rehearsal, resume, weights
+from faults.inputs import any_network, dckd, hostile, images, not_finite, real_world, rehearsal, resume, weights
 from faults.inputs.images import LISTED, LMDB, TRAIN, VAL, listing, of_lmdb, only_inside, spoiled
 from faults.inputs.rehearsal import PLAIN, SINGLE
 from faults.remedy_harness import Mistake
@@ -185,4 +185,5 @@ OTHERS = also(
     'student that returns a list', 'output of a network that returns an image',
     'output of a model that does not read it', 'model that would train without its teacher',
     'cache of a teacher that mixes a batch')
-CASES = [*SETS, *IMAGES, *CACHE, *OTHERS]
+REAL_WORLD = [_mistake(case) for case in real_world.CASES if case.remedy]
+CASES = [*SETS, *IMAGES, *CACHE, *OTHERS, *REAL_WORLD]
