@@ -175,7 +175,8 @@ CACHE = [
 OTHERS = also(
     'name that climbs', 'folder of the user as a name', 'data set that climbs', 'suffix that climbs',
     'RRDBNet at scale 2 with an odd patch', 'no HR images for PSNR', 'SSIM of a small image and a wide border',
-    'NIQE of a small image', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes', 'color in val alone',
+    'NIQE of a small image', 'SSIM of an image of 8×8', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes',
+    'color in val alone',
     'SwinIR without padding', 'windows 8 and 12', 'another lr on resume', 'another batch size in an exact resume',
     'another s on resume', 'DCKD with the s of the paper in a short run',
     'random numbers that are none', 'random numbers that were not wanted before', 'a renamed run',
