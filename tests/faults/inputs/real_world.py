@@ -213,7 +213,7 @@ GANS = [
     bad('a patch that the discriminator cannot halve', 'network_d', (
         'UNetDiscriminatorSN cannot run on HR patches of 3×20×20', 'write gt_size: 32'), GAN, gt_size=20),
     bad('a loss that is no GAN loss', 'train.gan_opt', (
-        'L1Loss cannot take what UNetDiscriminatorSN returns', ), GAN, train__gan_opt={'type': 'L1Loss'}, remedy=False),
+        'L1Loss cannot take what UNetDiscriminatorSN returns', ), GAN, train__gan_opt={'type': 'L1Loss'}),
     bad('a GAN loss that does not exist', 'train.gan_opt.gan_type', (
         "there is no GAN loss 'vanila'", "did you mean 'vanilla'"), GAN,
         train__gan_opt={'type': 'GANLoss', 'gan_type': 'vanila'}),

@@ -134,7 +134,7 @@ SETS = [
     Mistake('two sets of one name', 'datasets.val_2.name', {'datasets.val_2': {**SINGLE, 'name': 'val'},
                                                             'val.metrics': REMOVE}),
     Mistake('images without a backend', 'datasets.val.io_backend', {
-        'datasets.val': {**SINGLE, 'io_backend': REMOVE}, 'datasets.val.io_backend': REMOVE, 'val.metrics': REMOVE}),
+        'datasets.val': {**SINGLE, 'type': 'Uneven'}, 'datasets.val.io_backend': REMOVE, 'val': None}, patch=uneven),
     Mistake('images of two sizes', 'datasets.train', {
         **PLAIN, 'datasets.train.type': 'Uneven', 'datasets.train.dataroot_gt': REMOVE, 'datasets.val': REMOVE,
         'val': REMOVE}, patch=uneven),
