@@ -1,110 +1,43 @@
-"""Tiny options and images for BasicSR's GAN and real-world models."""
+"""Options of tiny trainings on degraded images, as of Real-ESRGAN, for the tests."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import torch
-from torch import Tensor
+from helpers import tiny_options
 
-import mipkd_plugin  # noqa: F401  (repairs BasicSR)
-from basicsr.archs import build_network
-
-COMPACT = {'type': 'SRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3, 'upscale': 2, 'act_type': 'prelu'}
-STUDENT = {**COMPACT, 'num_feat': 6, 'num_conv': 3}
-TEACHER = {**COMPACT, 'num_feat': 8, 'num_conv': 4}
-DISCRIMINATOR = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4, 'skip_connection': True}
-GANS = ('SRGAN', 'ESRGAN', 'RealESRGAN')
-KINDS = (*GANS, 'RealESRNet')
-
-_RANGES = {'resize_prob': [0.2, 0.7, 0.1], 'resize_range': [0.5, 1.5], 'gaussian_noise_prob': 0.5,
-           'noise_range': [1, 30], 'poisson_scale_range': [0.05, 3], 'gray_noise_prob': 0.4, 'jpeg_range': [30, 95],
-           'second_blur_prob': 0.8, 'resize_prob2': [0.3, 0.4, 0.3], 'resize_range2': [0.5, 1.2],
-           'gaussian_noise_prob2': 0.5, 'noise_range2': [1, 25], 'poisson_scale_range2': [0.05, 2.5],
-           'gray_noise_prob2': 0.4, 'jpeg_range2': [30, 95]}
-_NAMES = ['iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso']
-_KERNELS = {
-    **{f'blur_kernel_size{end}': 21 for end in ('', '2')}, **{f'kernel_list{end}': list(_NAMES) for end in ('', '2')},
-    **{f'kernel_prob{end}': [0.45, 0.25, 0.12, 0.03, 0.12, 0.03] for end in ('', '2')},
-    **{f'sinc_prob{end}': 0.1 for end in ('', '2')}, 'blur_sigma': [0.2, 3], 'blur_sigma2': [0.2, 1.5],
-    **{f'betag_range{end}': [0.5, 4] for end in ('', '2')}, **{f'betap_range{end}': [1, 2] for end in ('', '2')},
-    'final_sinc_prob': 0.8}
+FIRST = {'resize_prob': [0.2, 0.7, 0.1], 'resize_range': [0.5, 1.5], 'gaussian_noise_prob': 0.5, 'noise_range': [1, 30],
+         'poisson_scale_range': [0.05, 3], 'gray_noise_prob': 0.4, 'jpeg_range': [30, 95]}
+BLUR = {'blur_kernel_size': 21, 'kernel_list': ['iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso',
+                                                'plateau_aniso'],
+        'kernel_prob': [0.45, 0.25, 0.12, 0.03, 0.12, 0.03], 'sinc_prob': 0.1, 'blur_sigma': [0.2, 3],
+        'betag_range': [0.5, 4], 'betap_range': [1, 2]}
+DEGRADATION: dict[str, Any] = {**FIRST, **{f'{key}2': value for key, value in FIRST.items()}, 'second_blur_prob': 0.8,
+                               'gt_size': 16, 'queue_size': 8}
+KERNELS: dict[str, Any] = {**BLUR, **{f'{key}2': value for key, value in BLUR.items()}, 'final_sinc_prob': 0.8}
+SHARPENED = {'RealESRNet': {'gt_usm': True},
+             'RealESRGAN': {'l1_gt_usm': True, 'percep_gt_usm': True, 'gan_gt_usm': False}}
+GAN_LOSS = {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1}
+DISCRIMINATOR = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
 
 
-def write_images(folder: Path, count: int = 4, side: int = 96) -> Path:
-    """Make ``HR`` with smooth random images, ``meta_info.txt``, and ``LR``, half as large."""
-    rng = np.random.default_rng(0)
-    for name in ('HR', 'LR'):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / 'HR' / f'{index}.png'), image)
-        cv2.imwrite(str(folder / 'LR' / f'{index}.png'), cv2.resize(image, (side // 2, side // 2),
-                                                                    interpolation=cv2.INTER_AREA))
-    (folder / 'meta_info.txt').write_text(''.join(f'{index}.png\n' for index in range(count)))
-    return folder
-
-
-def options(folder: Path, kind: str, losses: Any = None, **train: Any) -> dict[str, Any]:
-    """Options of a tiny training run of ``<kind>DistillModel``, x2, on the images of ``folder``.
-
-    Args:
-        folder: Where :func:`write_images` has written.
-        kind: One of ``KINDS``.
-        losses: ``train.distill_opt``; None is LogitsKDLoss.
-        train: Further entries of ``train``.
-
-    Returns:
-        The options.
-    """
-    weights = folder / 'teacher.pth'
-    if not weights.exists():
-        before = torch.get_rng_state()
-        torch.manual_seed(1)
-        torch.save({'params': build_network(dict(TEACHER)).state_dict()}, weights)
-        torch.set_rng_state(before)
-    is_real, adam = kind.startswith('Real'), {'type': 'Adam', 'lr': 0.001, 'betas': [0.9, 0.99]}
-    images: dict[str, Any] = {'type': 'RealESRGANCropDataset', 'dataroot_gt': str(folder / 'HR'), 'crop_size': 64,
-                              'meta_info': str(folder / 'meta_info.txt'), **_KERNELS}
-    if not is_real:
-        images = {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'HR'), 'gt_size': 32,
-                  'dataroot_lq': str(folder / 'LR')}
-    opt: dict[str, Any] = {
-        'name': 'tiny', 'model_type': f'{kind}DistillModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
-        'datasets': {
-            'train': {**images, 'name': 'train', 'io_backend': {'type': 'disk'}, 'use_hflip': True, 'use_rot': True,
-                      'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4},
-            'val': {'name': 'val', 'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'HR'),
-                    'dataroot_lq': str(folder / 'LR'), 'io_backend': {'type': 'disk'}}},
-        'network_g': dict(STUDENT),
-        'teacher': {'network': dict(TEACHER), 'weights': str(weights), 'param_key': 'params'},
-        'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
-        'train': {'ema_decay': 0.9, 'total_iter': 4, 'warmup_iter': -1, 'optim_g': dict(adam),
-                  'scheduler': {'type': 'MultiStepLR', 'milestones': [30], 'gamma': 0.5},
-                  'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
-                  'distill_opt': losses or {'type': 'LogitsKDLoss'}, **train},
-        'val': {'val_freq': 4, 'save_img': False,
-                'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}},
-        'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True}}
-    if is_real:
-        opt.update(_RANGES, gt_size=32, queue_size=4)
-    if kind == 'RealESRNet':
-        opt['gt_usm'] = True
-    else:
-        opt['network_d'] = dict(DISCRIMINATOR)
-        opt['train'].update(optim_d=dict(adam), gan_opt={
-            'type': 'GANLoss', 'gan_type': 'vanilla', 'real_label_val': 1.0, 'fake_label_val': 0.0, 'loss_weight': 0.1})
+def real_options(folder: Path, model_type: str = 'RealESRNetDistillModel', **changes: Any) -> dict[str, Any]:
+    """The options of a tiny training whose model makes the LR images; it validates on pairs."""
+    opt = tiny_options(folder, model_type=model_type)
+    (folder / 'list.txt').write_text(''.join(f'{number}.png\n' for number in range(4)))
+    kind = model_type.removesuffix('Model').removesuffix('Distill')
+    opt.update(copy.deepcopy({**SHARPENED[kind], **DEGRADATION}))
+    train = opt['datasets']['train']
+    for key in ('dataroot_lq', 'gt_size'):
+        del train[key]
+    train.update(copy.deepcopy(KERNELS), type='RealESRGANCropDataset', crop_size=48,
+                 meta_info=str(folder / 'list.txt'))
+    if 'Distill' not in model_type:
+        del opt['teacher'], opt['train']['distill_opt']
     if kind == 'RealESRGAN':
-        opt.update(l1_gt_usm=True, percep_gt_usm=True, gan_gt_usm=False)
+        opt['network_d'] = dict(DISCRIMINATOR)
+        opt['train'].update(optim_d={'type': 'Adam', 'lr': 0.0001}, gan_opt=dict(GAN_LOSS))
+    opt.update(changes)
     return opt
-
-
-def images(seed: int, count: int = 2) -> dict[str, Tensor]:
-    """LR images 16×16 and HR images 32×32 of a step, and HR images that are sharpened."""
-    generator = torch.Generator().manual_seed(seed)
-    gt = torch.rand(count, 3, 32, 32, generator=generator)
-    return {'lq': torch.nn.functional.avg_pool2d(gt, 2), 'gt': gt, 'gt_usm': (1.1 * gt).clamp(0, 1)}

@@ -133,7 +133,7 @@ def _check_runs(ctx: Context, net: nn.Module, loss: nn.Module | None) -> None:
         return
     if not _failure(net, None, channels, side):
         ctx.add('train.gan_opt', f'{type(loss).__name__} cannot take what {name} returns: {failure}',
-                fix={'train.gan_opt.type': 'GANLoss'})
+                fix={'train.gan_opt': yaml.safe_load(_LOSS)['gan_opt']})
         return
     unit = 16 * (ctx.scale or 1)
     fitting = next((n for n in (side // unit * unit, unit) if n and not _failure(net, None, channels, n)), None)

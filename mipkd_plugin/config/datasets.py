@@ -208,7 +208,8 @@ def _check_loader(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
 
 def _check_roots_exist(ctx: Context, where: str, options: Mapping[str, Any]) -> None:
     for key, value in options.items():
-        if str(key).startswith('dataroot') and isinstance(value, str) and not os.path.exists(ctx.path(value)):
+        is_root = str(key).startswith('dataroot') and isinstance(value, str) and ctx.clean(f'{where}.{key}')
+        if is_root and not os.path.exists(ctx.path(value)):
             ctx.add(f'{where}.{key}', f'{value} does not exist; looked for {ctx.path(value)}',
                     'fix the path')
 

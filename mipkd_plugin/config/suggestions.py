@@ -9,6 +9,9 @@ from typing import Any
 from mipkd_plugin.config.remedies import REMOVE
 
 
+_ENDING = 'distillmodel'
+
+
 def shortened(value: Any) -> str:
     """A value of an option file as Python writes it, cut after a line."""
     text = repr(value)
@@ -19,10 +22,19 @@ def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The valid name closest to ``name``, whatever its case, or None."""
     lowered, wanted = {v.lower(): v for v in valid}, str(name).lower()
     matches = [match for match in difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=cutoff)
-               if len(wanted) < len(match) + 3 or match not in wanted]  # HATDistillModel is not DistillModel
+               if (len(wanted) < len(match) + 3 or match not in wanted)  # HATDistillModel is not DistillModel
+               and _begin_alike(wanted, match)]
     swapped = [match for match in matches if sorted(match) == sorted(wanted)]  # EDRS is EDSR rather than EDVR
     longer = [v for v in lowered if len(wanted) > 3 and v.startswith(wanted)]  # latent is latent_channels
     return next((lowered[match] for match in swapped + matches + longer), None)
+
+
+def _begin_alike(name: str, other: str) -> bool:
+    """Whether two names are alike before an ending that both have: HATDistillModel is not SRGANDistillModel."""
+    own, theirs = (text.removesuffix(_ENDING) for text in (name, other))
+    if not own or not theirs or own == name or theirs == other:
+        return True
+    return difflib.SequenceMatcher(None, own, theirs).ratio() >= 0.7
 
 
 def suggestion(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:

@@ -15,7 +15,7 @@ import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from helpers import as_parsed
-from real_world import GANS, KINDS, images, options, write_images
+from gan_options import GANS, KINDS, images, options, write_images
 from torch import Tensor
 
 from mipkd_plugin.config import OptionError

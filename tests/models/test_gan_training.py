@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
-from real_world import GANS, KINDS, STUDENT, options, write_images
+from gan_options import GANS, KINDS, STUDENT, options, write_images
 from training import train, train_until, two_ranks, write_options
 
 from mipkd_plugin import compat

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from basicsr.metrics import calculate_psnr
-from real_world import options, write_images
+from gan_options import options, write_images
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.preparation.degrade import degrade

@@ -10,6 +10,7 @@ from faults.inputs import (
     images,
     not_finite,
     pictures,
+    real_world,
     recognition,
     rehearsal,
     resume,
@@ -21,5 +22,6 @@ from faults.inputs import (
 )
 
 MODULES = (aggregate, images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths,
-           any_network, any_student, pictures, recognition, dckd, eco, several_teachers)
+           any_network, any_student, pictures, recognition, dckd, eco, several_teachers,
+           real_world)
 CASES = [case for module in MODULES for case in module.CASES]

@@ -189,8 +189,9 @@ MEASURES = [
         'calculate_psnr gives nan', 'too few with crop_border: 50'),
         {'val.metrics.psnr.crop_border': 50}, command='test'),
     BadInput('NIQE of a small image', 'val.metrics.m', (
-        'calculate_niqe needs 2 blocks of 96×96 pixels without the border: 4 of 4 images of datasets.val are too small, '
-        'as 0.png, whose output has 48×48 pixels with crop_border: 2', 'remove the images from the data set, or this'),
+        'calculate_niqe needs 2 blocks of 96×96 pixels without the border: 4 of 4 images of datasets.val are too '
+        'small, as 0.png, whose output has 48×48 pixels with crop_border: 2',
+        'remove the images from the data set, or this metric'),
         metric(type='calculate_niqe', better='lower')),
     BadInput('an order of axes that does not exist', 'val.metrics.m.input_order', (
         "must be HWC, not 'XYZ'", 'write input_order: HWC'), metric(type='calculate_psnr', input_order='XYZ')),

@@ -13,7 +13,7 @@ from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from faults.harness import BadInput
-from faults.inputs import any_network, dckd, hostile, images, not_finite, rehearsal, resume, weights
+from faults.inputs import any_network, dckd, hostile, images, not_finite, real_world, rehearsal, resume, weights
 from faults.inputs.images import LISTED, LMDB, TRAIN, VAL, listing, of_lmdb, only_inside, spoiled
 from faults.inputs.rehearsal import PLAIN, SINGLE
 from faults.remedy_harness import Mistake
@@ -134,7 +134,7 @@ SETS = [
     Mistake('two sets of one name', 'datasets.val_2.name', {'datasets.val_2': {**SINGLE, 'name': 'val'},
                                                             'val.metrics': REMOVE}),
     Mistake('images without a backend', 'datasets.val.io_backend', {
-        'datasets.val': {**SINGLE, 'io_backend': REMOVE}, 'datasets.val.io_backend': REMOVE, 'val.metrics': REMOVE}),
+        'datasets.val': {**SINGLE, 'type': 'Uneven'}, 'datasets.val.io_backend': REMOVE, 'val': None}, patch=uneven),
     Mistake('images of two sizes', 'datasets.train', {
         **PLAIN, 'datasets.train.type': 'Uneven', 'datasets.train.dataroot_gt': REMOVE, 'datasets.val': REMOVE,
         'val': REMOVE}, patch=uneven),
@@ -175,7 +175,8 @@ CACHE = [
 OTHERS = also(
     'name that climbs', 'folder of the user as a name', 'data set that climbs', 'suffix that climbs',
     'RRDBNet at scale 2 with an odd patch', 'no HR images for PSNR', 'SSIM of a small image and a wide border',
-    'NIQE of a small image', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes', 'color in val alone',
+    'NIQE of a small image', 'SSIM of an image of 8×8', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes',
+    'color in val alone',
     'SwinIR without padding', 'windows 8 and 12', 'another lr on resume', 'another batch size in an exact resume',
     'another s on resume', 'DCKD with the s of the paper in a short run',
     'random numbers that are none', 'random numbers that were not wanted before', 'a renamed run',
@@ -185,4 +186,5 @@ OTHERS = also(
     'student that returns a list', 'output of a network that returns an image',
     'output of a model that does not read it', 'model that would train without its teacher',
     'cache of a teacher that mixes a batch')
-CASES = [*SETS, *IMAGES, *CACHE, *OTHERS]
+REAL_WORLD = [_mistake(case) for case in real_world.CASES if case.remedy]
+CASES = [*SETS, *IMAGES, *CACHE, *OTHERS, *REAL_WORLD]
