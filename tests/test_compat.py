@@ -126,3 +126,14 @@ threads = [threading.Thread(target=use, args=(name, )) for name in mipkd_plugin.
 assert not errors, errors[:2]
 """
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True, timeout=240)
+
+
+def test_classes_with_a_suffix_are_found_quietly(capsys: pytest.CaptureFixture[str]) -> None:
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    assert ARCH_REGISTRY.get('SRVGGNetCompact').__name__ == 'SRVGGNetCompact'
+    assert capsys.readouterr().out == ''
+    with pytest.raises(KeyError, match='SRVGGNetCompac'):
+        ARCH_REGISTRY.get('SRVGGNetCompac')
+    assert compat.find_suffixed_names_quietly() is False
+    assert compat.degradation_on_device() is False

@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.compat.real_world import degradation_on_device
+from mipkd_plugin.compat.real_world import degradation_on_device, find_suffixed_names_quietly
 from mipkd_plugin.compat.repositories import matlab_functions_convert_colors, missing_modules_from_installed_basicsr
 from mipkd_plugin.compat.workers import workers_leave_signals_to_their_parent
 
@@ -232,4 +232,5 @@ def apply() -> None:
     distributed_without_gpu()
     pass_on_prefetch_errors()
     degradation_on_device()
+    find_suffixed_names_quietly()
     workers_leave_signals_to_their_parent()

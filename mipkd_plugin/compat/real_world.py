@@ -1,4 +1,4 @@
-"""Repair of BasicSR's Real-ESRGAN models: they degrade images on a GPU whatever ``num_gpu`` says."""
+"""Repairs of BasicSR's Real-ESRGAN models: they degrade images on a GPU whatever ``num_gpu`` says."""
 
 from __future__ import annotations
 
@@ -30,6 +30,30 @@ def degradation_on_device() -> bool:
         model.__init__ = _with_modules_on_device(model.__init__)
         model._dequeue_and_enqueue = _with_pool_on_device(model._dequeue_and_enqueue)
         model.feed_data = _unsharpened_in_validation(model.feed_data)
+    return True
+
+
+def find_suffixed_names_quietly() -> bool:
+    """Let registries find ``SRVGGNetCompact`` and its kin without a line on the screen each time.
+
+    BasicSR registers the classes of Real-ESRGAN with ``_basicsr`` behind their names, and prints how it found one at
+    each lookup, in the middle of other output (no BasicSR issue known).
+
+    Returns:
+        Whether the repair was made.
+    """
+    from basicsr.utils.registry import Registry
+
+    if hasattr(Registry.get, 'aloud'):
+        return False
+    original: Callable[..., Any] = Registry.get
+
+    def get(self: Any, name: str, suffix: str = 'basicsr') -> Any:
+        longer = f'{name}_{suffix}'
+        return original(self, longer if name not in self and longer in self else name, suffix)
+
+    get.aloud = original  # type: ignore[attr-defined]  # marks the repair
+    Registry.get = get
     return True
 
 
