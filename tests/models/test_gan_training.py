@@ -106,3 +106,16 @@ def test_two_ranks_hold_equal_networks(kind: str, tmp_path: Path) -> None:
     fresh = build_network(dict(STUDENT)).state_dict()
     assert any(not np.array_equal(value, first['net_g'][f'module.{name}']) for name, value in fresh.items())
     assert compat.has_gloo() is False
+
+
+def test_a_comparison_has_basicsrs_own_class_as_its_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_images(tmp_path))
+    opt = options(tmp_path, 'RealESRNet', total_iter=4)
+    del opt['train']['distill_opt']
+    opt['compare'] = {'seeds': [0], 'equal_time': False, 'methods': {'logits': {'type': 'LogitsKDLoss'}}}
+    opt['logger']['use_tb_logger'] = False
+    opt['val']['metrics']['ssim'] = {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True}
+    assert mipkd_main(['compare', '-opt', str(write_options(opt, tmp_path / 'tiny.yml')), '--jobs', '1']) == 0
+    folder = tmp_path / 'experiments/tiny'
+    assert '| logits |' in (folder / 'table.md').read_text()
+    assert 'model_type: RealESRNetModel' in (folder / 'options/tiny_none_seed0.yml').read_text()
