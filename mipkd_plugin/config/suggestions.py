@@ -8,7 +8,6 @@ from typing import Any
 
 from mipkd_plugin.config.remedies import REMOVE
 
-
 _ENDING = 'distillmodel'
 
 
