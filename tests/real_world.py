@@ -37,7 +37,7 @@ def real_options(folder: Path, model_type: str = 'RealESRNetDistillModel', **cha
     if 'Distill' not in model_type:
         del opt['teacher'], opt['train']['distill_opt']
     if kind == 'RealESRGAN':
-        opt['network_d'] = dict(DISCRIMINATOR)
+        opt.update(gt_size=32, network_d=dict(DISCRIMINATOR))
         opt['train'].update(optim_d={'type': 'Adam', 'lr': 0.0001}, gan_opt=dict(GAN_LOSS))
     opt.update(changes)
     return opt

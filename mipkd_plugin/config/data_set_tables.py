@@ -13,7 +13,6 @@ from mipkd_plugin.config.keys import (
     DATASET,
     FLAG,
     INTEGER,
-    LARGEST_PATCH,
     MAPPING,
     NUMBERS,
     PAIRED_IMAGES,
@@ -28,7 +27,7 @@ from mipkd_plugin.config.problems import block
 from mipkd_plugin.config.registered import lookup
 
 CROP = 400
-"""Side of the HR crop that is degraded: a number in the code of BasicSR's RealESRGANDataset, the default of ours."""
+"""Side of the HR crop of BasicSR's RealESRGANDataset, a number in its code; ours cuts a smaller one out of it."""
 KERNELS = ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso')
 """The kinds of blur kernels that BasicSR's ``random_mixed_kernels`` knows."""
 KERNEL_SHARES = [0.45, 0.25, 0.12, 0.03, 0.12, 0.03]
@@ -58,9 +57,8 @@ _KERNELS = Kind(f'a list of kernels: {", ".join(KERNELS)}',
                 {'type': 'array', 'minItems': 1, 'items': {'type': 'string'}})
 _ODD = Kind('an odd whole number above 0', lambda v: is_whole(v) and isinstance(v, int) and v > 0 and v % 2 == 1,
             KERNEL_SIDE, {'type': 'integer', 'minimum': 1, 'not': {'multipleOf': 2}})
-_SIDE = Kind(f'a whole number from 1 to {LARGEST_PATCH}',
-             lambda v: is_whole(v) and isinstance(v, int) and 1 <= v <= LARGEST_PATCH, CROP,
-             {'type': 'integer', 'minimum': 1, 'maximum': LARGEST_PATCH})
+_SIDE = Kind(f'a whole number from 1 to {CROP}', lambda v: is_whole(v) and isinstance(v, int) and 1 <= v <= CROP, CROP,
+             {'type': 'integer', 'minimum': 1, 'maximum': CROP})
 
 SINGLE_IMAGES = {
     **DATASET, 'dataroot_lq': Key(TEXT, 'always'), 'io_backend': Key(MAPPING, 'always'), 'meta_info_file': Key(TEXT),

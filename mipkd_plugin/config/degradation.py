@@ -16,11 +16,14 @@ from mipkd_plugin.config.data_set_tables import (
     KERNELS,
     crop_side,
     gives_kernels,
+    patch_place,
+    patch_side,
 )
 from mipkd_plugin.config.degradation_keys import DEGRADATION, QUEUE, degrades
 from mipkd_plugin.config.examples import fitting
 from mipkd_plugin.config.keys import INTEGER, Key
-from mipkd_plugin.config.patches import check_patch
+from mipkd_plugin.config.model_classes import owner
+from mipkd_plugin.config.patches import check_patch, window_size
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.suggestions import other_value
@@ -31,6 +34,8 @@ _NEAR = 0.01
 """How far shares may be from a sum of 1, as three thirds with two decimals are."""
 _REACH = KERNEL_SIDE // 2 + 1
 """Side of the smallest image that BasicSR can blur: it mirrors the borders."""
+_SHARPENED = 26
+"""Side of the smallest image that BasicSR sharpens, with a kernel of 51×51."""
 
 
 class Limits(NamedTuple):
@@ -58,6 +63,8 @@ RANGES = {'resize_range': Limits(most=16, around_1=True), 'noise_range': Limits(
 
 def check_degradation(ctx: Context) -> None:
     """Check what the model reads at the top level: ranges, probabilities, the crop, and the queue of images."""
+    if ctx.is_train and owner(ctx.model_class, 'feed_data') == 'RealESRGANModel':
+        _check_sharpened_patch(ctx)
     if not ctx.is_train or not degrades(ctx):
         return
     _check_ranges(ctx, '', ctx.opt, DEGRADATION)
@@ -164,6 +171,15 @@ def _check_queue(ctx: Context) -> None:
                 'free', fix={where: max(free // (2 * each * batch), 1) * batch})
 
 
+def _check_sharpened_patch(ctx: Context) -> None:
+    """Check that Real-ESRGAN can sharpen the HR patches, which it does with pairs too."""
+    side, where, unit = patch_side(ctx.opt), patch_place(ctx.opt), 16 * window_size(ctx.opt) * (ctx.scale or 1)
+    if INTEGER.fits(side) and side < _SHARPENED and ctx.clean(where):
+        better = math.ceil(_SHARPENED / unit) * unit
+        ctx.add(where, f'{side} is too small: RealESRGANModel sharpens the HR patches, and needs {_SHARPENED} pixels a '
+                'side', fix={where: better})
+
+
 def _check_crop(ctx: Context) -> None:
     """Check that the HR crop fits the scale, holds a patch, and is never made too small to be blurred."""
     crop, scale, data = crop_side(ctx.opt), ctx.scale, 'datasets.train'
@@ -172,13 +188,18 @@ def _check_crop(ctx: Context) -> None:
     if scale is None or not ctx.clean(place):
         return
     said = f'crop_size is {crop}' if own else f'RealESRGANDataset cuts crops of {CROP}×{CROP} pixels'
-    if crop % scale or crop // scale < _REACH:
-        side = max(crop // scale, _REACH) * scale
+    sharpens = ctx.inherits('RealESRGANModel') or ctx.opt.get('gt_usm') is True
+    least = math.ceil(max(_REACH * scale, _SHARPENED if sharpens else 0) / scale) * scale
+    if crop % scale or crop < least:
+        what = f'no multiple of the scale, {scale}'
+        if crop % scale == 0:
+            lr = crop // scale
+            what = (f'too small: BasicSR blurs the LR crop of {lr}×{lr} pixels, and needs {_REACH}' if lr < _REACH else
+                    f'too small: BasicSR sharpens the crop, and needs {_SHARPENED} pixels')
+        side = max(crop // scale * scale, least)
         fix: dict[str, Any] = {} if own else {f'{data}.type': 'RealESRGANCropDataset'}
-        fix[f'{data}.crop_size'] = side
-        what = (f'no multiple of the scale, {scale}' if crop % scale else
-                f'too small: BasicSR blurs the LR crop of {crop // scale}×{crop // scale} pixels, and needs {_REACH}')
-        ctx.add(place, f'{said}: {what}', fix=fix)
+        fix = {**fix, f'{data}.crop_size': side} if side <= CROP else {}
+        ctx.add(place, f'{said}: {what}', '' if fix else 'train for a smaller scale', fix)
         return
     patch: Any = ctx.opt.get('gt_size')
     if INTEGER.fits(patch) and patch > crop and ctx.clean('gt_size'):

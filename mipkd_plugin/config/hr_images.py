@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mipkd_plugin.config.data_set_tables import crop_side
+from mipkd_plugin.config.data_set_tables import CROP
 from mipkd_plugin.config.image_roots import check_root, list_line, lmdb_entries, names_in_list, prepare_line
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.data.stores import Found, in_folder
@@ -33,12 +33,11 @@ def check_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> int
                 f'{some([f"{found.image} {found.reason}" for found in broken])}',
                 f'create the LMDB again: {prepare_line(ctx, where, text, True)}' if text.endswith('.lmdb') else
                 'restore them, or remove them and their lines of meta_info')
-    side = crop_side(ctx.opt)
     small = [found.image.name for found in images
-             if found.header is not None and min(found.header.height, found.header.width) < side]
+             if found.header is not None and min(found.header.height, found.header.width) < CROP]
     if small:
-        ctx.notes.append(f'{where}: {len(small)} of {len(images)} images are smaller than the crop, {side}×{side}, and '
-                         f'are mirrored at their borders until they are as large: {some(small)}')
+        ctx.notes.append(f'{where}: {len(small)} of {len(images)} images are smaller than {CROP}×{CROP}, and BasicSR '
+                         f'mirrors them at their borders until they are as large: {some(small)}')
     return len(images)
 
 

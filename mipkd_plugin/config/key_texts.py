@@ -120,8 +120,7 @@ TEXTS = {
     'datasets.*.color': 'y reads the Y channel alone.',
     'datasets.*.meta_info': 'Text file with an HR image in each line; of RealESRGANPairedDataset with both images, as '
                             'HR/1.png, LR/1.png.',
-    'datasets.*.crop_size': 'Side of the HR crop that is degraded, in pixels; smaller images are mirrored at their '
-                            'borders.',
+    'datasets.*.crop_size': 'Side of the HR crop that is degraded, in pixels (default: 400).',
     'datasets.*.final_sinc_prob': 'How often the last filter is a sinc filter, which makes rings.',
     **{f'datasets.*.{key}{end}': f'{text} ({which} blur).' for end, which in (('', 'first'), ('2', 'second'))
        for key, text in (

@@ -20,7 +20,8 @@ SET: dict[str, Any] = {
     **{f'{TRAIN}.{key}': value for key, value in KERNELS.items()}}
 NET: dict[str, Any] = {'model_type': 'RealESRNetDistillModel', **SHARPENED['RealESRNet'], **DEGRADATION, **SET}
 ADVERSARY = {'network_d': DISCRIMINATOR, 'train.optim_d': {'type': 'Adam', 'lr': 0.0001}, 'train.gan_opt': GAN_LOSS}
-GAN = {**NET, 'gt_usm': REMOVE, 'model_type': 'RealESRGANDistillModel', **SHARPENED['RealESRGAN'], **ADVERSARY}
+GAN = {**NET, 'gt_usm': REMOVE, 'gt_size': 32, 'model_type': 'RealESRGANDistillModel', **SHARPENED['RealESRGAN'],
+       **ADVERSARY}
 GAN_ALONE = {**PLAIN, 'model_type': 'RealESRGANModel'}
 ESRGAN = {**PLAIN, 'model_type': 'ESRGANModel', **ADVERSARY}
 NOT_SPOILED = dict.fromkeys([*DEGRADATION, 'gt_usm'], REMOVE)
@@ -131,14 +132,22 @@ NUMBERS = [
         datasets__val=REMOVE, **data(type='RealESRGANDataset', crop_size=REMOVE)),
     bad('a crop that vanishes', f'{TRAIN}.crop_size', (
         'too small: BasicSR blurs the LR crop of 8×8 pixels, and needs 11', 'write crop_size: 22'),
-        resize_range=[1, 1.5], **data(crop_size=16)),
+        resize_range=[1, 1.5], gt_usm=False, **data(crop_size=16)),
+    bad('a crop that is too small to be sharpened', f'{TRAIN}.crop_size', (
+        'too small: BasicSR sharpens the crop, and needs 26 pixels', 'write crop_size: 26'), resize_range=[1, 1.5],
+        **data(crop_size=24)),
+    bad('a patch that is too small to be sharpened', 'gt_size', (
+        '16 is too small: RealESRGANModel sharpens the HR patches, and needs 26 pixels a side', 'write gt_size: 32'),
+        GAN, gt_size=16),
+    bad('a patch of pairs that is too small to be sharpened', f'{TRAIN}.gt_size', ('16 is too small', ),
+        {**ADVERSARY, **SHARPENED['RealESRGAN'], **REAL_PAIRS, 'model_type': 'RealESRGANDistillModel'}),
     bad('a crop that is shrunk too far', 'resize_range', (
         'shrinks a crop of 48×48 pixels to 4: BasicSR blurs it again, and needs 11', 'write resize_range: [0.23, 1.5]'),
         resize_range=[0.1, 1.5]),
     bad('an LR crop that is shrunk to nothing', 'resize_range2', ('to 0: nothing is left of it', ),
         resize_range2=[0.01, 1.2]),
-    bad('a crop that fills the memory', f'{TRAIN}.crop_size', ('must be a whole number from 1 to 4096', ),
-        {**NET, 'gt_size': 48}, **data(crop_size=10**9)),
+    bad('a crop that fills the memory', f'{TRAIN}.crop_size', ('must be a whole number from 1 to 400', ),
+        **data(crop_size=10**9)),
 ]
 FEEDING = [
     bad('a model that makes no LR images', f'{TRAIN}.type', (
@@ -154,7 +163,7 @@ FEEDING = [
         'itself, because high_order_degradation is on by default', 'write high_order_degradation: false'), PAIRS),
     bad('pairs for a GAN that makes LR images', f'{TRAIN}.type', ('because high_order_degradation is on\n', ),
         {**GAN, **NOT_SPOILED, **GAN_ALONE,
-         **dict.fromkeys(SET, REMOVE), f'{TRAIN}.type': 'PairedImageDataset', f'{TRAIN}.gt_size': 16,
+         **dict.fromkeys(SET, REMOVE), f'{TRAIN}.type': 'PairedImageDataset', f'{TRAIN}.gt_size': 32,
          f'{TRAIN}.dataroot_gt': 'HR', f'{TRAIN}.dataroot_lq': 'LRbicx2'}, high_order_degradation=True),
     bad('kernels for a model that wants pairs', 'high_order_degradation', (
         'is false, and so RealESRNetDistillModel wants LR images; RealESRGANCropDataset gives HR images and blur',
@@ -211,7 +220,7 @@ GANS = [
         'write network_d: {type: UNetDiscriminatorSN'), ESRGAN,
         network_d={'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4}),
     bad('a patch that the discriminator cannot halve', 'network_d', (
-        'UNetDiscriminatorSN cannot run on HR patches of 3×20×20', 'write gt_size: 32'), GAN, gt_size=20),
+        'UNetDiscriminatorSN cannot run on HR patches of 3×36×36', 'write gt_size: 32'), GAN, gt_size=36),
     bad('a loss that is no GAN loss', 'train.gan_opt', (
         'L1Loss cannot take what UNetDiscriminatorSN returns', ), GAN, train__gan_opt={'type': 'L1Loss'}),
     bad('a GAN loss that does not exist', 'train.gan_opt.gan_type', (
