@@ -17,9 +17,11 @@ from mipkd_plugin.config.examples import PIXEL_LOSS
 from mipkd_plugin.config.keys import is_number, is_whole
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
+from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.sections import knows_all_keys
 from mipkd_plugin.config.suggestions import other_value
+from mipkd_plugin.config.teachers import distillation_entries
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, failure_of
 
 
@@ -37,6 +39,8 @@ def check_training(ctx: Context) -> None:
     if train and not has_loss and ctx.inherits('SRModel'):
         ctx.add('train.pixel_opt', 'is missing: BasicSR needs pixel_opt or perceptual_opt',
                 fix={'train.pixel_opt': PIXEL_LOSS})
+    elif ctx.distills and ctx.inherits('SRGANModel') and not (train.get('pixel_opt') or train.get('perceptual_opt')):
+        _check_meta_steps(ctx)
     total: Any = train.get('total_iter')
     warmup: Any = train.get('warmup_iter')
     if is_number(total) and is_number(warmup) and 0 < total <= warmup:  # as in a short trial of a long training
@@ -47,6 +51,16 @@ def check_training(ctx: Context) -> None:
     check_adversary(ctx)
     _check_loggers(ctx)
     _check_pictures(ctx)
+
+
+def _check_meta_steps(ctx: Context) -> None:
+    """Check that no loss takes meta steps where there is no reconstruction loss for them."""
+    for where, options in distillation_entries(ctx.opt):
+        found = lookup(LOSS_REGISTRY, options.get('type')) if isinstance(options, Mapping) else None
+        every = inspect.signature(found).parameters.get('meta_every') if found is not None else None
+        if every is not None and options.get('meta_every', every.default):
+            ctx.add(where, f'{options["type"]} takes meta steps on the reconstruction loss, and there is none',
+                    fix={'train.pixel_opt': PIXEL_LOSS})
 
 
 def _check_loggers(ctx: Context) -> None:

@@ -211,6 +211,9 @@ IMAGES = [
         **data(gt_size=64)),
 ]
 GANS = [
+    bad('meta steps without a reconstruction loss', 'train.distill_opt',
+        ('KRNetLoss takes meta steps on the reconstruction loss', 'pixel_opt'), GAN, train__pixel_opt=REMOVE,
+        train__distill_opt={'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4}),
     bad('no discriminator for Real-ESRGAN', 'network_d', (
         'is missing, and RealESRGANDistillModel trains a discriminator',
         'write network_d: {type: UNetDiscriminatorSN, num_in_ch: 3}; or write model_type: RealESRNetDistillModel'), GAN,
