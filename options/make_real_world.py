@@ -47,7 +47,7 @@ network_d:
     layer_weights: {conv1_2: 0.1, conv2_2: 0.1, conv3_4: 1, conv4_4: 1, conv5_4: 1}
     vgg_type: vgg19
     use_input_norm: true
-    perceptual_weight: !!float 1.0
+    perceptual_weight: 1.0
     style_weight: 0
     range_norm: false
     criterion: l1
@@ -56,14 +56,14 @@ network_d:
     gan_type: vanilla
     real_label_val: 1.0
     fake_label_val: 0.0
-    loss_weight: !!float 1e-1
+    loss_weight: 0.1
   net_d_iters: 1
   net_d_init_iters: 0
 ''',
 }
 _FILES = {
     'MiPKD_RealESRNet_x4': (_NET, {'channels': 64, 'convolutions': 16, 'size': '0.62M'}),
-    'MiPKD_RealESRNet_tiny_x4': (_NET, {'channels': 24, 'convolutions': 8, 'size': '0.05M',
+    'MiPKD_RealESRNetTiny_x4': (_NET, {'channels': 24, 'convolutions': 8, 'size': '0.05M',
                                         'stage': 'The first of two stages, without GAN; a student for a browser.'}),
     'MiPKD_RealESRGAN_x4': (_GAN, {'channels': 64, 'convolutions': 16, 'size': '0.62M'}),
 }
@@ -78,6 +78,6 @@ def family() -> dict[str, bytes]:
     template = Template((FOLDER / 'make_real_world.template').read_text(encoding='utf-8'))
     made = {}
     for name, (stage, student) in _FILES.items():
-        text = template.substitute({**stage, **student, 'name': name, 'teacher_name': 'Real-ESRGAN x4plus'})
+        text = template.substitute({**stage, **student, 'name': name})
         made[f'train_{name}.yml'] = text.encode()
     return made

@@ -20,7 +20,8 @@ OPTIONS = REPO / 'options'
 PAIRS = [(arch, scale) for arch in ('EDSR', 'RCAN', 'SwinIR') for scale in (2, 3, 4)]
 KINDS = ('train_MiPKD', 'train_KRNet', 'test_MiPKD')
 MTKD = [f'train_MTKD_{stage}_x{scale}.yml' for stage in ('aggregate', 'EDSR') for scale in (2, 3, 4)]
-FAMILY = sorted([*(f'{kind}_{arch}_x{scale}.yml' for kind in KINDS for arch, scale in PAIRS), *MTKD])
+REAL = [f'train_MiPKD_RealESR{kind}_x4.yml' for kind in ('Net', 'NetTiny', 'GAN')]
+FAMILY = sorted([*(f'{kind}_{arch}_x{scale}.yml' for kind in KINDS for arch, scale in PAIRS), *MTKD, *REAL])
 
 
 @pytest.fixture(scope='module')

@@ -136,12 +136,12 @@ def random_batch(options: Options) -> dict[str, Tensor]:
         options: The options of a run.
 
     Returns:
-        ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), in [0, 1]; of a pool of crops also ``crop`` (N,), their numbers.
+        ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), in [0, 1], or HR crops and kernels for a model that degrades
+        them; of a pool of crops also ``crop`` (N,), their numbers.
     """
-    train, scale = options['datasets']['train'], options['scale']
-    size, (channels, height, width) = train['batch_size_per_gpu'], config.probe_shape(options)
-    data = {'lq': torch.rand(size, channels, height, width),
-            'gt': torch.rand(size, channels, scale * height, scale * width)}
+    train = options['datasets']['train']
+    size = train['batch_size_per_gpu']
+    data = config.noise_batch(options, size, config.probe_shape(options)[1])
     if train.get('type') == 'CropPoolDataset':
         data['crop'] = torch.arange(size)
     return data

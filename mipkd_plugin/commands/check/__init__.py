@@ -190,7 +190,9 @@ def _show_run(name: str, run: TeacherRun) -> None:
 def _show_images(opt: Options, report: Report) -> None:
     for where, count in report.images.items():
         phase = where.removeprefix('datasets.')
-        print(f'  {phase:8} {opt["datasets"][phase]["name"]}, {count} pairs of images')
+        data = opt['datasets'][phase]
+        kind = 'pairs of images' if {'dataroot_gt', 'dataroot_lq'} <= {*data} else 'images'
+        print(f'  {phase:8} {data["name"]}, {count} {kind}')
     for note in report.notes:
         print(f'  note     {note}')
 
