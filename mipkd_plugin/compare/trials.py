@@ -116,9 +116,16 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
         asks = opt.get('output') is not None or (opt.get('logger') or {}).get('val_pictures')
         if asks and own['model_type'] in ('SRModel', 'SwinIRModel'):  # which would ignore both
             own['model_type'] = 'AnySRModel'
+        elif not _draws_pictures(own['model_type']) and isinstance(own.get('logger'), dict):
+            own['logger'].pop('val_pictures', None)
         for key in ('teacher', 'teachers'):
             own.pop(key, None)
     return own
+
+
+def _draws_pictures(model_type: str) -> bool:
+    """Whether a model class reads ``logger.val_pictures``: BasicSR's own do not."""
+    return 'StudentMixin' in [base.__name__ for base in getattr(lookup(MODEL_REGISTRY, model_type), '__mro__', ())]
 
 
 def plain_model(model_type: str) -> str:

@@ -15,6 +15,7 @@ from mipkd_plugin.config.adversary import check_adversary
 from mipkd_plugin.config.components import check_arguments, check_component, check_values
 from mipkd_plugin.config.examples import PIXEL_LOSS
 from mipkd_plugin.config.keys import is_number, is_whole
+from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.reconstruction import check_perceptual_loss, check_pixel_loss
 from mipkd_plugin.config.registered import lookup
@@ -92,7 +93,9 @@ def _check_pictures(ctx: Context) -> None:
     if not ctx.inherits('StudentMixin'):
         if knows_all_keys(ctx):
             ctx.add(where, f'{ctx.opt["model_type"]} draws no pictures, and would ignore it',
-                    'write model_type: AnySRModel, which does, or remove it', {where: REMOVE})
+                    'write model_type: AnySRModel, which does, or remove it' if owner(
+                        ctx.model_class, 'feed_data') == 'SRModel' and not ctx.inherits('SRGANModel') else 'remove it',
+                    {where: REMOVE})
     elif not ctx.section('val') or not any(str(name).startswith('val') for name in ctx.section('datasets')):
         lack = 'a block val' if not ctx.section('val') else 'a data set val in datasets'
         ctx.add(where, f'draws images of a validation, and there is none: {lack} is missing',

@@ -113,9 +113,11 @@ def test_a_comparison_has_basicsrs_own_class_as_its_control(tmp_path: Path, monk
     opt = options(tmp_path, 'RealESRNet', total_iter=4)
     del opt['train']['distill_opt']
     opt['compare'] = {'seeds': [0], 'equal_time': False, 'methods': {'logits': {'type': 'LogitsKDLoss'}}}
-    opt['logger']['use_tb_logger'] = False
+    opt['logger'].update(use_tb_logger=False, val_pictures=1)
     opt['val']['metrics']['ssim'] = {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True}
     assert mipkd_main(['compare', '-opt', str(write_options(opt, tmp_path / 'tiny.yml')), '--jobs', '1']) == 0
     folder = tmp_path / 'experiments/tiny'
     assert '| logits |' in (folder / 'table.md').read_text()
     assert 'model_type: RealESRNetModel' in (folder / 'options/tiny_none_seed0.yml').read_text()
+    assert (tmp_path / 'experiments/tiny_logits_seed0/pictures/val/0_4.png').exists()
+    assert not (tmp_path / 'experiments/tiny_none_seed0/pictures').exists(), 'its class draws none'
