@@ -214,6 +214,19 @@ GANS = [
     bad('meta steps without a reconstruction loss', 'train.distill_opt',
         ('KRNetLoss takes meta steps on the reconstruction loss', 'pixel_opt'), GAN, train__pixel_opt=REMOVE,
         train__distill_opt={'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4}),
+    bad('distillation that ends before the generator starts', 'train.distill', (
+        'distills in iterations 1 to 2; and network_g trains in iterations from 4 on', 'no iteration does both',
+        'write until: 1'), GAN, train__net_d_init_iters=3, train__total_iter=4, train__distill={'until': 0.5}),
+    bad('distillation between the turns of the generator', 'train.distill', (
+        'distills in iterations 1 to 5, one in 2; and network_g trains in all iterations, one in 3', 'write every: 1'),
+        GAN, train__net_d_iters=3, train__total_iter=5, train__distill={'every': 2}),
+    bad('distillation that never meets the generator', 'train.distill', ('one in 3', 'remove distill'), GAN,
+        train__net_d_iters=3, train__net_d_init_iters=3, train__total_iter=8,
+        train__distill={'every': 4, 'until': 0.6}),
+    bad('a term between the turns of the generator', 'train.distill_opt.block_every', (
+        'is 3, and only the first 4 iterations distill; network_g trains in all iterations, one in 2',
+        'write a smaller number, as block_every: 1'), GAN, train__net_d_iters=2,
+        train__distill_opt={'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4, 'block_every': 3}),
     bad('no discriminator for Real-ESRGAN', 'network_d', (
         'is missing, and RealESRGANDistillModel trains a discriminator',
         'write network_d: {type: UNetDiscriminatorSN, num_in_ch: 3}; or write model_type: RealESRNetDistillModel'), GAN,
