@@ -214,6 +214,8 @@ GANS = [
     bad('meta steps without a reconstruction loss', 'train.distill_opt',
         ('KRNetLoss takes meta steps on the reconstruction loss', 'pixel_opt'), GAN, train__pixel_opt=REMOVE,
         train__distill_opt={'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4}),
+    bad('a cache of images that are degraded anew', 'teacher.cache', ('images that stay the same', 'remove cache'),
+        teacher__cache='memory'),
     bad('distillation that ends before the generator starts', 'train.distill', (
         'distills in iterations 1 to 2; and network_g trains in iterations from 4 on', 'no iteration does both',
         'write until: 1'), GAN, train__net_d_init_iters=3, train__total_iter=4, train__distill={'until': 0.5}),
