@@ -72,7 +72,7 @@ def _carrying(image: Tensor, terms: Mapping[str, Tensor], see: Pulled | None = N
 
 
 class _FirstCall:
-    """Stands in for ``net_g`` of a model until somebody runs it, which is the forward pass of the training step.
+    """Stands in for ``net_g`` of a model until somebody runs it with gradient: the forward pass of the training step.
 
     Args:
         model: The model.
@@ -92,7 +92,9 @@ class _FirstCall:
         self._model.net_g = self._net
 
     def __call__(self, lq: Tensor) -> Tensor:
-        """Run the stand-in; from now on the model has its own network again."""
+        """Run the stand-in; from now on the model has its own network again. A pass without gradient is another."""
+        if not torch.is_grad_enabled():
+            return self._net(lq)  # type: ignore[no-any-return]  # a module returns anything
         self._model.net_g = self._net
         return self._run(lq)
 
