@@ -20,6 +20,8 @@ from torch import Tensor
 
 from mipkd_plugin.config import OptionError
 from mipkd_plugin.models import DistillMixin
+from mipkd_plugin.models.finite_steps import FiniteSteps
+from mipkd_plugin.utils.finite import NotFiniteError
 from basicsr.models import build_model
 
 LOSSES: dict[str, Any] = {
@@ -322,6 +324,39 @@ def test_a_step_of_somebody_elses_class_keeps_its_terms(folder: Path, tmp_path: 
     for mine, theirs, own in zip(model.net_g.parameters(), plain.net_g.parameters(),
                                  torch.autograd.grad(term, list(fresh.net_g.parameters()))):
         torch.testing.assert_close(mine.grad, theirs.grad + own, rtol=1e-4, atol=1e-7)
+
+
+def test_a_pass_without_gradient_is_not_the_one_of_the_step(folder: Path, tmp_path: Path) -> None:
+    class Looks(SRModel):
+        def optimize_parameters(self, current_iter: int) -> None:
+            with torch.no_grad():
+                self.before = self.net_g(self.lq)
+            self.optimizer_g.zero_grad()
+            self.output = self.net_g(self.lq)
+            l_own = self.cri_pix(self.output, self.gt)
+            l_own.backward()
+            self.optimizer_g.step()
+            self.log_dict = self.reduce_loss_dict({'l_own': l_own})
+
+    class LooksDistill(DistillMixin, Looks):
+        pass
+
+    torch.manual_seed(0)
+    model: Any = LooksDistill(as_parsed(options(folder, 'SRGAN'), tmp_path))
+    seen = terms_seen(model)
+    step(model, 1)
+    assert [set(terms) for terms in seen] == [{'l_logits'}]
+    assert set(model.get_current_log()) == {'l_own', 'l_logits'}
+
+
+def test_a_discriminator_that_diverges_is_named(build: Callable[..., Any]) -> None:
+    model = build('SRGAN')
+    model.optimizer_d.param_groups[0].update(lr=7.0, initial_lr=7.0)
+    steps = FiniteSteps(model, lambda: 0)
+    next(model.net_d.parameters()).data.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match=r'a lower train\.optim_g\.lr \(now 0\.001\) or train\.optim_d\.lr '
+                                             r'\(now 7\)'):
+        steps.require_finite_weights(1)
 
 
 def test_a_class_without_an_optimizer_of_the_generator_is_refused(folder: Path, tmp_path: Path) -> None:
