@@ -190,7 +190,8 @@ IMAGES = [
         **data(meta_info='~/list.txt', dataroot_gt='HR')),
     bad('an image that is cut short', TRAIN, ('1 of 4 files cannot be read as images: ', 'HR/2.png is cut short'),
         {**NET, **VAL}, also(spoiled(rewrite('HR/2.png', lambda content: content[:len(content) // 2]))), remedy=False),
-    bad('a folder that does not exist', f'{TRAIN}.dataroot_gt', ('nowhere does not exist; looked for', ), remedy=False,
+    bad('a folder that does not exist', f'{TRAIN}.dataroot_gt', (
+        'nowhere does not exist; looked for', 'mipkd prepare --hr DIR --gt-only --out'), remedy=False,
         **data(dataroot_gt='nowhere')),
     bad('an LMDB that is read as a folder', f'{TRAIN}.dataroot_gt', ('is an LMDB, but io_backend is disk', ),
         spoil=also(lmdbs), **data(dataroot_gt='HR.lmdb')),
