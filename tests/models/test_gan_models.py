@@ -329,6 +329,7 @@ def test_a_step_of_somebody_elses_class_keeps_its_terms(folder: Path, tmp_path: 
 def test_a_pass_without_gradient_is_not_the_one_of_the_step(folder: Path, tmp_path: Path) -> None:
     class Looks(SRModel):
         def optimize_parameters(self, current_iter: int) -> None:
+            self.net_g.train()
             with torch.no_grad():
                 self.before = self.net_g(self.lq)
             self.optimizer_g.zero_grad()
