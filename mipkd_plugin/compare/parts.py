@@ -37,7 +37,8 @@ def parts_of(options: Options) -> list[Part]:
     size, every, until = block_of(options)
     eco, total = config.read_eco(options), int(options['train']['total_iter'])
     if eco is None or not eco.last:
-        return [Part(size, every, until)]
+        alone = config.iterations_alone(options) / total  # of a discriminator: no teacher runs
+        return [Part(size, every, max(until - alone, 0.0))]
     ends = sorted({0, eco.last, round(until * total)})
     most = min(size * every, max(_LONGEST_BLOCK, every))
     return [Part(min(most, end - first), 1, (end - first) / total, first) for first, end in zip(ends, ends[1:])]
@@ -59,9 +60,16 @@ def block_of(options: Options) -> tuple[int, int, float]:
     schedule, total = config.read_schedule(options), int(options['train']['total_iter'])
     periods = [value for loss in losses for name, value in {**arguments_of(loss), **loss}.items()
                if name.endswith('every') and isinstance(value, int) and value > 0]
-    period = min(math.lcm(schedule.every, *periods) // schedule.every, _LONGEST_BLOCK)
+    generator = config.generator_period(options)
+    period = min(math.lcm(schedule.every, generator, *periods) // schedule.every, _LONGEST_BLOCK)
     last = min(schedule.last, total)
     return min(math.ceil(BLOCK / period) * period, last // schedule.every), schedule.every, last / total
+
+
+def turns_of(options: Options, iterations: int) -> int:
+    """So many iterations or more, in which the generator of a GAN trains as often as in the mean."""
+    generator = config.generator_period(options)
+    return -(-iterations // generator) * generator
 
 
 def new_crops(options: Options) -> float:

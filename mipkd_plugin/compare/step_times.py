@@ -16,7 +16,9 @@ from basicsr.models import build_model
 from torch import Tensor
 
 from mipkd_plugin import config
-from mipkd_plugin.compare.parts import BLOCK, Options, caching, new_crops, parts_of
+from mipkd_plugin.compare.parts import BLOCK, Options, caching, new_crops, parts_of, turns_of
+from mipkd_plugin.config.data_set_tables import gives_kernels
+from mipkd_plugin.config.trial_batches import noise_of
 
 _ROUNDS = 9
 _FEWEST = 3
@@ -68,7 +70,7 @@ def measure(control: Options, options: Options) -> StepTime:
         own = base if options is control else Bench(options, folder)
         ratios, begin = [], time.perf_counter()
         for turn in range(_ROUNDS + 1):
-            seconds = base.run(BLOCK)
+            seconds = base.run(turns_of(control, BLOCK))
             found = [(own.run(part.size, part.every, part.first) / seconds + part.every - 1) / part.every
                      for part in parts]
             mean = sum(part.share * one for part, one in zip(parts, found)) / until if until else found[0]
@@ -136,12 +138,15 @@ def random_batch(options: Options) -> dict[str, Tensor]:
         options: The options of a run.
 
     Returns:
-        ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), in [0, 1], or HR crops and kernels for a model that degrades
-        them; of a pool of crops also ``crop`` (N,), their numbers.
+        ``lq`` (N, C, H, W) and ``gt`` (N, C, sH, sW), in [0, 1]; of a pool of crops also ``crop`` (N,), their numbers;
+        for a model that makes LR images ``gt`` and kernels.
     """
-    train = options['datasets']['train']
-    size = train['batch_size_per_gpu']
-    data = config.noise_batch(options, size, config.probe_shape(options)[1])
+    train, scale = options['datasets']['train'], options['scale']
+    size, (channels, height, width) = train['batch_size_per_gpu'], config.probe_shape(options)
+    if gives_kernels(options):
+        return noise_of(options, size, height)
+    data = {'lq': torch.rand(size, channels, height, width),
+            'gt': torch.rand(size, channels, scale * height, scale * width)}
     if train.get('type') == 'CropPoolDataset':
         data['crop'] = torch.arange(size)
     return data
@@ -160,6 +165,7 @@ def _parsed(options: Options, folder: str) -> dict[str, Any]:
         teacher['cache'] = 'memory'  # a small one, whatever the run does
     if cached:
         opt['datasets']['train']['crops'] = opt['datasets']['train']['batch_size_per_gpu']
+    opt['train'].update({'net_d_init_iters': 0} if 'net_d_init_iters' in opt['train'] else {})  # all there is acts
     for phase, dataset in opt['datasets'].items():
         dataset.update(phase=phase.split('_')[0], scale=opt['scale'])
     return opt

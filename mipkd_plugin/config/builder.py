@@ -16,6 +16,7 @@ from mipkd_plugin.config.data_set_tables import patch_place
 from mipkd_plugin.config.distillation import Distillation, OneTeacher, bind_with_seed, close
 from mipkd_plugin.config.eco import check_eco
 from mipkd_plugin.config.finite import check_image
+from mipkd_plugin.config.generator import acts, check_meeting, generator_in_words
 from mipkd_plugin.config.keys import INTEGER, ITERATIONS, LARGEST_PATCH
 from mipkd_plugin.config.outputs import add_output_problem, check_use, choose_outputs
 from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, runnable_shape, small_shape, window_size
@@ -92,7 +93,9 @@ def _build_teacher_and_losses(ctx: Context, built: Built) -> None:
     if built.student is not None:
         for net in built.teachers.values():
             net.to(next(built.student.parameters()).device)
-    check_schedule(ctx)
+    schedule = check_schedule(ctx)
+    if schedule is not None:
+        check_meeting(ctx, schedule)
     built.eco = check_eco(ctx)
     for where, options in distillation_entries(ctx.opt):
         own = of_class(ctx.opt, options)
@@ -116,9 +119,11 @@ def _check_turns(ctx: Context, where: str, options: Mapping[str, Any], turns: Ma
     last = min(schedule.last, int(ctx.section('train')['total_iter']))
     some = f'only the first {last:,d} iterations distill' + (f', one in {schedule.every}' if schedule.every > 1 else '')
     for name, every in options.items():
-        if name not in turns and str(name).endswith('_every') and INTEGER.fits(every) and math.lcm(
-                every, schedule.every) > last:
-            ctx.add(f'{where}.{name}', f'is {every}, and {some}: its turn would never come',
+        if name not in turns and str(name).endswith('_every') and INTEGER.fits(every) and not acts(
+                ctx, last, math.lcm(every, schedule.every)) and acts(ctx, last, schedule.every):
+            trains = generator_in_words(ctx.opt)
+            also = f'; network_g trains in {trains}' if trains else ''
+            ctx.add(f'{where}.{name}', f'is {every}, and {some}{also}: its turn would never come',
                     f'write a smaller number, as {name}: {schedule.every}', {f'{where}.{name}': schedule.every})
     for name, first in turns.items():
         if first > last:

@@ -41,6 +41,8 @@ _OF_BOTH = {'high_order_degradation': Key(_ON), 'queue_size': Key(INTEGER._repla
 REAL_ESRNET = {'gt_usm': Key(_ON, 'train'), **DEGRADATION, **_OF_BOTH}
 REAL_ESRGAN = {'l1_gt_usm': Key(_ON, 'train'), 'percep_gt_usm': Key(_ON, 'train'), 'gan_gt_usm': Key(FLAG, 'train'),
                **DEGRADATION, **_OF_BOTH}
+OF_DEGRADING = frozenset({*REAL_ESRNET, *REAL_ESRGAN})
+"""All that Real-ESRGAN's models read at the top level: it decides on which images they train."""
 ADVERSARY = {'gan_opt': Key(optional(MAPPING)), 'ldl_opt': Key(optional(MAPPING)),
              'net_d_iters': Key(INTEGER), 'net_d_init_iters': Key(COUNT)}
 """What a GAN model reads from ``train``; its discriminator adds ``optim_d``."""

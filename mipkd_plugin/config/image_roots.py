@@ -9,6 +9,7 @@ from typing import Any
 
 import lmdb
 
+from mipkd_plugin.config.data_set_tables import gives_kernels
 from mipkd_plugin.config.image_folders import check_folder
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE, in_words
@@ -71,10 +72,12 @@ def _other_backend(ctx: Context, where: str, kind: str) -> tuple[str, dict[str, 
 
 def prepare_line(ctx: Context, where: str, text: str, as_lmdb: bool) -> str:
     """The command that makes the images of a data set."""
+    trains = where.startswith('datasets.train')
     flags = ' --lmdb' if as_lmdb else ''
-    if as_lmdb and where.startswith('datasets.train'):
+    if as_lmdb and trains:
         flags += ' --crop 480 --step 240'
-    return f'mipkd prepare --hr DIR --scale {ctx.scale} --out {Path(text).parent}{flags}'
+    makes = '--gt-only' if trains and gives_kernels(ctx.opt) else f'--scale {ctx.scale}'
+    return f'mipkd prepare --hr DIR {makes} --out {Path(text).parent}{flags}'
 
 
 def lines_of_list(ctx: Context, where: str, text: str, holds: str = 'an HR image',

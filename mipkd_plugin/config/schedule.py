@@ -116,16 +116,16 @@ def read_schedule(opt: Mapping[str, Any]) -> DistillSchedule:
     return found if has_losses else DistillSchedule.never()
 
 
-def check_schedule(ctx: Context) -> None:
-    """Check ``train.distill``."""
+def check_schedule(ctx: Context) -> DistillSchedule | None:
+    """Check ``train.distill``; what it says, or None without it or with a problem noted."""
     if not ctx.section('train', 'distill') or not ctx.clean(PLACE):
-        return
+        return None
     is_for_nothing = not distillation_entries(ctx.opt) and ctx.clean('train.distill_opt')
     if not is_for_nothing or ctx.section('train').get('eco') is None:
-        read_checked(ctx, PLACE, read_schedule, _REMEDIES)
-    else:
-        ctx.add(PLACE, 'is for the losses of train.distill_opt, and there are none; train.eco ends with its own '
-                'end_ratio', 'remove it', {PLACE: REMOVE})
+        return read_checked(ctx, PLACE, read_schedule, _REMEDIES)
+    ctx.add(PLACE, 'is for the losses of train.distill_opt, and there are none; train.eco ends with its own '
+            'end_ratio', 'remove it', {PLACE: REMOVE})
+    return None
 
 
 def read_checked(ctx: Context, place: str, read: Callable[[Mapping[str, Any]], T],

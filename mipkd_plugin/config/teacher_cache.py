@@ -15,6 +15,7 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 
+from mipkd_plugin.config.data_set_tables import gives_kernels
 from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
@@ -111,7 +112,10 @@ def check_cache(ctx: Context, nets: NetPair, probe: Tensor, fingerprint: str, ot
             ctx.add('teacher.cache_dtype', 'is for a cache, and there is none', 'remove it, or write cache: memory',
                     {'teacher.cache_dtype': REMOVE})
         return None
-    if not _is_pool(train.get('type')):
+    if gives_kernels(ctx.opt):
+        ctx.add(PLACE, 'needs images that stay the same, and this model degrades them anew in each iteration',
+                'remove cache', {PLACE: REMOVE})
+    elif not _is_pool(train.get('type')):
         ctx.add(PLACE, f'needs crops that stay the same, and datasets.train.type is {train.get("type")}',
                 f'write type: {POOL} and crops: 4096 under datasets.train (crops: 4096 in a method of a comparison), '
                 'or remove cache', {'datasets.train.type': POOL, 'datasets.train.crops': 4096} if

@@ -72,7 +72,7 @@ def trial_batches(opt: Mapping[str, Any], size: int, count: int, side: int, root
             found = f'{type(error).__name__} in datasets.train'
         if not isinstance(found, str):
             return TrialBatches(found, str(ctx.section('datasets', 'train').get('name')), is_real=True)
-        noise = [noise_batch(opt, size, side) for _ in range(count)]
+        noise = [noise_of(opt, size, side) for _ in range(count)]
     return TrialBatches(noise, f'random numbers ({found})', is_real=False)
 
 
@@ -82,16 +82,16 @@ def _whole_in_queue(opt: Mapping[str, Any], size: int) -> int:
     return next(n for n in range(size, 0, -1) if not isinstance(queue, int) or queue % n == 0)
 
 
-def noise_batch(opt: Mapping[str, Any], size: int, side: int) -> dict[str, Tensor]:
+def noise_of(opt: Mapping[str, Any], size: int, side: int) -> dict[str, Tensor]:
     """A batch of random numbers.
 
     Args:
         opt: The options.
-        size: Images in the batch.
-        side: Side of the LR images, in pixels, unless the model makes them itself.
+        size: Images in a batch.
+        side: Side of the LR images.
 
     Returns:
-        What ``feed_data`` takes, see :class:`TrialBatches`.
+        What ``feed_data`` takes; of a training set for Real-ESRGAN HR crops and kernels.
     """
     channels, scale = probe_shape(opt)[0], opt.get('scale') or 1
     if not gives_kernels(opt):

@@ -185,9 +185,12 @@ def _how_to_go_on(model: Any, what: str) -> str:
     folder = Path(model.opt['path']['models'])
     labels = sorted(int(path.stem.removeprefix('net_g_')) for path in folder.glob('net_g_*.pth')
                     if path.stem.removeprefix('net_g_').isdigit())
-    rate = max(group['initial_lr'] if 'initial_lr' in group else group['lr']
-               for optimizer in model.optimizers for group in optimizer.param_groups)
-    lower = f'a lower train.optim_g.lr (now {rate:g})'
+    rates = {name: max(group['initial_lr'] if 'initial_lr' in group else group['lr']
+                       for group in optimizer.param_groups)
+             for name in ('optimizer_g', 'optimizer_d')
+             for optimizer in [getattr(model, name, None)] if optimizer is not None}
+    lower = 'a lower ' + ' or '.join(f'train.{name.replace("optimizer", "optim")}.lr (now {rate:g})'
+                                     for name, rate in rates.items()) if rates else 'a lower learning rate'
     if not labels:
         return (f'{what}.\n -> There is no checkpoint of this run yet. Start again with {lower}, and see that no image '
                 'of the training set holds NaN')

@@ -25,7 +25,7 @@ from mipkd_plugin.losses.gradients import Pull, over_batches, pulls
 from mipkd_plugin.models.distill_model import DistillMixin
 from mipkd_plugin.models.eco import ECO_A
 from mipkd_plugin.models.gradients import common_period
-from mipkd_plugin.models.host_step import generator_period, has_own_step
+from mipkd_plugin.models.host_step import has_own_step
 from mipkd_plugin.models.terms import free_name
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS
 from mipkd_plugin.utils.random_numbers import random_numbers_restored
@@ -151,7 +151,7 @@ def _of_host(model: Any, iteration: int, student: nn.Module) -> tuple[dict[str, 
 def _iterations(model: DistillMixin) -> list[int]:
     """The iteration in which all terms act; where the training is too short for one, several."""
     losses, schedule = model.distillation_losses(), model.schedule
-    generator, alone = generator_period(model.opt), int(model.opt['train'].get('net_d_init_iters', 0))
+    generator, alone = config.generator_period(model.opt), config.iterations_alone(model.opt)
     together = common_period(schedule, losses, generator)
     periods = [together]
     if not all(together % loss.due_every == 0 for loss in losses):

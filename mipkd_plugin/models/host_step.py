@@ -17,6 +17,7 @@ import torch
 from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
+from mipkd_plugin.config import trains_generator
 from mipkd_plugin.losses.gradients import OF_HOST
 from mipkd_plugin.models.eco import Batch, batch_of
 from mipkd_plugin.models.lesson import lesson_of, terms_of
@@ -71,7 +72,7 @@ def _carrying(image: Tensor, terms: Mapping[str, Tensor], see: Pulled | None = N
 
 
 class _FirstCall:
-    """Stands in for ``net_g`` of a model until somebody runs it, which is the forward pass of the training step.
+    """Stands in for ``net_g`` of a model until somebody runs it with gradient: the forward pass of the training step.
 
     Args:
         model: The model.
@@ -91,7 +92,9 @@ class _FirstCall:
         self._model.net_g = self._net
 
     def __call__(self, lq: Tensor) -> Tensor:
-        """Run the stand-in; from now on the model has its own network again."""
+        """Run the stand-in; from now on the model has its own network again. A pass without gradient is another."""
+        if not torch.is_grad_enabled():
+            return self._net(lq)  # type: ignore[no-any-return]  # a module returns anything
         self._model.net_g = self._net
         return self._run(lq)
 
@@ -102,24 +105,6 @@ class _FirstCall:
 def has_own_step(optimize_parameters: Callable[[int], None]) -> bool:
     """Whether a bound ``optimize_parameters`` is another than SRModel's."""
     return getattr(optimize_parameters, '__func__', None) is not SRModel.optimize_parameters
-
-
-def trains_generator(opt: Mapping[str, Any], iteration: int) -> bool:
-    """Whether a step changes the generator; a GAN may train its discriminator alone at first, and more often.
-
-    Args:
-        opt: The options; ``train.net_d_iters`` and ``train.net_d_init_iters`` mean what they mean to SRGANModel.
-        iteration: Number of the iteration, from 1.
-
-    Returns:
-        Whether it does.
-    """
-    return iteration % generator_period(opt) == 0 and iteration > opt['train'].get('net_d_init_iters', 0)
-
-
-def generator_period(opt: Mapping[str, Any]) -> int:
-    """The generator trains in the iterations that this number divides."""
-    return int(opt['train'].get('net_d_iters', 1))
 
 
 def step_of_host(model: DistillMixin, iteration: int, run: Callable[[int], None]) -> None:

@@ -66,16 +66,19 @@ def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
     """
     scale = int(opt['scale'])
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
-        raise PrepareError(f'--out {out}: is not empty; name a new folder.')
+        raise PrepareError(f'--out {out}: is {"not empty" if out.is_dir() else "a file"}; name a new folder.')
     paths, _ = find_images([hr])
     read_sources(paths, scale, lmdb=False)
-    images = {path: _read(path, scale, opt) for path in paths}
-    kernels = RealESRGANDataset({**opt['datasets']['train'], 'io_backend': {'type': 'disk'}, 'meta_info': os.devnull})
+    for path in paths:  # all of them before anything is written; together they may not fit in memory
+        _read(path, scale, opt)
+    kernels = RealESRGANDataset({'use_hflip': False, 'use_rot': False, **opt['datasets']['train'],
+                                 'dataroot_gt': str(hr), 'io_backend': {'type': 'disk'}, 'meta_info': os.devnull})
     kernels.paths = [str(path) for path in paths]
     model = _Degradation(opt)
     with random_numbers_restored(), replaced(realesrnet_model, {
             'paired_random_crop': lambda gt, lq, gt_size, scale: (gt, lq)}):
-        for index, (path, image) in enumerate(tqdm(images.items(), unit='image', disable=None)):
+        for index, path in enumerate(tqdm(paths, unit='image', disable=None)):
+            image = _read(path, scale, opt)
             number = zlib.crc32(f'{seed} {path.stem}'.encode())
             random.seed(number)
             np.random.seed(number)
@@ -84,7 +87,7 @@ def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
             model.feed_data({**drawn, 'gt': img2tensor(image.astype(np.float32) / 255, bgr2rgb=True)[None]})
             for folder, pixels in ((HR, image), (LQ, tensor2img(model.lq))):
                 _write(out / folder / f'{path.stem}.png', pixels)
-    return len(images)
+    return len(paths)
 
 
 def _read(path: Path, scale: int, opt: Mapping[str, Any]) -> NDArray[np.uint8]:

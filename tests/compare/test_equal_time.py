@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gan_options
 import pytest
 import torch
 from helpers import change
@@ -16,7 +17,7 @@ from training import comparison_options, write_options
 from mipkd_plugin import config
 from mipkd_plugin.compare import read_comparison
 from mipkd_plugin.compare.equal_time import _fixed_length
-from mipkd_plugin.compare.parts import block_of, new_crops
+from mipkd_plugin.compare.parts import block_of, new_crops, turns_of
 from mipkd_plugin.compare.step_times import StepTime, Bench, measure, random_batch
 from mipkd_plugin.compare.times import MethodTime, TimesError, read_times, time_table, write_times
 from mipkd_plugin.compare.trials import stretch
@@ -157,6 +158,33 @@ def test_a_measurement(train_options: Make, monkeypatch: pytest.MonkeyPatch, tmp
     assert torch.equal(torch.random.get_rng_state(), state)
     assert logging.root.manager.disable == logging.NOTSET
     assert sorted(tmp_path.rglob('*')) == files
+
+
+@pytest.mark.parametrize('kind', ['SRGAN', 'RealESRGAN', 'RealESRNet'])
+def test_real_world_models_are_measured_where_the_generator_trains(kind: str, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    turns = {} if kind == 'RealESRNet' else {'net_d_iters': 3, 'net_d_init_iters': 50}
+    opt = gan_options.options(gan_options.write_images(tmp_path), kind, total_iter=100, **turns)
+    plain = copy.deepcopy(opt)
+    plain['model_type'] = f'{kind}Model'
+    del plain['train']['distill_opt'], plain['teacher']
+    steps: list[int] = []
+    step = Bench.run
+
+    def run(self: Bench, *args: int) -> float:
+        seconds = step(self, *args)
+        if hasattr(self.model, 'losses'):
+            steps.append('l_logits' in self.model.get_current_log())
+        return seconds
+
+    monkeypatch.setattr(Bench, 'run', run)
+    found = measure(plain, opt)
+    assert found.distilling > 0
+    assert found.until == (0.5 if turns else 1.0)
+    assert all(steps), 'the last iteration of a block is one of the generator'
+    assert steps
+    assert turns_of(opt, 20) == (21 if turns else 20)
 
 
 def test_the_images_are_of_the_size_of_the_trainings(train_options: Make) -> None:

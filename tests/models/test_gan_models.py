@@ -20,6 +20,8 @@ from torch import Tensor
 
 from mipkd_plugin.config import OptionError
 from mipkd_plugin.models import DistillMixin
+from mipkd_plugin.models.finite_steps import FiniteSteps
+from mipkd_plugin.utils.finite import NotFiniteError
 from basicsr.models import build_model
 
 LOSSES: dict[str, Any] = {
@@ -322,6 +324,87 @@ def test_a_step_of_somebody_elses_class_keeps_its_terms(folder: Path, tmp_path: 
     for mine, theirs, own in zip(model.net_g.parameters(), plain.net_g.parameters(),
                                  torch.autograd.grad(term, list(fresh.net_g.parameters()))):
         torch.testing.assert_close(mine.grad, theirs.grad + own, rtol=1e-4, atol=1e-7)
+
+
+def test_a_pass_without_gradient_is_not_the_one_of_the_step(folder: Path, tmp_path: Path) -> None:
+    class Looks(SRModel):
+        def optimize_parameters(self, current_iter: int) -> None:
+            self.net_g.train()
+            with torch.no_grad():
+                self.before = self.net_g(self.lq)
+            self.optimizer_g.zero_grad()
+            self.output = self.net_g(self.lq)
+            l_own = self.cri_pix(self.output, self.gt)
+            l_own.backward()
+            self.optimizer_g.step()
+            self.log_dict = self.reduce_loss_dict({'l_own': l_own})
+
+    class LooksDistill(DistillMixin, Looks):
+        pass
+
+    torch.manual_seed(0)
+    model: Any = LooksDistill(as_parsed(options(folder, 'SRGAN'), tmp_path))
+    seen = terms_seen(model)
+    step(model, 1)
+    assert [set(terms) for terms in seen] == [{'l_logits'}]
+    assert set(model.get_current_log()) == {'l_own', 'l_logits'}
+
+
+def test_the_teacher_sees_what_the_class_hands_to_the_network(folder: Path, tmp_path: Path) -> None:
+    """ECO has the teacher's pass over the batch as it was fed; that is not the one of other images."""
+    class Flips(SRModel):
+        def optimize_parameters(self, current_iter: int) -> None:
+            self.optimizer_g.zero_grad()
+            self.output = self.net_g(self.lq.flip(-1))
+            l_own = self.cri_pix(self.output, self.gt.flip(-1))
+            l_own.backward()
+            self.optimizer_g.step()
+            self.log_dict = self.reduce_loss_dict({'l_own': l_own})
+
+    class FlipsDistill(DistillMixin, Flips):
+        pass
+
+    torch.manual_seed(0)
+    opt = options(folder, 'SRGAN', eco={'end_ratio': 1.0, 'mode': 'hr_only'})
+    model: Any = FlipsDistill(as_parsed(opt, tmp_path))
+    flipped = images(1)['lq'].flip(-1)
+    with torch.no_grad():
+        expected = (model.net_g(flipped) - model.teacher(flipped)).abs().mean().item()
+    step(model, 1)
+    assert model.get_current_log()['l_logits'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_teacher_is_dismissed_when_distillation_is_over(build: Callable[..., Any]) -> None:
+    model = build('SRGAN', distill={'until': 0.5}, total_iter=4)
+    runs: list[int] = []
+    model.teacher.register_forward_hook(lambda *args: runs.append(1))
+    for iteration in (1, 2, 3):
+        step(model, iteration)
+    assert len(runs) == 2
+    assert model._teacher_dismissed, 'its memory is free'
+
+
+def test_what_losses_log_of_their_own_training_is_seen_and_logged(build: Callable[..., Any]) -> None:
+    model = build('SRGAN', LOSSES['KRNetLoss'])
+    seen: list[Tensor] = []
+    model.see_losses = seen.extend
+    step(model, 1)
+    log = model.get_current_log()
+    own = {name for name in log if not name.startswith(('l_g_', 'l_d_', 'out_d_'))}
+    assert 'meta_rec' in own
+    assert len(own) > 1
+    values = [value.item() for value in seen]
+    assert all(log[name] in values for name in own), 'FiniteSteps looks at each of them'
+
+
+def test_a_discriminator_that_diverges_is_named(build: Callable[..., Any]) -> None:
+    model = build('SRGAN')
+    model.optimizer_d.param_groups[0].update(lr=7.0, initial_lr=7.0)
+    steps = FiniteSteps(model, lambda: 0)
+    next(model.net_d.parameters()).data.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match=r'a lower train\.optim_g\.lr \(now 0\.001\) or train\.optim_d\.lr '
+                                             r'\(now 7\)'):
+        steps.require_finite_weights(1)
 
 
 def test_a_class_without_an_optimizer_of_the_generator_is_refused(folder: Path, tmp_path: Path) -> None:

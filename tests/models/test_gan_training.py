@@ -53,6 +53,24 @@ def test_a_training_that_was_stopped_ends_alike(kind: str, tmp_path: Path, monke
         torch.testing.assert_close(found.model(image), net(image))
 
 
+@pytest.mark.parametrize(('key', 'value'), [('queue_size', 2), ('noise_range', [1, 20]), ('gt_usm', False)])
+def test_another_degradation_cannot_go_on_exactly(key: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """The pool of pairs has the old size, and the images that it holds were degraded as before."""
+    monkeypatch.chdir(write_images(tmp_path))
+    opt = options(tmp_path, 'RealESRNet', exact_resume=True)
+    opt['logger']['use_tb_logger'] = False
+    path = write_options(opt, tmp_path / 'tiny.yml')
+    train_until(path, 'trained', 3)
+    old = opt[key]
+    write_options({**opt, key: value}, path)
+    capsys.readouterr()
+    assert train(path, '--auto_resume') == 2
+    assert f'{key} {old} -> {value}; the run cannot end like one that was not interrupted' in capsys.readouterr().err
+    write_options({**opt, 'high_order_degradation': True}, path)  # the default, written out
+    assert train(path, '--auto_resume') == 0
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_check_measures_gradients(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                       capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from basicsr.metrics import calculate_psnr
 from gan_options import options, write_images
 
 from mipkd_plugin.cli import mipkd_main
+from mipkd_plugin.preparation import degrade as degrade_module
 from mipkd_plugin.preparation.degrade import degrade
 
 
@@ -78,6 +80,28 @@ def test_the_command_says_what_to_write(photographs: Path, tmp_path: Path) -> No
     assert len(images_of(tmp_path / 'fixed/LQ')) == 4
 
 
+def test_a_file_of_the_degradation_alone_is_enough(photographs: Path, tmp_path: Path) -> None:
+    opt = options(photographs, 'RealESRNet')
+    for key in ('use_hflip', 'use_rot', 'dataroot_gt', 'meta_info', 'io_backend', 'name'):
+        del opt['datasets']['train'][key]
+    assert command(photographs, opt, '--hr', str(photographs / 'HR'), '--out', str(tmp_path / 'out')) == 0
+    assert len(images_of(tmp_path / 'out/LQ')) == 4
+
+
+def test_photographs_are_not_all_in_memory(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[Any] = []
+
+    def read(path: Path, *args: Any) -> Any:
+        image = read_one(path, *args)
+        alive[:] = [known for known in alive if known() is not None] + [weakref.ref(image)]
+        assert len(alive) <= 2
+        return image
+
+    read_one = degrade_module._read
+    monkeypatch.setattr(degrade_module, '_read', read)
+    assert degrade(options(photographs, 'RealESRNet'), photographs / 'HR', tmp_path / 'out') == 4
+
+
 def with_broken_image(folder: Path) -> None:
     data = (folder / 'HR/0.png').read_bytes()
     (folder / 'HR/broken.png').write_bytes(data[:len(data) // 2])
@@ -85,7 +109,7 @@ def with_broken_image(folder: Path) -> None:
 
 @pytest.mark.parametrize(('spoil', 'changes', 'said'), [
     (lambda folder: (folder / 'fixed').mkdir() or (folder / 'fixed/mine.txt').write_text(''), {}, 'is not empty'),
-    (lambda folder: (folder / 'fixed').write_text(''), {}, 'is not empty'),
+    (lambda folder: (folder / 'fixed').write_text(''), {}, 'is a file; name a new folder'),
     (lambda folder: cv2.imwrite(str(folder / 'HR/tiny.png'), np.zeros((20, 96, 3), np.uint8)), {},
      'tiny.png: has 96×20 pixels, and both sides must have 22'),
     (with_broken_image, {}, 'broken.png'),

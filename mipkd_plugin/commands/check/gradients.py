@@ -64,7 +64,7 @@ def table(found: GradientCheck, opt: Mapping[str, Any], title: str = '', place: 
 
     reference, count, (size, height, width) = reference_of(found.pulls), len(found.images.batches), found.patch
     start = f'starts from {found.pretrained}' if found.pretrained else 'has random weights'
-    wide = max(12, *(len(name) for name in (*found.pulls, *found.itself)))
+    wide = max([12, *(len(name) for name in (*found.pulls, *found.itself))])
     lines = [f'  gradients{title} of each term on the student before the training: it {start}; iteration '
              f'{found.iteration:,d}' + _part_of_eco(found, opt),
              f'           {count} batch{"es" if count > 1 else ""} of {size} LR images of {height}×{width}, '

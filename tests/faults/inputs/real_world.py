@@ -190,7 +190,8 @@ IMAGES = [
         **data(meta_info='~/list.txt', dataroot_gt='HR')),
     bad('an image that is cut short', TRAIN, ('1 of 4 files cannot be read as images: ', 'HR/2.png is cut short'),
         {**NET, **VAL}, also(spoiled(rewrite('HR/2.png', lambda content: content[:len(content) // 2]))), remedy=False),
-    bad('a folder that does not exist', f'{TRAIN}.dataroot_gt', ('nowhere does not exist; looked for', ), remedy=False,
+    bad('a folder that does not exist', f'{TRAIN}.dataroot_gt', (
+        'nowhere does not exist; looked for', 'mipkd prepare --hr DIR --gt-only --out'), remedy=False,
         **data(dataroot_gt='nowhere')),
     bad('an LMDB that is read as a folder', f'{TRAIN}.dataroot_gt', ('is an LMDB, but io_backend is disk', ),
         spoil=also(lmdbs), **data(dataroot_gt='HR.lmdb')),
@@ -214,6 +215,21 @@ GANS = [
     bad('meta steps without a reconstruction loss', 'train.distill_opt',
         ('KRNetLoss takes meta steps on the reconstruction loss', 'pixel_opt'), GAN, train__pixel_opt=REMOVE,
         train__distill_opt={'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4}),
+    bad('a cache of images that are degraded anew', 'teacher.cache', ('images that stay the same', 'remove cache'),
+        teacher__cache='memory'),
+    bad('distillation that ends before the generator starts', 'train.distill', (
+        'distills in iterations 1 to 2; and network_g trains in iterations from 4 on', 'no iteration does both',
+        'write until: 1'), GAN, train__net_d_init_iters=3, train__total_iter=4, train__distill={'until': 0.5}),
+    bad('distillation between the turns of the generator', 'train.distill', (
+        'distills in iterations 1 to 5, one in 2; and network_g trains in all iterations, one in 3', 'write every: 1'),
+        GAN, train__net_d_iters=3, train__total_iter=5, train__distill={'every': 2}),
+    bad('distillation that never meets the generator', 'train.distill', ('one in 3', 'remove distill'), GAN,
+        train__net_d_iters=3, train__net_d_init_iters=3, train__total_iter=8,
+        train__distill={'every': 4, 'until': 0.6}),
+    bad('a term between the turns of the generator', 'train.distill_opt.block_every', (
+        'is 3, and only the first 4 iterations distill; network_g trains in all iterations, one in 2',
+        'write a smaller number, as block_every: 1'), GAN, train__net_d_iters=2,
+        train__distill_opt={'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4, 'block_every': 3}),
     bad('no discriminator for Real-ESRGAN', 'network_d', (
         'is missing, and RealESRGANDistillModel trains a discriminator',
         'write network_d: {type: UNetDiscriminatorSN, num_in_ch: 3}; or write model_type: RealESRNetDistillModel'), GAN,
