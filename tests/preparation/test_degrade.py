@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import weakref
@@ -12,8 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from basicsr.metrics import calculate_psnr
+from basicsr.utils import USMSharp
 from gan_options import options, write_images
 
 from mipkd_plugin.cli import mipkd_main
@@ -86,6 +89,19 @@ def test_a_file_of_the_degradation_alone_is_enough(photographs: Path, tmp_path: 
         del opt['datasets']['train'][key]
     assert command(photographs, opt, '--hr', str(photographs / 'HR'), '--out', str(tmp_path / 'out')) == 0
     assert len(images_of(tmp_path / 'out/LQ')) == 4
+
+
+def test_nothing_is_sharpened_and_random_numbers_go_on(photographs: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def sharpen(*args: Any) -> None:
+        raise AssertionError('HR images are not sharpened')
+
+    monkeypatch.setattr(USMSharp, 'forward', sharpen)
+    torch.manual_seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    degrade({**options(photographs, 'RealESRNet'), 'gt_usm': True}, photographs / 'HR', tmp_path / 'out')
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
 def test_photographs_are_not_all_in_memory(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
