@@ -49,8 +49,8 @@ def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
     """Make pairs of whole photographs: ``out/HR`` and ``out/LQ``, with equal names.
 
     BasicSR's own code degrades, with the ranges and kernels of an option file; HR images are not sharpened. What
-    happens to an image depends on the seed, its name and its size alone. Sides of HR images are cropped to multiples of the
-    scale.
+    happens to an image depends on the seed, its name and its size alone. Sides of HR images are cropped to
+    multiples of the scale.
 
     Args:
         opt: Options of a training on ``RealESRGANDataset``.
