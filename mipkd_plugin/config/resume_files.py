@@ -114,7 +114,7 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
         return
     adversarial = ctx.inherits('SRGANModel')
     if len(summary.groups) != 1 + adversarial:
-        ctx.add(where, f'{state} holds {len(summary.groups)} optimizer{"s" if len(summary.groups) > 1 else ""}, and '
+        ctx.add(where, f'{state} holds {len(summary.groups)} optimizer{"s" * (len(summary.groups) != 1)}, and '
                 f'{ctx.opt["model_type"]} has {"two" if adversarial else "one"}',
                 f'{AS_STARTED}; if it is this one, {remedy}')
         return

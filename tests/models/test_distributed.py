@@ -124,7 +124,7 @@ class Theirs(EDSR):
 def test_ddp_broadcasts_only_buffers_that_training_changes() -> None:
     net = nn.Sequential(build_network(STUDENTS['SwinIR']), nn.BatchNorm2d(3))
     model = object.__new__(DistillModel)
-    model.opt, model.device = {'dist': True}, torch.device('cpu')
+    model.opt, model.device, model.net_g = {'dist': True}, torch.device('cpu'), net
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         wrapped = model.model_to_device(net)
