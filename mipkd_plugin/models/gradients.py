@@ -12,7 +12,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from mipkd_plugin.config import generator_period
+from mipkd_plugin import config
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.losses.gradients import REFERENCES, Pull, pulls, shares
 from mipkd_plugin.models.ranks import ranks
@@ -118,7 +118,7 @@ def gradient_log(opt: Mapping[str, Any], schedule: DistillSchedule,
                  losses: Iterable[DistillationLoss]) -> GradientLog | None:
     """What ``logger.gradient_freq`` asks for; None if it asks for nothing."""
     every = (opt.get('logger') or {}).get('gradient_freq')
-    return GradientLog(every, schedule, losses, generator_period(opt)) if every else None
+    return GradientLog(every, schedule, losses, config.generator_period(opt)) if every else None
 
 
 def in_words(found: Mapping[str, Pull]) -> str:

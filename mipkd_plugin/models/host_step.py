@@ -17,7 +17,7 @@ import torch
 from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
-from mipkd_plugin.config import trains_generator
+from mipkd_plugin import config
 from mipkd_plugin.losses.gradients import OF_HOST
 from mipkd_plugin.models.eco import Batch, batch_of
 from mipkd_plugin.models.lesson import lesson_of, terms_of
@@ -123,7 +123,7 @@ def step_of_host(model: DistillMixin, iteration: int, run: Callable[[int], None]
     with _seen(model, batch):
         model.own_log = dict(batch.logged)
         try:
-            if model.schedule.distills(iteration) and trains_generator(model.opt, iteration):
+            if model.schedule.distills(iteration) and config.trains_generator(model.opt, iteration):
                 with _FirstCall(model, lambda lq: _forward(model, iteration, batch, lq)):
                     run(iteration)
             else:
