@@ -1,12 +1,7 @@
-"""Makes the option files of the papers: train_{MiPKD,KRNet,MTKD}_*_x{2,3,4}.yml and test_MiPKD_*_x{2,3,4}.yml.
+"""Makes the option files of the papers: train_{MiPKD,KRNet,MTKD}_*_x*.yml and test_MiPKD_*_x*.yml.
 
-It also makes train_MiPKD_RealESR*_x4.yml.
-
-``python options/make.py`` writes the files beside itself. ``python options/make.py --check`` writes nothing; it names
-the files that differ, and exits with 1 if there are any.
-
-What all files share stands in make_train.template and make_test.template. What differs stands in the tables below; of
-MTKD in make_mtkd.py, of real-world SR in make_real_world.py.
+``python options/make.py`` writes the files beside itself. ``--check`` writes nothing; it names the files that differ.
+Templates hold what files share. What differs stands below, in make_mtkd.py and in make_real_world.py (real-world SR).
 """
 
 import argparse
@@ -246,7 +241,7 @@ def write(folder: Path) -> None:
 def main() -> str | None:
     """Do what the command line asks for, and return what ``sys.exit`` takes: a complaint, or None."""
     parser = argparse.ArgumentParser(description="Makes the option files of the papers' pairs.")
-    parser.add_argument('--check', action='store_true', help='write nothing; name the files that differ')
+    parser.add_argument('--check', action='store_true', help='write nothing; name the files that differ, if any')
     if not parser.parse_args().check:
         write(FOLDER)
     return '\n'.join(differing(FOLDER)) or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mipkd_plugin.testing import ARCHITECTURES, STUDENTS, TEACHERS, batch, make_
 from basicsr.archs import build_network  # after mipkd_plugin, which repairs BasicSR
 
 __all__ = ['ARCHITECTURES', 'MODULES', 'PACKAGE', 'REPO', 'SHARED', 'STUDENTS', 'TEACHERS', 'as_parsed', 'batch',
-           'change', 'make_pair', 'name_of', 'several_teachers', 'tiny_options', 'write_image_pairs']
+           'change', 'interrupt', 'make_pair', 'name_of', 'several_teachers', 'tiny_options', 'write_image_pairs']
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MIPKD_SHARED', REPO.parent / 'shared'))
@@ -118,3 +119,12 @@ def as_parsed(opt: dict[str, Any], root: Path, rank: int = 0, world_size: int = 
 def blocks_of(net: nn.Module) -> list[str]:
     """Paths of the blocks of a network's trunk."""
     return trunk_of(net, torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))).paths
+
+
+def interrupt(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, behind which somebody types Ctrl-C."""
+    def interrupted(*args: Any, **named: Any) -> Any:
+        function(*args, **named)
+        raise KeyboardInterrupt
+
+    return interrupted

@@ -59,7 +59,7 @@ def _check_is_there(ctx: Context) -> None:
 
 
 def _discriminator(ctx: Context) -> str:
-    """A discriminator for the patches of the training, as one types it: that of the paper, if it takes them."""
+    """A discriminator for the patches of the training, as one types it. It is the paper's, if that takes them."""
     side = patch_side(ctx.opt)
     if ctx.inherits('RealESRGANModel') or side not in _VGG_SIDES:
         return '{type: UNetDiscriminatorSN, num_in_ch: 3}'
@@ -94,8 +94,8 @@ def _check_ldl(ctx: Context) -> None:
         if ctx.clean(where):
             check_pixel_loss(ctx, where)
     if not train.get('ema_decay') and ctx.clean('train.ema_decay'):
-        ctx.add('train.ema_decay', 'must be above 0 for ldl_opt, which compares the output with that of the averaged '
-                'weights', fix={'train.ema_decay': 0.999})
+        ctx.add('train.ema_decay', 'must be above 0 for ldl_opt, which compares the output with the image of the '
+                'averaged weights', fix={'train.ema_decay': 0.999})
 
 
 def _gan_loss(ctx: Context) -> nn.Module | None:

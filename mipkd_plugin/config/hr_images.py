@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mipkd_plugin.config.data_set_tables import CROP
-from mipkd_plugin.config.image_roots import check_root, list_line, lmdb_entries, names_in_list, prepare_line
+from mipkd_plugin.config.image_roots import (
+    add_unreadable,
+    check_root,
+    list_line,
+    lmdb_entries,
+    names_in_list,
+)
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.data.stores import Found, in_folder
 from mipkd_plugin.utils.words import some
@@ -28,11 +34,8 @@ def check_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> int
         return None
     broken = [found for found in images if found.header is None]
     if broken:
-        text = options['dataroot_gt']
-        ctx.add(where, f'{len(broken)} of {len(images)} files cannot be read as images: '
-                f'{some([f"{found.image} {found.reason}" for found in broken])}',
-                f'create the LMDB again: {prepare_line(ctx, where, text, True)}' if text.endswith('.lmdb') else
-                'restore them, or remove them and their lines of meta_info')
+        add_unreadable(ctx, where, options['dataroot_gt'], broken, f'{len(broken)} of {len(images)} files ',
+                       'and their lines of meta_info')
     small = [found.image.name for found in images
              if found.header is not None and min(found.header.height, found.header.width) < CROP]
     if small:

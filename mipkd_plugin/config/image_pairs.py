@@ -8,12 +8,12 @@ from typing import Any
 
 from mipkd_plugin.config.image_folders import files_of
 from mipkd_plugin.config.image_roots import (
+    add_unreadable,
     are_there,
     check_root,
     lines_of_list,
     lmdb_entries,
     names_in_list,
-    prepare_line,
 )
 from mipkd_plugin.config.image_sizes import Pair, check_sizes
 from mipkd_plugin.config.problems import Context
@@ -38,10 +38,7 @@ def check_image_pairs(ctx: Context, where: str, options: Mapping[str, Any]) -> i
         return None
     broken = [found for pair in pairs for found in (pair.hr, pair.lr) if found.header is None]
     if broken:
-        text = options['dataroot_gt']
-        ctx.add(where, f'cannot be read as images: {some([f"{found.image} {found.reason}" for found in broken])}',
-                f'create the LMDB again: {prepare_line(ctx, where, text, True)}' if text.endswith('.lmdb') else
-                'restore them, or remove them together with their partners')
+        add_unreadable(ctx, where, options['dataroot_gt'], broken, '', 'together with their partners')
     check_sizes(ctx, where, pairs, options.get('gt_size'), ctx.path(options['dataroot_gt']))
     return len(pairs)
 

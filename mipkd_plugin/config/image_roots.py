@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,19 @@ def lmdb_entries(ctx: Context, where: str, root: Path) -> dict[str, Found] | Non
         ctx.add(where, f'{root / "meta_info.txt"} lists {some(other)}', again)
         return None
     return stored
+
+
+def add_unreadable(ctx: Context, where: str, text: str, broken: Sequence[Found], who: str, along: str) -> None:
+    """Note files that are no images.
+
+    Args:
+        ctx: Where problems go.
+        where: YAML path of the data set.
+        text: Its ``dataroot_gt``.
+        broken: The files.
+        who: What to call them, or ''.
+        along: What to remove with them.
+    """
+    ctx.add(where, f'{who}cannot be read as images: {some([f"{found.image} {found.reason}" for found in broken])}',
+            f'create the LMDB again: {prepare_line(ctx, where, text, True)}' if text.endswith('.lmdb') else
+            f'restore them, or remove them {along}')

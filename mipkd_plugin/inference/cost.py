@@ -62,7 +62,7 @@ def milliseconds(nets: list[nn.Module], shape: tuple[int, int, int], rounds: int
                  seconds: float | None = None, of: Callable[[Sequence[float]], float] = min) -> list[float]:
     """Measure how long networks take for one image, in turn, in several rounds.
 
-    The least time is that of the network alone: on a busy machine the mean and the median tell what else was running.
+    The least time belongs to the network alone. On a busy machine mean and median also count what else was running.
     On one CPU thread the thread's own time is taken, so that waiting for a core does not count.
 
     Args:

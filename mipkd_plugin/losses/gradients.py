@@ -22,8 +22,9 @@ class Pull:
     Attributes:
         norm: Euclidean norm of d(term)/d(student's trainable parameters), weights of the term and of the schedule
             applied; 0 if no gradient reaches them.
-        cosine: Cosine between this gradient and that of the pixel loss (in a GAN: of all its own terms), over the
-            parameters that both reach, in [-1, 1]; None where one of them is 0 or there is no such term.
+        cosine: Cosine between this gradient and the gradient of the pixel loss, in [-1, 1]. In a GAN all its own terms
+            take the place of the pixel loss. Only parameters that both reach count; None where one of them is 0 or
+            there is no such term.
         trains_itself: Whether a gradient reaches parameters of a loss.
         is_cut: Whether no gradient reaches the student, not even one of zeros.
     """

@@ -2,8 +2,8 @@
 
 Such a class computes forward pass, losses and backward pass of the generator, and then the step of its discriminator,
 in one method. That method runs unchanged. It gets the student's image from a pass that also fills the taps, and the
-sum of the distillation terms travels with this image: where the class computes the gradient of its own losses, the
-same backward pass computes that of the terms. The discriminator sees the image without its gradient, as always.
+sum of the distillation terms travels with this image: the backward pass of the class also computes the gradient of the
+terms. The discriminator sees the image without its gradient, as always.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from mipkd_plugin import config
@@ -34,7 +35,7 @@ class _Carry(torch.autograd.Function):
     """An image whose backward pass is also that of a sum of terms."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, total: Tensor, see: Callable[[Tensor], None] | None) -> Tensor:
+    def forward(ctx: Any, image: Tensor, total: Tensor, see: Callable[[Tensor], None]) -> Tensor:
         ctx.see, ctx.is_done = see, False
         return image.view_as(image)
 
@@ -43,31 +44,30 @@ class _Carry(torch.autograd.Function):
         if ctx.is_done:  # a class that goes backward several times gets the terms once
             return gradients[0], None, None
         ctx.is_done = True
-        if ctx.see is not None:
-            ctx.see(gradients[0])
+        ctx.see(gradients[0])
         return gradients[0], gradients[0].new_ones(()), None
 
 
-def _carrying(image: Tensor, terms: Mapping[str, Tensor], see: Pulled | None = None) -> Tensor:
+def _carrying(image: Tensor, terms: Mapping[str, Tensor], arrived: Callable[[], None],
+              see: Pulled | None = None) -> Tensor:
     """The image for the host's losses, with the distillation terms behind it.
 
     Args:
         image: S(x) (N, C, sH, sW).
-        terms: The weighted distillation terms, by name.
+        terms: The weighted distillation terms, by name; at least one.
+        arrived: Called in the backward pass.
         see: Takes the terms in the backward pass, in which their graph is still there.
 
     Returns:
-        The same values. The gradient of the student's weights is that of the host's losses plus that of the terms.
+        The same values. The student's weights get the gradients of the host's losses and of the terms.
     """
-    if not terms:
-        return image
-
     def with_host(gradient: Tensor) -> None:
+        arrived()
         if see is not None:
-            with torch.enable_grad():  # the gradient of this product is that of the host's losses
+            with torch.enable_grad():  # the gradient of this product equals the one of the host's losses
                 see({OF_HOST: (image * gradient.detach()).sum(), **terms})
 
-    carried: Tensor = _Carry.apply(image, total_of(terms), None if see is None else with_host)
+    carried: Tensor = _Carry.apply(image, total_of(terms), with_host)
     return carried
 
 
@@ -124,8 +124,11 @@ def step_of_host(model: DistillMixin, iteration: int, run: Callable[[int], None]
         model.own_log = dict(batch.logged)
         try:
             if model.schedule.distills(iteration) and config.trains_generator(model.opt, iteration):
-                with _FirstCall(model, lambda lq: _forward(model, iteration, batch, lq)):
+                arrivals: list[int] = []
+                with _FirstCall(model, lambda lq: _forward(model, iteration, batch, lq, arrivals)):
                     run(iteration)
+                if not arrivals:
+                    _warn_once(model, iteration)
             else:
                 model.dismiss_teacher_when_over(iteration)
                 run(iteration)
@@ -133,8 +136,18 @@ def step_of_host(model: DistillMixin, iteration: int, run: Callable[[int], None]
             model.own_log = {}
 
 
-def _forward(model: DistillMixin, iteration: int, batch: Batch, lq: Tensor) -> Tensor:
-    """The student's image, with the distillation terms behind it."""
+def _warn_once(model: Any, iteration: int) -> None:
+    """Say that the terms of an iteration had no effect: nobody else would notice."""
+    if not vars(model).setdefault('_missed_terms', False):
+        model._missed_terms = True
+        get_root_logger().warning(
+            f'Iteration {iteration:,d} distilled nothing: {type(model).__name__} did not run net_g with gradient, or '
+            'did not go backward through its image. If that is so in each iteration, its optimize_parameters cannot '
+            'distill.')
+
+
+def _forward(model: DistillMixin, iteration: int, batch: Batch, lq: Tensor, arrivals: list[int]) -> Tensor:
+    """The student's image, with the distillation terms behind it; ``arrivals`` grows when they get their gradient."""
     own = lq is batch.lq
     batch = replace(batch, lq=lq, gt=pixel_target(model), teacher=batch.teacher if own else None,
                     as_fed=own and batch.as_fed)
@@ -146,6 +159,9 @@ def _forward(model: DistillMixin, iteration: int, batch: Batch, lq: Tensor) -> T
     elif terms:
         refuse_not_finite(terms, iteration)
     model.own_log.update({**terms, **lesson.prepared})
+    if not terms:  # no loss is due
+        arrivals.append(iteration)
+        return student.output
     log = model.log_gradients if model.log_gradients is not None and model.log_gradients.is_due(iteration) else None
 
     def see(all_terms: dict[str, Tensor]) -> None:
@@ -154,7 +170,8 @@ def _forward(model: DistillMixin, iteration: int, batch: Batch, lq: Tensor) -> T
         if model.see_terms is not None:
             model.see_terms(all_terms, lesson.prepared)
 
-    return _carrying(student.output, terms, see if log is not None or model.see_terms is not None else None)
+    return _carrying(student.output, terms, lambda: arrivals.append(iteration),
+                     see if log is not None or model.see_terms is not None else None)
 
 
 def pixel_target(model: Any) -> Tensor:

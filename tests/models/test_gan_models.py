@@ -418,3 +418,23 @@ def test_a_class_without_an_optimizer_of_the_generator_is_refused(folder: Path, 
 
     with pytest.raises(OptionError, match='has no optimizer_g'):
         OtherDistill(as_parsed(options(folder, 'SRGAN'), tmp_path))
+
+
+@pytest.mark.parametrize('goes_backward', [True, False])
+def test_a_step_that_distills_nothing_is_named_once(goes_backward: bool, folder: Path, tmp_path: Path,
+                                                    caplog: pytest.LogCaptureFixture) -> None:
+    class Blind(SRModel):
+        def optimize_parameters(self, current_iter: int) -> None:
+            image = self.net_g(self.lq)
+            (image if goes_backward else image.detach().requires_grad_()).sum().backward()
+
+    class BlindDistill(DistillMixin, Blind):
+        pass
+
+    model: Any = BlindDistill(as_parsed(options(folder, 'SRGAN'), tmp_path))
+    logging.getLogger('basicsr').propagate = True
+    for iteration in (1, 2):
+        step(model, iteration)
+    said = {record.getMessage() for record in caplog.records if 'distilled nothing' in record.getMessage()}
+    assert len(said) == (0 if goes_backward else 1)
+    assert all(text.startswith('Iteration 1 distilled nothing: BlindDistill did not run net_g') for text in said)

@@ -18,6 +18,7 @@ import lmdb
 import numpy as np
 import pytest
 from basicsr.data import build_dataset
+from helpers import interrupt
 
 from mipkd_plugin.cli import mipkd_main
 from mipkd_plugin.preparation import run, workers
@@ -314,12 +315,6 @@ def test_an_update_that_is_interrupted_is_continued(hr: Path, out: Path, ending:
     write(hr / 'b.png', 7, 8, 16)
     write(hr / 'd.png', 8)
     (hr / 'c.png').unlink()
-
-    def interrupt(function: Callable[..., Any]) -> Callable[..., Any]:
-        def interrupted(*args: Any, **named: Any) -> Any:
-            function(*args, **named)
-            raise KeyboardInterrupt
-        return interrupted
 
     with monkeypatch.context() as patch:
         home, name = {'claimed': (run.Manifest, 'save'), 'removed': (run.Changes, 'remove_stale'),

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from basicsr.data import build_dataset
-from helpers import REPO
+from helpers import REPO, interrupt
 from PIL import Image
 
 from mipkd_plugin.cli import mipkd_main
@@ -263,12 +263,6 @@ def test_an_update_that_is_interrupted_is_continued(hr: Path, out: Path, ending:
     write(hr / 'b.png', 7, 8, 16)
     write(hr / 'd.png', 8)
     (hr / 'c.png').unlink()
-
-    def interrupt(function: Callable[..., Any]) -> Callable[..., Any]:
-        def interrupted(*args: Any, **named: Any) -> Any:
-            function(*args, **named)
-            raise KeyboardInterrupt
-        return interrupted
 
     with monkeypatch.context() as patch:
         home, name = {'claimed': (run.Manifest, 'save'), 'removed': (run.Changes, 'remove_stale'),
