@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--lmdb', action='store_true', help='write HR.lmdb and LRbicx<scale>.lmdb instead of folders')
     add('--crop', type=int, help='cut HR into tiles of this side, a multiple of the scale')
     add('--step', type=int, help='distance between tiles, a multiple of the scale')
+    add('--min-side', type=int, default=1, metavar='PIXELS', help='leave out images whose shorter side is below this')
     add('--workers', type=int, help='number of processes (default: all cores)')
 
 
@@ -37,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
         raise PrepareError('--multiscale: is for HR images alone; add --gt-only and leave out --scale, or leave out '
                            '--multiscale.')
     try:
-        summary = (prepare_gt_only(args.hr, args.out, args.lmdb, args.crop, args.step, args.workers, args.multiscale)
+        summary = (prepare_gt_only(args.hr, args.out, args.lmdb, args.crop, args.step, args.workers, args.multiscale,
+                                   args.min_side)
                    if args.gt_only else
-                   prepare(args.hr, args.scale, args.out, args.lmdb, args.crop, args.step, args.workers))
+                   prepare(args.hr, args.scale, args.out, args.lmdb, args.crop, args.step, args.workers,
+                           min_side=args.min_side))
     except OSError as error:
         raise PrepareError(f'{error.filename or args.out}: {error.strerror or error}') from error
     sys.stdout.write(f'{summary}\n')

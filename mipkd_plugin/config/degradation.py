@@ -180,6 +180,19 @@ def _check_sharpened_patch(ctx: Context) -> None:
                 'side', fix={where: better})
 
 
+def _least_crop(ctx: Context, scale: int) -> int:
+    """Side of the smallest HR crop that BasicSR can blur and sharpen."""
+    sharpens = ctx.inherits('RealESRGANModel') or ctx.opt.get('gt_usm') is True
+    return math.ceil(max(_REACH * scale, _SHARPENED if sharpens else 0) / scale) * scale
+
+
+def fitting_crop(ctx: Context, side: int) -> int:
+    """Side of the largest HR crop that fits into an image side, and holds a patch; 0 without any."""
+    scale, patch = ctx.scale or 1, patch_side(ctx.opt)
+    crop = min(side, CROP) // scale * scale
+    return crop if crop >= max(_least_crop(ctx, scale), patch if INTEGER.fits(patch) else 1) else 0
+
+
 def _check_crop(ctx: Context) -> None:
     """Check that the HR crop fits the scale, holds a patch, and is never made too small to be blurred."""
     crop, scale, data = crop_side(ctx.opt), ctx.scale, 'datasets.train'
@@ -188,8 +201,7 @@ def _check_crop(ctx: Context) -> None:
     if scale is None or not ctx.clean(place):
         return
     said = f'crop_size is {crop}' if own else f'RealESRGANDataset cuts crops of {CROP}×{CROP} pixels'
-    sharpens = ctx.inherits('RealESRGANModel') or ctx.opt.get('gt_usm') is True
-    least = math.ceil(max(_REACH * scale, _SHARPENED if sharpens else 0) / scale) * scale
+    least = _least_crop(ctx, scale)
     if crop % scale or crop < least:
         what = f'no multiple of the scale, {scale}'
         if crop % scale == 0:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.config.data_set_tables import CROP
+from mipkd_plugin.config.data_set_tables import crop_side
+from mipkd_plugin.config.degradation import fitting_crop
 from mipkd_plugin.config.image_roots import (
     add_unreadable,
     check_root,
@@ -14,15 +15,16 @@ from mipkd_plugin.config.image_roots import (
     names_in_list,
 )
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.data.stores import Found, in_folder
 from mipkd_plugin.utils.words import some
 
 
 def check_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> int | None:
-    """Check one ``RealESRGANDataset`` on disk, and note how many images it pads.
+    """Check one ``RealESRGANDataset`` on disk: that its images can be read, and are as large as a crop.
 
     Args:
-        ctx: Where problems and notes go.
+        ctx: Where problems go.
         where: YAML path of the data set.
         options: Its options, with keys and types already checked.
 
@@ -36,12 +38,28 @@ def check_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> int
     if broken:
         add_unreadable(ctx, where, options['dataroot_gt'], broken, f'{len(broken)} of {len(images)} files ',
                        'and their lines of meta_info')
-    small = [found.image.name for found in images
-             if found.header is not None and min(found.header.height, found.header.width) < CROP]
-    if small:
-        ctx.notes.append(f'{where}: {len(small)} of {len(images)} images are smaller than {CROP}×{CROP}, and BasicSR '
-                         f'mirrors them at their borders until they are as large: {some(small)}')
+    _check_sizes(ctx, where, images)
     return len(images)
+
+
+def _check_sizes(ctx: Context, where: str, images: Sequence[Found]) -> None:
+    """Check that a crop fits into each image: BasicSR would fill it with what it mirrors at the borders."""
+    crop = crop_side(ctx.opt)
+    sides = [min(found.header.height, found.header.width) if found.header else crop for found in images]
+    small = [found.image.name for found, side in zip(images, sides, strict=True) if side < crop]
+    place = f'{where}.crop_size' if 'crop_size' in ctx.section(*where.split('.')) else where
+    if not small or not ctx.clean(place):
+        return
+    smaller = fitting_crop(ctx, min(sides))
+    fix: dict[str, Any] = {f'{where}.crop_size': smaller} if smaller else {}
+    if fix and ctx.section(*where.split('.')).get('type') == 'RealESRGANDataset':
+        fix = {f'{where}.type': 'RealESRGANCropDataset', **fix}
+    remedies = [in_words(fix)] if fix else []
+    if len(small) < len(images):
+        remedies.append(f'leave these images out: mipkd prepare --gt-only does it with --min-side {crop}')
+    verb = 'is' if len(small) == 1 else 'are'
+    ctx.add(place, f'{len(small)} of {len(images)} images {verb} smaller than the crop of {crop}×{crop} pixels: '
+            f'{some(small)}', ', or '.join(remedies) or 'train on larger images, or on smaller patches and crops', fix)
 
 
 def find_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Found] | None:

@@ -24,8 +24,8 @@ class RealESRGANCropDataset(RealESRGANDataset):  # type: ignore[misc]  # BasicSR
     The model degrades whole crops and then cuts patches of ``gt_size`` out of them. With 400×400 pixels for patches of
     128, nine tenths of that work are thrown away, and on a CPU it takes longer than the training step. Smaller crops
     get the same blur, resizing, noise and JPEG compression; a larger part of a patch lies near a border (our choice).
-    ``RealESRGANDataset`` mirrors images smaller than 400 at their borders; crops lie inside the image here, as long as it
-    is not smaller than a crop.
+    ``RealESRGANDataset`` mirrors images smaller than 400 at their borders; here a crop lies inside the image, unless
+    the image is smaller than the crop.
 
     Args:
         opt: The options of ``RealESRGANDataset``, and ``crop_size``, the side of a crop, up to 400, which is the

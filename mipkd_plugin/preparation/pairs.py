@@ -18,7 +18,7 @@ LOCK = 'prepare.lock'
 
 def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False, crop: int | None = None,
             step: int | None = None, workers: int | None = None,
-            only: Collection[Path] | None = None) -> Summary:
+            only: Collection[Path] | None = None, min_side: int = 1) -> Summary:
     """Make the HR and LR images of a BasicSR ``PairedImageDataset``: ``out/HR`` and ``out/LRbicx<scale>``.
 
     BasicSR trains only on HR images whose sides are multiples of ``scale``, so HR images are cropped at the right and
@@ -38,6 +38,7 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
         step: Distance between HR tiles; the last tiles end at the border.
         workers: Number of processes; None takes all cores if there is enough work.
         only: The images of the folders to take; None takes all.
+        min_side: Shortest side of an image that is taken; smaller ones are left out.
 
     Returns:
         The places of the two sets, and what this run did.
@@ -47,11 +48,12 @@ def prepare(hr: Path | Sequence[Path], scale: int, out: Path, lmdb: bool = False
             overwritten was not made by ``prepare``. Only damaged image data is found late, after all other images are
             done; everything else is found before anything is written.
     """
-    return _fill(Settings(scale, lmdb, crop, step), hr, out, workers, only)
+    return _fill(Settings(scale, lmdb, crop, step, min_side=min_side), hr, out, workers, only)
 
 
 def prepare_gt_only(hr: Path | Sequence[Path], out: Path, lmdb: bool = False, crop: int | None = None,
-                    step: int | None = None, workers: int | None = None, multiscale: bool = False) -> Summary:
+                    step: int | None = None, workers: int | None = None, multiscale: bool = False,
+                    min_side: int = 1) -> Summary:
     """Make the HR images of a BasicSR ``RealESRGANDataset``, whose LR images are made in training.
 
     A folder ``out/HR`` gets the list ``out/meta_info_HR.txt``, which that data set reads; an LMDB has its list inside.
@@ -67,6 +69,7 @@ def prepare_gt_only(hr: Path | Sequence[Path], out: Path, lmdb: bool = False, cr
         workers: Number of processes; None takes all cores if there is enough work.
         multiscale: Add up to four smaller versions of each image, ``<stem>T0`` to ``<stem>T3``; tiles are cut from
             them as well.
+        min_side: Shortest side of an image, or of a version of it, that is taken; smaller ones are left out.
 
     Returns:
         The place of the images, and what this run did.
@@ -74,7 +77,7 @@ def prepare_gt_only(hr: Path | Sequence[Path], out: Path, lmdb: bool = False, cr
     Raises:
         PrepareError: As in :func:`prepare`; also, a name that BasicSR would cut when it reads the list.
     """
-    return _fill(Settings(1, lmdb, crop, step, gt_only=True, multiscale=multiscale), hr, out, workers, None)
+    return _fill(Settings(1, lmdb, crop, step, True, multiscale, min_side), hr, out, workers, None)
 
 
 def _fill(settings: Settings, hr: Path | Sequence[Path], out: Path, workers: int | None,

@@ -150,7 +150,8 @@ class Run:
         lr = None if self.lr is None else self.out / self.lr.name
         return Summary(self.out / self.hr.name, lr, len(self.sources),
                        sum(map(len, tiles.values())), written, self.settings.whole(self.sources, tiles), self.dropped,
-                       left_out, foreign, also, None if lr else path_of_list(self.out, self.hr.name))
+                       left_out, foreign, also, None if lr else path_of_list(self.out, self.hr.name),
+                       self.settings.too_small(self.sources))
 
     def _is_listed(self, images: ImageSet) -> bool:
         """Whether ``RealESRGANDataset`` needs a list beside the images."""

@@ -23,6 +23,7 @@ class Settings:
         step: Distance between tiles.
         gt_only: Whether HR images alone are asked for.
         multiscale: Whether smaller versions of each HR image are asked for too; only with ``gt_only``.
+        min_side: Shortest side of an image that is taken; smaller ones are left out.
     """
 
     scale: int
@@ -31,6 +32,7 @@ class Settings:
     step: int | None = None
     gt_only: bool = False
     multiscale: bool = False
+    min_side: int = 1
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES and not self.gt_only:
@@ -44,6 +46,11 @@ class Settings:
             if value is not None and (value <= 0 or value % self.scale):
                 raise PrepareError(f'{flag} {value}: must be a positive multiple of the scale, {self.scale}; '
                                    'otherwise LR and HR tiles do not match.')
+        if self.min_side < 1:
+            raise PrepareError(f'--min-side {self.min_side}: must be at least 1.')
+        if self.crop is not None and self.min_side > self.crop:
+            raise PrepareError(f'--min-side {self.min_side}: leaves nothing, as tiles have {self.crop} pixels a side '
+                               f'(--crop); give at most {self.crop}.')
 
     def versions(self, stem: str, width: int, height: int) -> dict[str, tuple[int, int] | None]:
         """The names of an HR image and of its smaller versions, with the sizes of the latter."""
@@ -51,9 +58,10 @@ class Settings:
         return {stem: None, **{f'{stem}T{number}': size for number, size in enumerate(sizes)}}
 
     def tiles(self, stem: str, width: int, height: int) -> list[Tile]:
-        """The tiles of one HR image and of its smaller versions, or all of them whole."""
+        """The tiles of one HR image and of its smaller versions, or all of them whole; those too small are left out."""
         return [tile for name, size in self.versions(stem, width, height).items()
-                for tile in self._tiles(name, *(size or (height, width)), size)]
+                for tile in self._tiles(name, *(size or (height, width)), size)
+                if min(tile.height, tile.width) >= self.min_side]
 
     def _tiles(self, name: str, height: int, width: int, size: tuple[int, int] | None) -> list[Tile]:
         """The tiles of one version, or the whole version cropped to a multiple of the scale."""
@@ -73,10 +81,10 @@ class Settings:
             scale: The scale, of this request or of another set in the folder.
 
         Returns:
-            The tiles.
+            The tiles; an image of which nothing is taken is not in it.
 
         Raises:
-            PrepareError: Two tiles have one name.
+            PrepareError: Two tiles have one name, or all images are too small.
         """
         settings = replace(self, scale=scale)
         tiles = {source.stem: settings.tiles(source.stem, source.header.width, source.header.height)
@@ -89,7 +97,11 @@ class Settings:
                     what = 'tiles' if self.crop else 'images'
                     raise PrepareError(f'two {what} would both become {tile.name}.png, one of {other.path} and one of '
                                        f'{source.path}; rename one of these two.')
-        return tiles
+        if sources and not owners:
+            most = max(min(source.header.height, source.header.width) for source in sources)
+            raise PrepareError(f'--min-side {self.min_side}: all images are smaller; the shorter side of the largest '
+                               f'has {most} pixels.')
+        return {stem: cut for stem, cut in tiles.items() if cut}
 
     def whole(self, sources: Sequence[Source], tiles: Mapping[str, Sequence[Tile]]) -> list[str]:
         """Names of the images and versions that are smaller than the tiles and stay whole."""
@@ -98,6 +110,17 @@ class Settings:
         found = []
         for source in sources:
             versions = self.versions(source.stem, source.header.width, source.header.height)
-            found += [source.path.name if tile.size is None else f'{tile.name}.png' for tile in tiles[source.stem]
-                      if tile.name in versions]
+            found += [source.path.name if tile.size is None else f'{tile.name}.png'
+                      for tile in tiles.get(source.stem, ()) if tile.name in versions]
+        return found
+
+    def too_small(self, sources: Sequence[Source]) -> list[str]:
+        """Names of the images and versions that are left out because they are too small."""
+        everything = replace(self, min_side=1)
+        found = []
+        for source in sources:
+            size = source.stem, source.header.width, source.header.height
+            taken = self.tiles(*size)
+            found += [source.path.name if tile.size is None else f'{tile.name}.png' for tile in everything.tiles(*size)
+                      if tile not in taken]
         return found

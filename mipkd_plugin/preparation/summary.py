@@ -24,6 +24,7 @@ class Summary:
         foreign: Files among the results that ``mipkd prepare`` did not make.
         also: Other sets of the folder that this run has changed too.
         meta_info: The list of HR images alone in a folder; None for pairs and for LMDBs.
+        too_small: Names of the images, or of versions of them, that are left out for their size.
     """
 
     hr: Path
@@ -37,6 +38,7 @@ class Summary:
     foreign: list[Path] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
     meta_info: Path | None = None
+    too_small: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         done = f'{self.written} of {self.images} images done in this run' if self.written else 'nothing to do'
@@ -50,6 +52,8 @@ class Summary:
         if self.whole:
             names = ', '.join(self.whole) if self.lr else some(self.whole)
             lines.append(f'Smaller than --crop, kept whole: {names}')
+        if self.too_small:
+            lines.append(f'Left out, smaller than --min-side: {some(self.too_small)}')
         if self.left_out:
             lines.append(f'Left out, as only .png, .jpg, .jpeg and .bmp files are read, and no subfolders: '
                          f'{some(self.left_out)}')

@@ -40,7 +40,7 @@ def test_crops_lie_inside_the_image(options: dict[str, Any], turns: bool) -> Non
             assert len(np.unique(crop[channel])) == SIDE
         corners.add((crop[0].min(), crop[1].min()))
     tops, lefts = zip(*corners, strict=True)
-    assert max(tops) == 50 - SIDE and min(tops) == 0, 'all of the image is used'
+    assert (min(tops), max(tops)) == (0, 50 - SIDE), 'all of the image is used'
     assert max(lefts) > 50 - SIDE, 'all of the longer side is used'
 
 

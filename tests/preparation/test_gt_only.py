@@ -173,7 +173,44 @@ def test_the_command_says_what_to_write(hr: Path, tmp_path: Path, ending: str) -
         [f'HR{ending}', 'prepare.json', 'prepare.lock', *([] if ending else ['meta_info_HR.txt'])])
 
 
+def taken(out: Path) -> list[str]:
+    """The HR images in a folder or an LMDB."""
+    files = out / 'HR.lmdb/meta_info.txt' if (out / 'HR.lmdb').is_dir() else None
+    return sorted(line.split('.png')[0] for line in files.read_text().splitlines()) if files else sorted(
+        path.stem for path in (out / 'HR').iterdir())
+
+
+@pytest.mark.parametrize('flags', [['--gt-only'], ['--gt-only', '--lmdb'], ['--scale', '2'],
+                                   ['--scale', '2', '--lmdb']])
+def test_small_images_are_left_out_and_come_back(hr: Path, out: Path, flags: list[str],
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    write(hr / 'small.png', 9, 60, 11)
+    command = ['prepare', '--hr', str(hr), '--out', str(out), *flags]
+    for least, images in ((17 if '--gt-only' in flags else 16, ['a', 'b', 'c']), (10, ['a', 'b', 'c', 'small']),
+                          (16, ['a', 'b', 'c'])):
+        assert mipkd_main([*command, '--min-side', str(least)]) == 0
+        assert taken(out) == images
+        said = capsys.readouterr().out
+        assert said.startswith(f'{len(images)} ')
+        assert ('Left out, smaller than --min-side: small.png\n' in said) == ('small' not in images)
+        if '--lmdb' not in flags and '--gt-only' in flags:
+            assert (out / 'meta_info_HR.txt').read_text().split() == [f'{name}.png' for name in images]
+    assert mipkd_main([*command, '--min-side', '16']) == 0
+    assert 'nothing to do' in capsys.readouterr().out
+
+
+def test_versions_that_are_too_small_are_left_out(hr: Path, out: Path) -> None:
+    summary = prepare_gt_only(hr, out, multiscale=True, min_side=12)
+    assert taken(out) == ['a', 'aT0', 'b', 'bT0', 'c', 'cT0']
+    assert 'Left out, smaller than --min-side: aT1.png, aT2.png, bT1.png and 3 more' in str(summary)
+
+
 @pytest.mark.parametrize(('flags', 'message'), [
+    (['--gt-only', '--min-side', '0'], '--min-side 0: must be at least 1.'),
+    (['--gt-only', '--min-side', '18'],
+     '--min-side 18: all images are smaller; the shorter side of the largest has 17 pixels.'),
+    (['--gt-only', '--crop', '10', '--step', '5', '--min-side', '11'],
+     '--min-side 11: leaves nothing, as tiles have 10 pixels a side (--crop); give at most 10.'),
     ([], '--scale: is missing; give 2, 3, 4 or 8 to make pairs, or --gt-only for HR images alone.'),
     (['--gt-only', '--scale', '4'], '--scale 4: does not go with --gt-only'),
     (['--scale', '4', '--multiscale'], '--multiscale: is for HR images alone; add --gt-only and leave out --scale'),

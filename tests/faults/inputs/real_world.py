@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from real_world import DEGRADATION, DISCRIMINATOR, GAN_LOSS, KERNELS, SHARPENED
 
 from faults.harness import BadInput
@@ -46,6 +48,12 @@ def also(spoil: Callable[[Path], object]) -> Callable[[Path], None]:
         spoil(folder)
 
     return work
+
+
+def of_side(side: int, *numbers: int) -> Callable[[Path], object]:
+    """Give some of the images another size."""
+    return lambda folder: [cv2.imwrite(str(folder / f'HR/{number}.png'), np.zeros((side, side + 8, 3), np.uint8))
+                           for number in numbers]
 
 
 def bad(name: str, where: str, says: tuple[str, ...], base: dict[str, Any] = NET, spoil: Any = ALL_LISTED,
@@ -129,7 +137,7 @@ NUMBERS = [
         'RealESRGANDataset cuts crops of 400×400 pixels: no multiple of the scale, 3',
         'write type: RealESRGANCropDataset, and write crop_size: 399'),
         {**NET, **PLAIN, 'model_type': 'RealESRNetModel'}, scale=3, network_g__upscale=3, gt_size=24, val=REMOVE,
-        datasets__val=REMOVE, **data(type='RealESRGANDataset', crop_size=REMOVE)),
+        datasets__val=REMOVE, spoil=also(of_side(400, 0, 1, 2, 3)), **data(type='RealESRGANDataset', crop_size=REMOVE)),
     bad('a crop that vanishes', f'{TRAIN}.crop_size', (
         'too small: BasicSR blurs the LR crop of 8×8 pixels, and needs 11', 'write crop_size: 22'),
         resize_range=[1, 1.5], gt_usm=False, **data(crop_size=16)),
@@ -146,6 +154,19 @@ NUMBERS = [
         resize_range=[0.1, 1.5]),
     bad('an LR crop that is shrunk to nothing', 'resize_range2', ('to 0: nothing is left of it', ),
         resize_range2=[0.01, 1.2]),
+    bad('images smaller than the crop of 400', TRAIN, (
+        '4 of 4 images are smaller than the crop of 400×400 pixels: 0.png, 1.png',
+        'write type: RealESRGANCropDataset, and write crop_size: 48'), **data(
+            type='RealESRGANDataset', crop_size=REMOVE)),
+    bad('an image smaller than the crop', f'{TRAIN}.crop_size', (
+        '1 of 4 images is smaller than the crop of 48×48 pixels: 2.png',
+        'write crop_size: 40, or leave these images out: mipkd prepare --gt-only does it with --min-side 48'),
+        spoil=also(of_side(40, 2)), val=REMOVE, datasets__val=REMOVE),
+    bad('an image smaller than a patch', f'{TRAIN}.crop_size', ('1 of 4 images is smaller', 'leave these images out: '),
+        GAN, spoil=also(of_side(30, 2)), remedy=False, val=REMOVE, datasets__val=REMOVE),
+    bad('images smaller than a patch of 64', f'{TRAIN}.crop_size', (
+        '4 of 4 images are smaller than the crop of 64×64 pixels', 'train on larger images, or on smaller patches'),
+        gt_size=64, remedy=False, **data(crop_size=64)),
     bad('a crop that fills the memory', f'{TRAIN}.crop_size', ('must be a whole number from 1 to 400', ),
         **data(crop_size=10**9)),
 ]
