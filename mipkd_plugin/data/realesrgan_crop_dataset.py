@@ -49,8 +49,8 @@ class RealESRGANCropDataset(RealESRGANDataset):  # type: ignore[misc]  # BasicSR
             ``gt_path``.
         """
         sample: dict[str, Any] = super().__getitem__(index)
-        assert self.file_client is not None, 'it has just read a file'
-        side, size = self.opt.get('crop_size', BASICSR_SIDE), self.file_client.size
+        client: Any = self.file_client  # it has just read a file
+        side, size = self.opt.get('crop_size', BASICSR_SIDE), client.size
         if self.opt['use_rot']:  # height and width may have changed places; what is mirrored lies at bottom and right
             size = (min(size), min(size))
         top, left = (random.randint(0, max(min(length, BASICSR_SIDE) - side, 0)) for length in size)
