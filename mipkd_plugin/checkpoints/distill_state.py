@@ -79,7 +79,8 @@ def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_state
         losses: The losses.
         fingerprint: Hash of the teacher's weights, or of those of all teachers.
         random_states: From :func:`gather_random_states`.
-        learned: For each loss name and hash of its teacher; None with one teacher without a name.
+        learned: For each loss name and hash of its teacher, and for ECO after them; None with one teacher without a
+            name.
 
     Raises:
         SaveError: The file cannot be written.
@@ -94,7 +95,7 @@ def save_state(path: Path, losses: nn.ModuleList, fingerprint: str, random_state
 
 def other_teachers(state: Mapping[str, Any], fingerprint: str,
                    learned: Sequence[Taught] | None) -> list[tuple[int, Taught, Taught]]:
-    """The losses that learned from other weights when a state was saved; names and order of teachers do not matter.
+    """The losses that learned from other weights when a state was saved, and ECO; names and order do not matter.
 
     Args:
         state: The content of ``distill_<iter>.pth``.
@@ -102,9 +103,10 @@ def other_teachers(state: Mapping[str, Any], fingerprint: str,
         learned: The same.
 
     Returns:
-        (Number of the loss, name and hash of its teacher then, and now); the name is '' for a teacher without one.
+        (Number of the loss, or the number of all losses for ECO; name and hash of its teacher then, and now); the name
+        is '' for a teacher without one.
     """
-    count = len(state['types'])
+    count = len(state['types']) + 1  # and ECO
     now = [('', fingerprint)] * count if learned is None else list(learned)
     then = [(str(name), str(digest)) for name, digest in state.get(LEARNED) or [('', state['teacher'])] * count]
     return [(number, old, new) for number, (old, new) in enumerate(zip(then, now)) if old[1] != new[1]]
@@ -146,8 +148,9 @@ def load_state(path: Path, losses: nn.ModuleList, fingerprint: str, rank: int,
         raise StateError(f'{path} holds the losses {state["types"]}, but train.distill_opt asks for {types}; '
                          'resume with the option file the run was started with')
     for number, then, now in other_teachers(state, fingerprint, learned):
-        raise StateError(f'{path}: loss {number + 1}, {types[number]}, learned from {in_words(then)}, and now from '
-                         f'{in_words(now)}; name the old teachers, or start a new run under another name')
+        who = f'loss {number + 1}, {types[number]},' if number < len(types) else 'ECO'
+        raise StateError(f'{path}: {who} learned from {in_words(then)}, and now from {in_words(now)}; name the old '
+                         'teachers, or start a new run under another name')
     if state.get('pairs') != _pairs(losses):
         raise StateError(f'{path} was trained with the taps {state.get("pairs")}, now they are {_pairs(losses)}; '
                          'resume with the option file the run was started with')

@@ -20,7 +20,7 @@ _RANDOM = {'torch': torch.Tensor, 'python': tuple, 'numpy': (tuple, list), 'cuda
 _POOL = {'queue_lr': torch.Tensor, 'queue_gt': torch.Tensor, 'queue_ptr': int}
 _DISTILL = {'teacher': str, 'types': list, 'pairs': list, 'losses': Mapping, 'random': list}
 LEARNED = 'learned_from'
-"""Key of a distillation state: for each loss (name, hash) of its teacher, where teachers have names."""
+"""Key of a distillation state: (name, hash) of the teacher of each loss, and of ECO; where teachers have names."""
 _RANK = {'cpu': torch.Tensor, 'losses': Mapping, 'cuda': (torch.Tensor, type(None))}
 _WRONG = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
 
@@ -127,7 +127,8 @@ def distill_fault(content: Any) -> str | None:
     if fault is not None:
         return fault
     learned = content.get(LEARNED, [])
-    if not isinstance(learned, list) or LEARNED in content and len(learned) != len(content['types']) or not all(
+    if not isinstance(learned, list) or LEARNED in content and not 0 <= len(learned) - len(
+            content['types']) <= 1 or not all(
             isinstance(each, list) and len(each) == 2 and all(isinstance(text, str) for text in each)
             for each in learned):
         return f'its {LEARNED!r} does not name a teacher for each loss'

@@ -81,21 +81,23 @@ def _member(ctx: Context, load: Load, member: Member, aggregate: Path) -> nn.Mod
     path = ctx.path(file)
     if not isinstance(moved, str) and not path.is_file() and (aggregate.parent / path.name).is_file():
         path = aggregate.parent / path.name
-    elsewhere = f'or write {ctx.placed("teacher.files")}: {{{member.name}: PATH}}, where it is now'
+    under = '' if member.param_key is None else f', with the weights under the key {member.param_key}'
+    named = f', or write {ctx.placed("teacher.files")}: {{{member.name}: PATH}}, where it is now'
+    elsewhere = under if isinstance(moved, str) else named
     if ctx.files and not path.is_file():
         ctx.add(where, f'the weights of its teacher {member.name!r} are not in {path}', f'put the file there or beside '
-                f'{aggregate}, {elsewhere}')
+                f'{aggregate}{named}')
         return None
     own = {'network': member.network, 'weights': str(path), 'param_key': member.param_key}
     side = Context({'teacher': own}, True, root=ctx.root, files=ctx.files, always_distills=True)
     net = load(side)
     for problem in side.problems:
         ctx.add(where, f'its teacher {member.name!r}: {problem.what}', f'give the file that the aggregator was trained '
-                f'with, {elsewhere}')
+                f'with{elsewhere}')
     if net is not None:
         select_output(net, member.output)
     if net is not None and ctx.files and not side.problems and teacher_fingerprint(net) != member.sha256:
         ctx.add(where, f'{path} holds other weights than the teacher {member.name!r} had when the aggregator was '
                 f'trained (sha256 {teacher_fingerprint(net)[:12]}…, then {member.sha256[:12]}…)',
-                f'give the old file, {elsewhere}')
+                f'give the old file{elsewhere}')
     return net

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mipkd_plugin.config.patches import small_shape
 from mipkd_plugin.config.problems import Context, OptionError
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
+from mipkd_plugin.config.resume_changes import changes, in_words
 from mipkd_plugin.config.teacher_file import with_teacher
 from mipkd_plugin.config.teacher_weights import load_teachers
 from mipkd_plugin.config.teachers import Teacher, context_of, teachers_of
@@ -121,10 +122,25 @@ def check_start(ctx: Context, aggregation: Aggregation, state: Path | None = Non
         then, _ = read_aggregate(ctx.path(start))
     except AggregateError:  # of a run without teachers, or it is looked at elsewhere
         return
-    what = other_teachers(then, aggregation.record)
+    now, starts_anew = aggregation.record, ctx.is_train and state is None
+    what = other_teachers(then, now) or in_words(changes(_written(then.teachers), _written(now.teachers)))
     if what:
+        fix: dict[str, Any] = {where: REMOVE} if starts_anew else {}
         ctx.add(where, f'{start} was trained on the images of other teachers: {what}',
-                'write the teachers that it was trained with, in their order; or start a new run under another name')
+                'write the teachers that it was trained with, in their order and with the same options' + (
+                    ', or remove pretrain_network_g to train an aggregator of these teachers' if fix else
+                    '; or start a new run under another name' if state is not None else ''), fix)
+    elif not starts_anew:
+        changed = changes({'network_g': then.aggregator}, {'network_g': now.aggregator})
+        if changed:
+            ctx.add(where, f'{start} was trained with another network_g: {in_words(changed)}', 'write the old values',
+                    {path: REMOVE if old is None else old for path, old, _ in changed})
+
+
+def _written(members: Sequence[Member]) -> dict[str, Any]:
+    """What an option file says of teachers beside their weights, by YAML path."""
+    return {f'teachers[{number}].{key}': value for number, member in enumerate(members)
+            for key, value in (('network', member.network), ('output', member.output))}
 
 
 def _check_keys(ctx: Context, teacher: Teacher) -> None:

@@ -64,11 +64,10 @@ class Distillation:
         """Hash of the weights of the only teacher, or of those of all, whatever their order."""
         return joint_fingerprint({name: teacher.fingerprint for name, teacher in self.teachers.items()})
 
-    @property
-    def learned(self) -> list[tuple[str, str]] | None:
-        """For each loss name and hash of its teacher; None with one teacher without a name."""
-        named = list(self.teachers) != ['']
-        return [(name, self.teachers[name].fingerprint) for name in self.chosen] if named else None
+    def learned(self, with_eco: bool) -> list[tuple[str, str]] | None:
+        """For each loss name and hash of its teacher, and for ECO after them; None with one teacher without a name."""
+        names = [*self.chosen, *([next(iter(self.teachers))] if with_eco else [])]
+        return [(name, self.teachers[name].fingerprint) for name in names] if list(self.teachers) != [''] else None
 
     @property
     def nets(self) -> dict[str, nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mipkd_plugin.config.degradation_keys import degrades
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.schedule import PartOfAll, read_checked
 from mipkd_plugin.utils.ranges import ArgumentError, Count, checked
@@ -117,6 +118,11 @@ def check_eco(ctx: Context) -> EcoSchedule | None:
     if found is not None and found.mode == 'full' and ctx.opt.get('scale') == 1:
         ctx.add(f'{PLACE}.mode', 'full shrinks images of the teacher to new LR images, and scale: 1 shrinks nothing',
                 'write mode: hr_only, which blends the HR images alone', {f'{PLACE}.mode': 'hr_only'})
+        return None
+    if found is not None and found.mode == 'full' and degrades(ctx):
+        ctx.add(f'{PLACE}.mode', 'full blends the LR images with bicubic ones, which have no blur and no noise, and '
+                f'{ctx.opt["model_type"]} degrades its own', 'write mode: hr_only, which blends the HR images alone',
+                {f'{PLACE}.mode': 'hr_only'})
         return None
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from mipkd_plugin.checkpoints.distill_state import changed_options, loading_fault, other_teachers
+from mipkd_plugin.checkpoints.distill_state import Taught, changed_options, loading_fault, other_teachers
 from mipkd_plugin.checkpoints.distill_state import in_words as in_words_of
 from mipkd_plugin.checkpoints.files import distill_state_path, random_state_path, student_path
 from mipkd_plugin.checkpoints.proof import LEARNED, Summary, distill_fault, random_fault
@@ -26,7 +26,7 @@ from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.resume_changes import hyperparameters
-from mipkd_plugin.config.teachers import LIST
+from mipkd_plugin.config.teachers import LIST, ONE
 from mipkd_plugin.config.weights import misfit, read_file, select_state
 
 AS_STARTED = 'resume with the option file the run was started with'
@@ -173,13 +173,28 @@ def _check_teachers(ctx: Context, path: Path, saved: Mapping[str, Any], built: B
     learned = [(name, now[name]) for name in built.chosen.values() if name in now]
     if len(learned) != len(saved['types']):
         return  # other losses, which has its own message
+    if built.eco is not None:
+        learned.append(next(iter(now.items())))
     for number, old, new in other_teachers(saved, joint_fingerprint(now), learned):
-        where = list(built.chosen)[number]
         there = next((name for name, digest in now.items() if digest == old[1] and name), None)
+        if number == len(built.chosen):
+            _add_other_eco(ctx, path, old, new, there)
+            continue
+        where = list(built.chosen)[number]
         ctx.add(f'{where}.teacher' if several else 'teacher.weights',
                 f'{saved["types"][number]} learned from {in_words_of(old)} up to {path}, and now from '
                 f'{in_words_of(new)}', '' if there else 'name the old teachers and their weights, or start a new run '
                 'under another name', {f'{where}.teacher': there} if there else {})
+
+
+def _add_other_eco(ctx: Context, path: Path, old: Taught, new: Taught, there: str | None) -> None:
+    """Note that ECO goes on with another teacher: it takes the first of the list."""
+    entries: list[Any] = ctx.opt.get(LIST, [])
+    first = [entry for entry in entries if entry['name'] == there]
+    ctx.add(LIST if entries else ONE, f'ECO takes the first teacher: it learned from {in_words_of(old)} up to {path}, '
+            f'and now from {in_words_of(new)}', f'write teacher {there!r} first' if first else
+            'name the old teachers and their weights, or start a new run under another name',
+            {LIST: [*first, *(entry for entry in entries if entry not in first)]} if first else {})
 
 
 def _check_loss_state(ctx: Context, where: str, path: Path, saved: Mapping[str, Any], built: Built,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,6 +23,8 @@ from mipkd_plugin.utils.registry import register
 
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
 """λ_1..λ_5 of the paper; fewer features take the last ones."""
+CODEBOOK_WEIGHT = 0.001
+"""λ_b of the paper."""
 
 _SMALLEST_DISTANCE = 1e-7
 
@@ -66,14 +68,14 @@ class DCKDLoss(RandomizedLoss):
 
     Args:
         encoder: f: ``teacher``, its own taps; ``vqgan``; or ``vgg19``, cut as in CSDLoss.
-        taps: Number of taps, or list of [student module, teacher module], of ``encoder: teacher``; only the teacher's
-            are used.
+        taps: Number of taps, or list of [student module, teacher module], of ``encoder: teacher``. The teacher's alone
+            are used, but as everywhere both networks must have as many.
         weights: File of the weights of ``vqgan`` (``last.ckpt`` of vqgan_imagenet_f16_1024, from
             github.com/CompVis/taming-transformers) or of ``vgg19`` (``vgg19-dcbb9e9d.pth``; None: torchvision downloads
             it).
         layer_weights: λ_1..λ_K, from shallow to deep; by default the last K of 1/32, 1/16, 1/8, 1/4, 1.
         contrast_weight: λ_c of ``l_dckd``.
-        codebook_weight: λ_b of ``l_codebook``, which ``encoder: vqgan`` alone has.
+        codebook_weight: λ_b of ``l_codebook``, which ``encoder: vqgan`` alone has; 0.001 by default.
         loss_weight: Common factor on all terms.
         num_degraded: Degraded copies of each LR image.
         noise: Lowest and highest σ of the noise, in levels of 8 bits: σ / 255 is added.
@@ -82,8 +84,8 @@ class DCKDLoss(RandomizedLoss):
             end.
         history_period: Iterations of a period.
         history_decay: α.
-        teacher_input: What ``encoder: teacher`` takes: the images as they are (``hr``), or downsampled bicubically to
-            the size of the LR images (``lr``), which costs 1/scale² (our choice).
+        teacher_input: What ``encoder: teacher`` takes: the images as they are (``hr``, the default), or downsampled
+            bicubically to the size of the LR images (``lr``), which costs 1/scale² (our choice).
 
     Raises:
         ArgumentError: An option is out of range, or does not go with the encoder.
@@ -93,25 +95,28 @@ class DCKDLoss(RandomizedLoss):
     @checked
     def __init__(self, encoder: Literal['teacher', 'vqgan', 'vgg19'] = 'teacher', taps: Taps | None = None,
                  weights: str | None = None, layer_weights: Sequence[Weight] | None = None,
-                 contrast_weight: PositiveFloat = 0.1, codebook_weight: Weight = 0.001,
+                 contrast_weight: PositiveFloat = 0.1, codebook_weight: Weight | None = None,
                  loss_weight: PositiveFloat = 1.0, num_degraded: Count = 4,
                  noise: Annotated[Sequence[Weight], Field(min_length=2, max_length=2)] = (1, 30),
                  gray_probability: Share = 0.5,
                  history_every: Count | Annotated[Sequence[Count], Field(min_length=1)] = (1000, 2000, 3000),
                  history_period: Count = 100_000,
                  history_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1,
-                 teacher_input: Literal['hr', 'lr'] = 'hr') -> None:
+                 teacher_input: Literal['hr', 'lr'] | None = None) -> None:
         super().__init__(taps)
         self._check(encoder, taps, weights, noise)
+        self._check_owned(encoder, {'codebook_weight': ('vqgan', codebook_weight),
+                                    'teacher_input': ('teacher', teacher_input)})
         self.encoder: Literal['teacher'] | VGGFeatures | VQGANFeatures = (
             'teacher' if encoder == 'teacher' else VQGANFeatures(str(weights)) if encoder == 'vqgan' else
             VGGFeatures(weights))
         self.layer_weights = self._weights_of(layer_weights, taps)
-        self.contrast_weight, self.codebook_weight = loss_weight * contrast_weight, loss_weight * codebook_weight
+        self.contrast_weight = loss_weight * contrast_weight
+        self.codebook_weight = loss_weight * (CODEBOOK_WEIGHT if codebook_weight is None else codebook_weight)
         self.num_degraded = num_degraded
         self.noise = noise[0] / 255, noise[1] / 255
         self.gray_probability = gray_probability
-        self.teacher_input = teacher_input
+        self.teacher_input = teacher_input or 'hr'
         self.history = HistoryStudent(history_every, history_period, history_decay)
         self.turns = {'history_every': self.history.first}
 
@@ -132,6 +137,13 @@ class DCKDLoss(RandomizedLoss):
         elif not noise[1]:
             wrong['noise'] = ('must go above 0: without noise the copies are the images themselves, and at the start '
                               'the negatives are the student\'s own images')
+        if wrong:
+            raise ArgumentError(type(self).__name__, wrong)
+
+    def _check_owned(self, encoder: str, options: Mapping[str, tuple[str, Any]]) -> None:
+        """Refuse options that are written for another encoder."""
+        wrong = {name: f'goes with encoder: {owner} alone, and the encoder is {encoder}'
+                 for name, (owner, value) in options.items() if value is not None and encoder != owner}
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
 

@@ -11,17 +11,37 @@ from torch import Tensor, nn
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
+from mipkd_plugin.losses.base import LossError
 from mipkd_plugin.utils.errors import reason
 from mipkd_plugin.utils.weight_files import WeightFileError, only_tensors, read_tensors, unusable
 
 LAYERS = (2, 7, 12, 21, 30)
 """Where torchvision's VGG-19 is cut: behind relu1_1, relu2_1, relu3_1, relu4_1, relu5_1."""
+SMALLEST = 16
+"""Fewest pixels a side: it halves them four times."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PUBLISHED = 'the file of weights'
 _FILE = 'vgg19-dcbb9e9d.pth'
 _REMEDY = (f'give the path of {_FILE}, from https://download.pytorch.org/models/{_FILE}, or leave '
            'weights out: torchvision then downloads it')
+
+
+def require_size(encoder: str, images: Tensor, least: int) -> None:
+    """Refuse images that an encoder shrinks to nothing.
+
+    Args:
+        encoder: What to call it.
+        images: Images (N, 3, H, W).
+        least: The fewest pixels a side that it takes.
+
+    Raises:
+        LossError: The images are smaller.
+    """
+    height, width = images.shape[2:]
+    if min(height, width) < least:
+        raise LossError(f'{encoder} takes images of {least}×{least} pixels or more, and these have {height}×{width}',
+                        f'train on HR patches of {least} pixels or more: gt_size')
 
 
 class VGGFeatures:
@@ -59,7 +79,8 @@ class VGGFeatures:
                 layer.inplace = False
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """V_1..V_5 of RGB images (N, 3, H, W) in [0, 1], H and W at least 16."""
+        """V_1..V_5 of RGB images (N, 3, H, W) in [0, 1], H and W at least 16; raises a LossError for smaller ones."""
+        require_size('VGG-19', images, SMALLEST)
         self.layers.to(images.device)
         x = (images - images.new_tensor(_MEAN).view(3, 1, 1)) / images.new_tensor(_STD).view(3, 1, 1)
         found = []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mipkd_plugin.losses.vgg_features import require_size
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
 from mipkd_plugin.utils.lightning_files import read_checkpoint
 from mipkd_plugin.utils.weight_files import WeightFileError, unusable
@@ -156,7 +157,8 @@ class VQGANFeatures:
         return cast(Sequence[_Level], self.net.encoder.down)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """f_1..f_L of RGB images (N, 3, H, W) in [0, 1], of 2^(L − 1) pixels a side at least."""
+        """f_1..f_L of RGB images (N, 3, H, W) in [0, 1]; raises a LossError below 2^(L − 1) pixels a side."""
+        require_size('the encoder of VQGAN', images, 2 ** (len(self.levels) - 1))
         found: list[Tensor] = []
         h = self.net.to(images.device).encoder.conv_in(2 * images - 1)
         for level in self.levels:

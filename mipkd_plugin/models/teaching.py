@@ -43,7 +43,7 @@ class Teaching:
         self.teachers = distillation.nets
         self.chosen = distillation.chosen
         self.fingerprint = distillation.fingerprint
-        self.learned = distillation.learned
+        self.learned = distillation.learned(config.read_eco(opt) is not None)
         self.nets: dict[str, NetPair] = distillation.attach_all(student, runner)
         self.caches: dict[str, TeacherCache] = config.make_caches(
             opt, self.nets, distillation.probe.to(device),

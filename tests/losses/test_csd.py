@@ -16,6 +16,7 @@ from torchvision.models import _api
 from torchvision.models.vgg import cfgs, make_layers
 
 from mipkd_plugin import CSDLoss, NetPass, Step, bind
+from mipkd_plugin.losses.base import LossError
 from mipkd_plugin.losses.csd_loss import contrast
 from mipkd_plugin.losses.vgg_features import LAYERS, VGGFeatures
 from mipkd_plugin.utils.weight_files import WeightFileError
@@ -60,6 +61,13 @@ def test_features_are_those_of_the_cut_network(vgg_weights: str) -> None:
     for index, feature in zip(LAYERS, found):
         torch.testing.assert_close(feature, vgg19(vgg_weights)[:index](normalized))
     assert torch.equal(images, before)
+
+
+def test_images_that_are_too_small_are_refused(vgg_weights: str) -> None:
+    assert VGGFeatures(vgg_weights)(torch.rand(1, 3, 16, 16))[-1].shape == (1, 512, 1, 1)
+    with pytest.raises(LossError, match='VGG-19 takes images of 16×16 pixels or more, and these have 15×18; train on '
+                       'HR patches of 16 pixels or more: gt_size'):
+        VGGFeatures(vgg_weights)(torch.rand(1, 3, 15, 18))
 
 
 def test_the_weights_of_vgg_stay_out_of_checkpoints_and_optimizers(vgg_weights: str) -> None:

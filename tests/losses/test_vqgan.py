@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mipkd_plugin import ArgumentError, DCKDLoss, bind
+from mipkd_plugin.losses.base import LossError
 from mipkd_plugin.losses.dckd_loss import LAYER_WEIGHTS
 from mipkd_plugin.losses.vqgan_features import VQGANFeatures
 from mipkd_plugin.testing import check_loss
@@ -137,6 +138,12 @@ def test_features_and_classes_are_those_of_the_published_layers(vqgan: str) -> N
     entries = tiny_vqgan()['quantize.embedding.weight']
     distances = ((z.numpy()[:, None] - entries.numpy()[None]) ** 2).sum(2)
     assert np.allclose(encoder.classify(found[-1]).numpy(), -distances, atol=1e-3)
+
+
+def test_images_that_are_too_small_are_refused(vqgan: str) -> None:
+    assert VQGANFeatures(vqgan)(torch.rand(1, 3, 8, 8))[-1].shape == (1, 64, 2, 2)
+    with pytest.raises(LossError, match='the encoder of VQGAN takes images of 4×4 pixels or more, and these have 4×3'):
+        VQGANFeatures(vqgan)(torch.rand(1, 3, 4, 3))
 
 
 def test_terms_follow_the_formulas(vqgan: str) -> None:

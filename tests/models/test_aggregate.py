@@ -107,6 +107,38 @@ def test_the_command_trains_tests_and_saves_a_file_that_says_all(image_pairs: Pa
     assert 'was trained on the images of other teachers: the order edsr, rcan, swinir' in capsys.readouterr().err
 
 
+def test_teachers_with_other_options_are_other_teachers(image_pairs: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights are the same, and the images are not: found before a test, a resume, and a start from the file."""
+    monkeypatch.chdir(image_pairs)
+    opt = aggregate_options(image_pairs)
+    opt['train']['total_iter'] = opt['logger']['save_checkpoint_freq'] = 1
+    del opt['val'], opt['datasets']['val']
+    assert train(write_options(opt, image_pairs / 'agg.yml')) == 0
+    trained = 'experiments/aggregate/models/net_g_latest.pth'
+    first = opt['teachers'][0]
+    other = [{**first, 'network': {**first['network'], 'res_scale': 0.5}}, *opt['teachers'][1:]]
+    capsys.readouterr()
+
+    def refused(changed: dict[str, Any], *flags: str, test: bool = False) -> str:
+        path = str(write_options({**opt, **changed}, image_pairs / 'x.yml'))
+        assert (basicsr_main(['test', '-opt', path]) if test else train(Path(path), *flags)) == 2
+        return capsys.readouterr().err
+
+    test = {'datasets': {'test': {'name': 'x', 'type': 'PairedImageDataset', 'dataroot_gt': 'HR',
+                                  'dataroot_lq': 'LRbicx2', 'io_backend': {'type': 'disk'}}},
+            'path': {'pretrain_network_g': trained, 'strict_load_g': True, 'param_key_g': 'params_ema'}}
+    longer = {'train': {**opt['train'], 'total_iter': 2}}
+    said = 'was trained on the images of other teachers: teachers[0].network.res_scale 1 -> 0.5'
+    assert said in refused({**test, 'teachers': other}, test=True)
+    assert said in refused({**longer, 'teachers': other}, '--auto_resume')
+    anew = refused({'name': 'anew', 'teachers': other, 'path': {**opt['path'], 'pretrain_network_g': trained}})
+    assert said in anew
+    assert ', or remove pretrain_network_g to train an aggregator of these teachers' in anew
+    network = {'network_g': {**AGGREGATOR, 'image_skip': True}}
+    assert 'was trained with another network_g: network_g.image_skip ' in refused({**test, **network}, test=True)
+
+
 def test_exact_resume_is_bit_identical(image_pairs: Path, monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture[str]) -> None:
     """With drop-path, which draws random numbers; another teacher is refused."""

@@ -250,6 +250,42 @@ def test_a_resume_goes_on_with_the_same_teachers_alone(train_options: Make, tmp_
         assert sorted(path.name for path in RUN.rglob('*')) == before
 
 
+@pytest.mark.parametrize(('what', 'says'), [
+    ('another name', ()),
+    ('another order', ('teachers (line ', "ECO takes the first teacher: it learned from teacher 'edsr' (sha256 ",
+                       "now from teacher 'swinir'", "write teacher 'edsr' first")),
+    ('other weights of the first', ('teachers (line ', "now from teacher 'edsr' (sha256 ", 'name the old teachers'))])
+@pytest.mark.parametrize('exact', [False, True])
+def test_a_resume_goes_on_with_the_teacher_of_eco(train_options: Make, tmp_path: Path, what: str, says: tuple[str, ...],
+                                                  exact: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where no loss learns from it."""
+    if exact and what == 'another name':
+        pytest.skip('an exact resume wants the same names, too')
+    first = 'edsr' if what == 'another order' else 'swinir'
+    losses = [{**LOGITS, 'teacher': first}, {**LOGITS, 'teacher': 'swinir'}]
+    opt = options(train_options, losses, tmp_path, total_iter=4, exact_resume=exact, eco={'mode': 'hr_only'})
+    opt['logger']['save_checkpoint_freq'] = 2
+    del opt['val']
+    assert train(write_options(opt, Path('x.yml'))) == 0
+    for file in RUN.glob('*/*4.*'):
+        file.unlink()
+    if what == 'another order':
+        opt['teachers'].reverse()
+    elif what == 'other weights of the first':
+        torch.save({'params': build_network(TEACHERS['EDSR']).state_dict()}, 'other.pth')
+        opt['teachers'][0]['weights'] = 'other.pth'
+    else:
+        opt['teachers'][0]['name'] = 'another'
+    capsys.readouterr()
+    code, said = train(write_options(opt, Path('x.yml')), '--auto_resume'), capsys.readouterr().err
+    assert code == (2 if says else 0), said
+    for text in says:
+        assert text in said
+    if what == 'another order':
+        opt['teachers'].reverse()
+        assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 0
+
+
 @pytest.mark.parametrize('before', ['block', 'list'])
 def test_block_and_list_of_the_same_weights_resume_each_other(train_options: Make, tmp_path: Path,
                                                               before: str) -> None:
@@ -313,7 +349,7 @@ def test_gradients_are_equal_on_both_ranks(train_options: Make, tmp_path: Path) 
             other = second[part][name]
             assert (value is None and other is None) or torch.equal(value, other), f'{part} {name} differs'
     saved = torch.load(tmp_path / 'experiments/tiny/models/distill_2.pth')
-    assert [name for name, _ in saved['learned_from']] == ['swinir', 'edsr', 'edsr', 'swinir']
+    assert [name for name, _ in saved['learned_from']] == ['swinir', 'edsr', 'edsr', 'swinir', 'edsr']  # the last: ECO
 
 
 # ------------------------------------------------------------------------------------------------- in Python

@@ -160,7 +160,7 @@ def see(opt: Options, weights: Path, state: Path, lq: Tensor) -> list[Seen]:
     """
     student, distillation = config.load_run(opt, weights, state)
     losses = nn.ModuleList(distillation.losses.values()).eval()
-    load_state(state, losses, distillation.fingerprint, 0, distillation.learned)
+    load_state(state, losses, distillation.fingerprint, 0, distillation.learned(False))
     nets = distillation.attach_all(student)
     with torch.no_grad():
         of_student = next(iter(nets.values())).student(lq).features

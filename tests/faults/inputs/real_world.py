@@ -238,6 +238,9 @@ GANS = [
         train__distill_opt={'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4}),
     bad('a cache of images that are degraded anew', 'teacher.cache', ('images that stay the same', 'remove cache'),
         teacher__cache='memory'),
+    bad('ECO that blends degraded images with clean ones', 'train.eco.mode', (
+        'full blends the LR images with bicubic ones', 'RealESRGANDistillModel degrades its own',
+        'write mode: hr_only'), GAN, train__eco={'end_ratio': 0.5}),
     bad('distillation that ends before the generator starts', 'train.distill', (
         'distills in iterations 1 to 2; and network_g trains in iterations from 4 on', 'no iteration does both',
         'write until: 1'), GAN, train__net_d_init_iters=3, train__total_iter=4, train__distill={'until': 0.5}),
