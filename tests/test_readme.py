@@ -60,6 +60,10 @@ def test_results_of_the_first_screen_are_those_of_the_comparisons() -> None:
     assert f'5,000 iterations: {found.mean:+.3f} ± {found.error:.3f} dB)' in FIRST_SCREEN
     found = gain_of('depth_recipe', 'none (equal time)', 'mipkd_cheap')
     assert f'made [cheaper](docs/cheaper.md) {found.mean:+.3f} ± {found.error:.3f} dB.' in FIRST_SCREEN
+    for method, over in (('none_slice', 'none'), ('mipkd_slice', 'none_slice')):
+        for found in (gain_of(pair, over, method) for pair in ('small', 'depth')):
+            assert f'{found.mean:+.3f} ± {found.error:.3f}' in FIRST_SCREEN
+            assert found.mean > 2 * found.error
 
 
 def test_all_commands_are_in_the_table() -> None:
