@@ -21,6 +21,7 @@ from mipkd_plugin.compare.checks import (
     check_equal_time,
     check_measuring,
     check_seeds,
+    check_train,
     choose,
     metric_names,
     testsets_of,
@@ -144,6 +145,7 @@ def _check_rest(ctx: Context) -> None:
             fix = {} if key == 'train' else {key: example(ctx, key, kind)}
             ctx.add(key, what, '' if fix else 'see options/train_*.yml', fix)
     check_names(ctx, resumes=True)  # the folder of a comparison is no run
+    check_train(ctx)
     find_model(ctx)
     if ctx.model_class is not None and ctx.clean('model_type') and not ctx.distills:
         remedy, fix = how_to_distill(ctx)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.compare.methods import INIT, METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings, is_plain
+from mipkd_plugin.compare.methods import INIT, METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings, init_of, is_plain
+from mipkd_plugin.config.aggregate import NOT_BESIDE
 from mipkd_plugin.config.examples import DISTILLATION_LOSS
 from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block
@@ -84,6 +85,15 @@ def check_block(ctx: Context) -> dict[str, Any]:
     return known
 
 
+def check_train(ctx: Context) -> None:
+    """Refuse in ``train`` what methods differ in: the rows of a method would not tell that it has this, too."""
+    for key, own in (('distill_opt', 'losses'), ('eco', 'eco')):
+        where = f'train.{key}'
+        if ctx.section('train').get(key) is not None:
+            ctx.add(where, f'belongs to the methods of a comparison, each of which has its own {own}', 'remove it, and '
+                    f'write {own} where it is wanted: compare.methods.NAME.{own}', {where: REMOVE})
+
+
 def _usable(name: Any, taken: Mapping[str, Any]) -> str:
     """A name for a method like this one that is free."""
     found = re.sub(r'[^A-Za-z0-9_+-]+', '_', str(name)).strip('_+-') or 'method'
@@ -93,9 +103,10 @@ def _usable(name: Any, taken: Mapping[str, Any]) -> str:
 def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     """Check the keys of a method with further settings; return whether they can be used."""
     check_keys(ctx, where, method, METHOD, strict=True)
-    if method.get('eco', method) is None and not {'losses', 'init'} & set(method):
-        ctx.add(f'{where}.losses', 'is missing, and with eco: ~ nothing of a method is left',
-                fix={f'{where}.losses': DISTILLATION_LOSS})
+    if ctx.clean(where) and _is_second_control(method, ctx.section('compare').get('init')):
+        ctx.add(where, f'has neither losses nor eco, and starts from what {CONTROL} starts from: it would train '
+                f'{CONTROL} a second time', 'remove it, or write losses, eco or another init', {where: REMOVE})
+        return False
     teacher, several = method.get('teacher'), method.get('teachers')
     _check_shared(ctx, f'{where}.teacher', teacher)
     if isinstance(teacher, Mapping) and OTHER_TEACHER not in teacher and are_named(ctx.opt):
@@ -120,6 +131,11 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     return ctx.clean(where)
 
 
+def _is_second_control(method: Mapping[str, Any], shared_init: Any) -> bool:
+    """Whether a method trains what ``none`` trains: on the same data, from the same weights, without a teacher."""
+    return is_plain(method) and 'crops' not in method and init_of(method, shared_init) == init_of([], shared_init)
+
+
 def _check_own_cache(ctx: Context, where: str, teacher: Any) -> None:
     """Refuse a teacher of its own that would keep its answers in the LMDB of the others' teacher."""
     shared = ctx.section('teacher').get('cache')
@@ -132,10 +148,15 @@ def _check_own_cache(ctx: Context, where: str, teacher: Any) -> None:
 
 
 def _check_shared(ctx: Context, where: str, entries: Any) -> None:
-    """Refuse what a method may not change about a teacher."""
+    """Refuse what a method may not change about a teacher; and what the file of one of its own says already."""
     of_list = where.split('.')[-2] == 'teachers'
+    is_own = not of_list and isinstance(entries, Mapping) and OTHER_TEACHER in entries
     for key in entries if isinstance(entries, Mapping) else ():
-        if key in SHARED_TEACHER or of_list and key in ('name', OTHER_TEACHER):
+        if is_own:
+            if key in NOT_BESIDE:
+                ctx.add(f'{where}.{key}', f'stands in the file that {OTHER_TEACHER} names, with the teachers behind it',
+                        fix={f'{where}.{key}': REMOVE})
+        elif key in SHARED_TEACHER or of_list and key in ('name', OTHER_TEACHER):
             ctx.add(f'{where}.{key}', 'is the same for all methods of a comparison', 'remove it: the block '
                     f'{"teacher" if where.endswith(".teacher") else "teachers"} of the file is for all; another '
                     'teacher is another comparison', {f'{where}.{key}': REMOVE})

@@ -24,7 +24,7 @@ METHOD = {'losses': Key(LOSSES), 'distill': Key(MAPPING), 'eco': Key(optional(MA
 """The keys of a method that is more than its losses; each goes to one place of the option file of a run."""
 
 SHARED_TEACHER = ('network', 'weights', 'param_key')
-"""What a method may not change in the block ``teacher``."""
+"""What a method may not change about the teacher of the file."""
 
 OTHER_TEACHER = 'aggregate'
 """With this key, the block ``teacher`` of a method is a teacher of its own."""
@@ -131,7 +131,7 @@ def apply(own: dict[str, Any], method: Any) -> None:
         return
     if MAPPING.fits(method.get('teachers')) and are_named(own):
         own['teachers'] = [{**entry, **(method['teachers'].get(entry['name']) or {})} for entry in own['teachers']]
-    if method.get('distill'):
+    if method.get('distill') is not None:
         own['train']['distill'] = dict(method['distill'])
     if method.get('teacher'):
         shared = own.get('teacher', {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mipkd_plugin.compare.checks import ABLATE, COMPARE, CONTROL
-from mipkd_plugin.compare.methods import METHOD, SHARED_TEACHER
+from mipkd_plugin.compare.methods import METHOD, OTHER_TEACHER, SHARED_TEACHER
 from mipkd_plugin.config.keys import TEACHER
 from mipkd_plugin.config.schema import DISTILLATION, table
 
@@ -19,8 +19,10 @@ def compare_schema() -> dict[str, Any]:
     losses = {'$ref': DISTILLATION}
     own = {key: entry for key, entry in TEACHER.items() if key not in SHARED_TEACHER}
     blocks = {key: {'anyOf': [{'$ref': f'#/$defs/{key}'}, {'type': 'null'}]} for key in ('distill', 'eco')}
+    teacher = table({**own, 'param_key': TEACHER['param_key']}, 'teacher', when=(), closed=True)
+    teacher['dependentRequired'] = {'param_key': [OTHER_TEACHER]}
     settings = table(METHOD, 'compare.methods.*', {
-        'losses': losses, **blocks, 'teacher': table(own, 'teacher', when=(), closed=True),
+        'losses': losses, **blocks, 'teacher': teacher,
         'teachers': {'type': 'object', 'additionalProperties': table(own, 'teacher', when=(), closed=True)}},
         closed=True)
     settings['anyOf'] = [{'required': ['losses']}, {'required': ['init']},

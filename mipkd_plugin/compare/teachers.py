@@ -34,7 +34,7 @@ def check_shared_teachers(ctx: Context, known: Mapping[str, Any]) -> None:
     check_teachers(ctx)
     if not are_named(ctx.opt) or not ctx.clean('compare.methods'):
         return
-    used = {name for method in known.values() for name in used_teachers({**ctx.opt, 'train': _train(ctx, method)})}
+    used = {name for method in known.values() for name in used_teachers({**ctx.opt, 'train': _train(method)})}
     if any(init_of(method, ctx.section('compare').get('init')) != RANDOM for method in known.values()):
         used.add(teachers_of(ctx.opt)[0].name)  # of which it is a slice
     for number, entry in enumerate(ctx.opt[LIST]):
@@ -58,12 +58,11 @@ def with_digest(ctx: Context, method: Any) -> Any:
     return {**method, 'teacher': {**method['teacher'], 'sha256': digest_of(method['teacher'], ctx.root)}}
 
 
-def _train(ctx: Context, method: Any) -> dict[str, Any]:
+def _train(method: Any) -> dict[str, Any]:
     """What the block ``train`` of a run says of teachers."""
     if is_plain(method):
         return {}
-    own = method.get('eco') if has_settings(method) and 'eco' in method else ctx.section('train').get('eco')
-    return {'distill_opt': losses_of(method), 'eco': own}
+    return {'distill_opt': losses_of(method), 'eco': method.get('eco') if has_settings(method) else None}
 
 
 def home_of(where: str, opt: Mapping[str, Any], run: Mapping[str, Any], method: Any, home: str) -> str | None:

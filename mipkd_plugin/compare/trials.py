@@ -107,7 +107,8 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
     if imports:
         own['imports'] = imports
     own['train']['exact_resume'] = True
-    own['train'].pop('distill_opt', None)
+    for key in ('distill_opt', 'eco'):  # each method has its own
+        own['train'].pop(key, None)
     apply(own, method)
     if is_plain(method):
         for key in ('distill', 'eco'):

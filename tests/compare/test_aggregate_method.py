@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from aggregates import write_aggregate
+from aggregates import whole, write_aggregate, write_teachers
 from helpers import tiny_options
 from training import comparison_options
 
 from mipkd_plugin.checkpoints.aggregate_file import KEY
 from mipkd_plugin.compare.block import read_comparison
 from mipkd_plugin.compare.methods import same_method
+from mipkd_plugin.compare.schema import compare_schema
 from mipkd_plugin.config import OptionError, Options
 from mipkd_plugin.config.aggregate import digest_of
+from mipkd_plugin.config.check import check_options
+from mipkd_plugin.config.remedies import REMOVE
 
 MTKD = {'losses': {'type': 'WaveletKDLoss', 'low_weight': 10, 'high_weight': 10}, 'teacher': {'aggregate': 'FILE'}}
 
@@ -48,6 +51,50 @@ def test_a_problem_has_its_place_in_the_method(image_pairs: Path) -> None:
     problem, = refused.value.problems
     assert problem.where == 'compare.methods.mtkd.teacher.aggregate'
     assert 'does not exist' in problem.what
+
+
+@pytest.mark.parametrize('key', ['params', 'params_ema'])
+def test_it_may_say_which_weights_of_its_file(image_pairs: Path, key: str) -> None:
+    """The key of the block ``teacher`` is for the file of that, and this one holds two sets of weights."""
+    path = write_aggregate(image_pairs)
+    mtkd = {**MTKD, 'teacher': {'aggregate': str(path), 'param_key': key}}
+    found = read_comparison(comparison(image_pairs, mtkd=mtkd))
+    run = next(trial.options for trial in found.trials if trial.method == 'mtkd')
+    assert run['teacher'] == mtkd['teacher']
+    net = check_options(Options(run), is_train=True, probe='none').built.teachers[''].eval()
+    with torch.no_grad():
+        image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(net(image), whole(path, write_teachers(image_pairs), key)(image))
+    assert json.loads(found.losses['mtkd'])['teacher']['sha256'] == digest_of(mtkd['teacher'])
+    assert not same_method(found.losses['mtkd'], read_comparison(comparison(image_pairs, mtkd={
+        **MTKD, 'teacher': {'aggregate': str(path), 'param_key': 'params' + '_ema' * (key == 'params')}}),
+        probe='none').losses['mtkd'])
+
+
+@pytest.mark.parametrize(('teacher', 'taken'), [
+    ({'aggregate': 'x.pth', 'param_key': 'params'}, True), ({'param_key': 'params'}, False),
+    ({'aggregate': 'x.pth', 'weights': 'y.pth'}, False)])
+def test_the_schema_for_editors_says_the_same(teacher: dict[str, str], taken: bool) -> None:
+    jsonschema = pytest.importorskip('jsonschema', reason='jsonschema is not installed: pip install jsonschema')
+    settings = compare_schema()['properties']['methods']['additionalProperties']['then']
+    assert jsonschema.Draft202012Validator(settings['properties']['teacher']).is_valid(teacher) is taken
+
+
+@pytest.mark.parametrize(('entries', 'where', 'what', 'fix'), [
+    ({'param_key': 'param'}, 'param_key', "'param' is not in ", {'param_key': 'params'}),
+    ({'param_key': 5}, 'param_key', 'must be a string', {'param_key': 'params'}),
+    ({'weights': 'x.pth', 'param_key': 'params'}, 'weights', 'stands in the file that aggregate names',
+     {'weights': REMOVE})])
+def test_what_does_not_fit_its_own_teacher(image_pairs: Path, entries: dict[str, str], where: str, what: str,
+                                           fix: dict[str, Any]) -> None:
+    mtkd = {**MTKD, 'teacher': {'aggregate': str(write_aggregate(image_pairs)), **entries}}
+    with pytest.raises(OptionError) as refused:
+        read_comparison(comparison(image_pairs, mtkd=mtkd))
+    problem, = refused.value.problems
+    home = 'compare.methods.mtkd.teacher'
+    assert problem.where == f'{home}.{where}'
+    assert what in problem.what
+    assert problem.fix == {f'{home}.{key}': value for key, value in fix.items()}
 
 
 def test_rows_of_another_aggregator_are_not_its_own(image_pairs: Path) -> None:

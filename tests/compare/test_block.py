@@ -197,6 +197,11 @@ MISTAKES = [
     ('model_type', 7, 'model_type (line @): must be a string, not 7'),
     ('name', ..., 'name: is missing'),
     ('train', ..., 'train: is missing'),
+    ('train.distill_opt', {'type': 'LogitsKDLoss'}, 'train.distill_opt (line @): belongs to the methods of a '
+     'comparison, each of which has its own losses\n   -> remove it, and write losses where it is wanted: '
+     'compare.methods.NAME.losses'),
+    ('train.eco', {'end_ratio': 0.5}, 'train.eco (line @): belongs to the methods of a comparison, each of which has '
+     'its own eco\n   -> remove it, and write eco where it is wanted: compare.methods.NAME.eco'),
     ('teacher.weights', 'no.pth', 'teacher.weights (line @): does not exist; looked for /'),
     ('network_g.num_feats', 8, "network_g.num_feats (line @): EDSR has no argument 'num_feats'"),
     ('train.total_iter', '1e4', "train.total_iter (line @): '1e4' is a string, not a number"),

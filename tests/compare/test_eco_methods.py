@@ -18,6 +18,7 @@ from mipkd_plugin.compare import read_comparison, step_times
 from mipkd_plugin.compare.methods import method_text, same_method
 from mipkd_plugin.compare.parts import new_crops, parts_of
 from mipkd_plugin.compare.step_times import Bench, measure
+from mipkd_plugin.config.remedies import REMOVE
 
 Make = Callable[..., dict[str, Any]]
 LOGITS = {'type': 'LogitsKDLoss'}
@@ -49,16 +50,23 @@ def test_a_method_may_be_eco_alone(train_options: Make, tmp_path: Path) -> None:
     assert json.loads(comparison.losses['eco']) == {'eco': {'end_ratio': 0.5, 'mode': 'full'}}
 
 
-def test_what_all_methods_share_is_not_the_controls(train_options: Make, tmp_path: Path) -> None:
-    """A method may switch it off; a schedule of losses is none of a method without losses."""
-    methods = {**METHODS, 'off': {'losses': LOGITS, 'eco': None}}
-    comparison = read(train_options, tmp_path, methods, eco={}, distill={'every': 2})
+def test_a_schedule_that_methods_share_is_none_of_a_method_without_losses(train_options: Make, tmp_path: Path) -> None:
+    comparison = read(train_options, tmp_path, METHODS, eco=None, distill={'every': 2})
     found = {trial.method: trial.options['train'] for trial in comparison.trials}
-    assert 'eco' not in found['none']
-    assert found['logits']['eco'] == {}
-    assert found['off']['eco'] is None
-    assert 'distill' not in found['eco']
-    assert comparison.protocol_hash != read(train_options, tmp_path, methods).protocol_hash
+    assert [name for name in found if 'distill' in found[name]] == ['logits', 'logits_eco']
+    assert [name for name in found if 'eco' in found[name]] == ['eco', 'logits_eco']
+
+
+@pytest.mark.parametrize('eco', [{'end_ratio': 0.5}, {}, {'end_ratio': 2}, 'full'])
+def test_methods_share_no_eco(train_options: Make, tmp_path: Path, eco: Any) -> None:
+    """Rows would say that a method has losses alone, and of a control that it has no teacher."""
+    with pytest.raises(OptionError) as caught:
+        read(train_options, tmp_path, {**METHODS, 'augment': {'type': 'AugmentedPixelLoss'}}, eco=eco)
+    problem, = caught.value.problems
+    assert problem.where == 'train.eco'
+    assert 'belongs to the methods of a comparison, each of which has its own eco' in str(problem)
+    assert 'compare.methods.NAME.eco' in problem.remedy
+    assert problem.fix == {'train.eco': REMOVE}
 
 
 def test_a_default_that_is_written_out_is_the_same_method() -> None:
@@ -75,31 +83,26 @@ def test_a_default_that_is_written_out_is_the_same_method() -> None:
     ({'eco': True}, 'eco (line', 'must be a block of keys, or ~, not True'),
     ({'eco': {}, 'distill': {'until': 0.5}}, 'distill (line', 'is for the losses of train.distill_opt'),
     ({'eco': {}, 'type': 'LogitsKDLoss'}, 'type (line', 'unknown key'),
-    ({'eco': None}, 'losses', 'is missing, and with eco: ~ nothing of a method is left')])
+    ({'eco': None, 'distill': {}}, '', 'has neither losses nor eco')])
 def test_mistakes_have_their_place_in_the_comparison(train_options: Make, tmp_path: Path, method: Any, place: str,
                                                      what: str) -> None:
     with pytest.raises(OptionError) as caught:
         read(train_options, tmp_path, {'cheap': method})
     assert len(caught.value.problems) == 1, caught.value
-    assert f'compare.methods.cheap.{place}' in str(caught.value)
+    assert f'compare.methods.cheap.{place}'.rstrip('.') in str(caught.value)
     assert what in str(caught.value)
 
 
-@pytest.mark.parametrize('shared', [False, True])
-def test_of_several_teachers_it_keeps_the_first(train_options: Make, image_pairs: Path, tmp_path: Path,
-                                                shared: bool) -> None:
+def test_of_several_teachers_it_keeps_the_first(train_options: Make, image_pairs: Path, tmp_path: Path) -> None:
     """Its images are those of the same teacher, whatever the losses beside it learn from."""
     opt, second = comparison_options(train_options()), {**LOGITS, 'teacher': 'swinir'}
     opt['teachers'] = several_teachers(image_pairs)
     del opt['teacher']
     opt['compare']['methods'] = {'second': second, 'eco': {'eco': {}}, 'both': {'losses': second, 'eco': {}},
                                  'off': {'losses': second, 'eco': None}}
-    if shared:
-        opt['train']['eco'] = {}
     found = {trial.method: [teacher['name'] for teacher in trial.options.get('teachers', ())] for trial in
              read_comparison(config.read_options(write_options(opt, tmp_path / 'compare.yml'))).trials}
-    assert found == {'none': [], 'second': ['edsr', 'swinir'] if shared else ['swinir'], 'eco': ['edsr'],
-                     'both': ['edsr', 'swinir'], 'off': ['swinir']}
+    assert found == {'none': [], 'second': ['swinir'], 'eco': ['edsr'], 'both': ['edsr', 'swinir'], 'off': ['swinir']}
 
 
 # ---------------------------------------------------------------------------------------------------------- times

@@ -54,6 +54,10 @@ def test_what_all_methods_share_is_not_the_controls(train_options: Make, tmp_pat
     found = runs(read_comparison(config.read_options(write_options(opt, tmp_path / 'compare.yml'))))
     assert found['mipkd']['train']['distill'] == {'every': 2}
     assert 'distill' not in found['none']['train']
+    for own in ({'until': 0.5}, {}):  # in place of it
+        opt['compare']['methods']['mipkd'] = {'losses': LOSS, 'distill': own}
+        found = runs(read_comparison(config.read_options(write_options(opt, tmp_path / 'compare.yml'))))
+        assert found['mipkd']['train']['distill'] == own
 
 
 def test_the_protocol_is_the_same_with_and_without_settings(train_options: Make, tmp_path: Path) -> None:
@@ -99,6 +103,7 @@ def test_a_row_from_before_an_option_existed_still_counts() -> None:
     ({'losses': [LOSS, {'type': 'Logits'}]}, 'cheap.losses[1].type', 'there is no loss'),
     ({'losses': LOSS, 'teacher': {'cache': 'memory'}}, 'cheap.teacher.cache', 'needs crops'),
     ({'losses': LOSS, 'teacher': {'weights': 'x.pth'}}, 'cheap.teacher.weights', 'is the same for all methods'),
+    ({'losses': LOSS, 'teacher': {'param_key': 'params'}}, 'cheap.teacher.param_key', 'is the same for all methods'),
     ({'losses': LOSS, 'crops': 0}, 'cheap.crops', 'must be a whole number, 1 or more'),
     ({'losses': []}, 'cheap.losses', 'one loss (a block with type) or a list of them')])
 def test_mistakes_have_their_place_in_the_comparison(train_options: Make, tmp_path: Path, method: Any, place: str,

@@ -22,6 +22,7 @@ from mipkd_plugin.compare import Comparison, parts, read_comparison, step_times
 from mipkd_plugin.compare.methods import init_of, method_text, same_method
 from mipkd_plugin.compare.results import read_rows
 from mipkd_plugin.compare.run_folders import RunError
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.networks.slicing import sliced
 from mipkd_plugin.utils.errors import UsageError
 
@@ -234,6 +235,33 @@ def test_one_clear_error(opt: dict[str, Any], changes: dict[str, Any], message: 
     assert problem.startswith(beginning)
     assert rest in problem
     assert os.listdir() == ['x.yml']
+
+
+SECOND_CONTROLS = [
+    ({'init': 'random'}, {}), ({'init': 'random'}, {'init': 'random'}), ({'init': 'random', 'eco': None}, {}),
+    ({'init': 'random', 'distill': {'until': 0.5}}, {}), ({'init': 'teacher_slice'}, {'init': 'teacher_slice'})]
+
+
+@pytest.mark.parametrize(('method', 'shared'), SECOND_CONTROLS)
+def test_a_second_control_is_no_method(opt: dict[str, Any], method: dict[str, Any], shared: dict[str, str]) -> None:
+    opt['compare'].update(methods={'logits': LOGITS, 'again': method}, **shared)
+    with pytest.raises(config.OptionError) as caught:
+        read(opt)
+    problem, = caught.value.problems
+    assert problem.where == 'compare.methods.again'
+    assert problem.what == ('has neither losses nor eco, and starts from what none starts from: it would train none a '
+                            'second time')
+    assert problem.remedy == 'remove it, or write losses, eco or another init'
+    assert problem.fix == {'compare.methods.again': REMOVE}
+
+
+@pytest.mark.parametrize(('method', 'shared'), [
+    ({'init': 'random'}, {'init': 'teacher_slice'}), ({'init': 'random', 'crops': 6}, {}),
+    ({'init': 'random', 'eco': {}}, {}), ({'init': 'random', 'losses': LOGITS}, {})])
+def test_what_differs_from_the_control_is_a_method(opt: dict[str, Any], method: dict[str, Any],
+                                                   shared: dict[str, str]) -> None:
+    opt['compare'].update(methods={'logits': LOGITS, 'other': method}, **shared)
+    assert read(opt).methods == ['none', 'logits', 'other']
 
 
 def test_two_starts_are_one_too_many(opt: dict[str, Any], tmp_path: Path) -> None:

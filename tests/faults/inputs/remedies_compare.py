@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from aggregates import write_aggregate
 from basicsr.archs import build_network
 from helpers import STUDENTS
 
@@ -52,16 +53,26 @@ CASES = [
           at='compare.methods.mipkd.eco.end_ratio'),
     wrong('mode of the eco of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'eco': {'mode': 'x'}},
           at='compare.methods.mipkd.eco.mode'),
-    wrong('method of an eco that is off', 'compare.methods.mipkd', {'eco': None}, at='compare.methods.mipkd.losses'),
+    wrong('method of an eco that is off', 'compare.methods.mipkd', {'eco': None}, at='compare.methods.mipkd'),
     wrong('schedule of a method without losses', 'compare.methods.mipkd', {'eco': {}, 'distill': {'until': 0.5}},
           at='compare.methods.mipkd.distill'),
     wrong('weights of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'teacher': {
         'weights': 'other.pth', 'dtype': 'float32'}}, at='compare.methods.mipkd.teacher.weights'),
+    wrong('weights beside the aggregator of a method', 'compare.methods.mipkd', {'losses': LOGITS, 'teacher': {
+        'aggregate': 'net_g_latest.pth', 'weights': 'other.pth', 'param_key': 'params'}},
+          at='compare.methods.mipkd.teacher.weights', spoil=write_aggregate),
+    wrong('key that the aggregator of a method lacks', 'compare.methods.mipkd', {'losses': LOGITS, 'teacher': {
+        'aggregate': 'net_g_latest.pth', 'param_key': 'param'}},
+          at='compare.methods.mipkd.teacher.param_key', spoil=write_aggregate),
     wrong('a start that nobody knows', 'compare.init', 'teacher', at='compare.init'),
     wrong('a start of a method that nobody knows', 'compare.methods.slice', {'init': 'slice'},
           at='compare.methods.slice.init'),
     wrong('schedule of a control that only starts otherwise', 'compare.methods.slice', {
         'init': 'teacher_slice', 'distill': {'until': 0.5}}, at='compare.methods.slice.distill'),
+    wrong('a second control', 'compare.methods.again', {'init': 'random'}),
+    wrong('losses of all methods', 'train.distill_opt', LOGITS),
+    wrong('eco of all methods', 'train.eco', {'end_ratio': 0.5}),
+    wrong('eco of all methods that is no eco', 'train.eco', 5),
     wrong('two starts', 'compare.init', 'teacher_slice', at='compare.init', entries={
         'path.pretrain_network_g': 'student.pth'}, spoil=student),
     wrong('no seeds', 'compare.seeds', REMOVE),
