@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,3 +139,20 @@ def test_classes_with_a_suffix_are_found_quietly(capsys: pytest.CaptureFixture[s
         ARCH_REGISTRY.get('SRVGGNetCompac')
     assert compat.find_suffixed_names_quietly() is False
     assert compat.degradation_on_device() is False
+
+
+def test_niqe_of_a_flat_image_is_nan_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    from basicsr.metrics import calculate_metric
+    from basicsr.utils import get_root_logger
+
+    white = np.full((200, 200, 3), 255, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    get_root_logger().propagate = True
+    with np.errstate(all='ignore'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        options = {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}
+        assert np.isfinite(calculate_metric({'img': noise}, options))
+        assert 'NIQE' not in caplog.text
+        assert np.isnan(calculate_metric({'img': white}, options))
+    assert 'NIQE is nan for an image, and so is the mean' in caplog.text
+    assert compat.niqe_of_flat_images_is_nan() is False

@@ -15,7 +15,11 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipkd_plugin.compat.real_world import degradation_on_device, find_suffixed_names_quietly
+from mipkd_plugin.compat.real_world import (
+    degradation_on_device,
+    find_suffixed_names_quietly,
+    niqe_of_flat_images_is_nan,
+)
 from mipkd_plugin.compat.repositories import matlab_functions_convert_colors, missing_modules_from_installed_basicsr
 from mipkd_plugin.compat.workers import workers_leave_signals_to_their_parent
 
@@ -233,4 +237,5 @@ def apply() -> None:
     pass_on_prefetch_errors()
     degradation_on_device()
     find_suffixed_names_quietly()
+    niqe_of_flat_images_is_nan()
     workers_leave_signals_to_their_parent()

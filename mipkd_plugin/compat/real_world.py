@@ -57,6 +57,38 @@ def find_suffixed_names_quietly() -> bool:
     return True
 
 
+def niqe_of_flat_images_is_nan() -> bool:
+    """Let a validation with NIQE go on behind an image that NIQE cannot measure, with a warning.
+
+    NIQE wants two blocks of 96×96 pixels that are not flat. For a white page or a black frame ``calculate_niqe`` raises
+    an error of linear algebra, which names no image, in the middle of the training (no BasicSR issue known). It returns
+    NaN now, and so does the mean over the images.
+
+    Returns:
+        Whether the repair was made.
+    """
+    import numpy as np
+    from basicsr.metrics import niqe
+    from basicsr.utils import get_root_logger
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    original: Callable[..., Any] = niqe.calculate_niqe
+    if hasattr(original, '__wrapped__'):
+        return False
+
+    @functools.wraps(original)
+    def calculate_niqe(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except np.linalg.LinAlgError:
+            get_root_logger().warning('NIQE is nan for an image, and so is the mean: it has no two blocks of 96×96 '
+                                      'pixels that are not flat, as a white page. Remove the image from the data set.')
+            return np.nan
+
+    niqe.calculate_niqe = METRIC_REGISTRY._obj_map['calculate_niqe'] = calculate_niqe
+    return True
+
+
 def _let_modules_stay(module: ModuleType) -> None:
     """Replace the classes of a module by ones whose ``cuda()`` leaves them where they are."""
     for name in ('DiffJPEG', 'USMSharp'):

@@ -68,9 +68,12 @@ def _check_metric(ctx: Context, where: str, options: Any) -> None:
     if not isinstance(options, Mapping):
         return
     better, order = options.get('better', 'higher'), options.get('input_order', 'HWC')
+    right = 'lower' if options.get('type') == 'calculate_niqe' else 'higher'
     if better not in ('higher', 'lower') and ctx.clean(f'{where}.better'):
-        right = 'lower' if options.get('type') == 'calculate_niqe' else 'higher'
         ctx.add(f'{where}.better', f'must be higher or lower, not {better!r}', fix={f'{where}.better': right})
+    elif options.get('type') == 'calculate_niqe' and better != right and ctx.is_train and ctx.clean(where):
+        said = 'is higher' if 'better' in options else 'is missing, so BasicSR takes higher for better'
+        ctx.add(f'{where}.better', f'{said}: it would call the worst value the best', fix={f'{where}.better': right})
     if options.get('type') in _HWC_METRICS and order != 'HWC' and ctx.clean(f'{where}.input_order'):
         ctx.add(f'{where}.input_order', f'must be HWC, not {order!r}: in this order BasicSR hands images to a metric',
                 fix={f'{where}.input_order': 'HWC'})

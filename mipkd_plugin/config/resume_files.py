@@ -110,7 +110,7 @@ def _check_random_numbers(ctx: Context, where: str, path: Path) -> None:
 def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, built: Built, remedy: str) -> None:
     """Compare the optimizer with the saved one, and try a step, in a model with the usual optimizer."""
     setup = getattr(getattr(ctx.model_class, 'setup_optimizers', None), '__qualname__', '')
-    if built.student is None or not setup.startswith(('SRModel.', 'DistillMixin.')):
+    if built.student is None or not setup.startswith(('SRModel.', 'SRGANModel.', 'DistillMixin.')):
         return
     adversarial = ctx.inherits('SRGANModel')
     if len(summary.groups) != 1 + adversarial:
@@ -118,8 +118,9 @@ def _check_optimizer(ctx: Context, where: str, state: Path, summary: Summary, bu
                 f'{ctx.opt["model_type"]} has {"two" if adversarial else "one"}',
                 f'{AS_STARTED}; if it is this one, {remedy}')
         return
-    trained = [[parameter.shape for parameter in built.student.parameters() if parameter.requires_grad]]
-    plain = setup.startswith('SRModel.')
+    trained = [[parameter.shape for parameter in built.student.parameters()
+                if parameter.requires_grad or setup.startswith('SRGANModel.')]]
+    plain = not setup.startswith('DistillMixin.')
     if not plain and built.distillation is not None:
         losses = built.distillation.losses.values()
         own = {id(parameter) for loss in losses for parameter in loss.self_trained_parameters()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 
@@ -32,6 +33,6 @@ def niqe(image: Pixels, border: int) -> float:
     with warnings.catch_warnings(), np.errstate(all='ignore'):
         warnings.simplefilter('ignore')  # of blocks that are flat in part
         try:
-            return float(calculate_niqe(image, crop_border=border))
+            return float(inspect.unwrap(calculate_niqe)(image, crop_border=border))
         except np.linalg.LinAlgError:  # too few blocks are left
             return math.nan

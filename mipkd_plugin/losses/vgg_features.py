@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
@@ -48,7 +49,8 @@ class VGGFeatures:
     """V_1..V_5 of frozen VGG-19, relu1_1 to relu5_1. No module: 50 MB that do not train stay out of checkpoints.
 
     Args:
-        weights: State dict of torchvision's VGG-19 (``features.0.weight``, …), as a file; None: torchvision's own
+        weights: State dict of torchvision's VGG-19 (``features.0.weight``, …), as a file; None: the file that BasicSR's
+            perceptual loss reads, ``experiments/pretrained_models/vgg19-dcbb9e9d.pth``, or else torchvision's own
             ImageNet weights, from its cache or downloaded.
 
     Raises:
@@ -92,6 +94,8 @@ class VGGFeatures:
 
 
 def _read_weights(weights: str | None) -> Mapping[str, Tensor]:
+    if weights is None and os.path.isfile(VGG_PRETRAIN_PATH):
+        weights = VGG_PRETRAIN_PATH
     if weights is not None and not os.path.isfile(weights):
         raise WeightFileError(weights, 'is not a file' if os.path.exists(weights) else 'does not exist', _REMEDY)
     try:
@@ -114,4 +118,5 @@ def _published() -> Any:
         place = os.path.join(torch.hub.get_dir(), 'checkpoints', _FILE)
         raise WeightFileError(_PUBLISHED, f'of VGG-19 could not be downloaded by torchvision ({reason(error)})',
                               f'download https://download.pytorch.org/models/{_FILE} on another machine and put it '
-                              f'there as {place}, or write weights: FILE with the path of {_FILE}') from error
+                              f'there as {place} or {VGG_PRETRAIN_PATH}, or write weights: FILE with its path'
+                              ) from error

@@ -217,10 +217,17 @@ def _is_but_a_part(chain: Chain, other: Chain) -> bool:
     return chain.span < _MUCH_LESS * other.span or values < theirs and chain.score < 2 / 3 * other.score
 
 
-def _as_one_block(chain: Chain) -> tuple[bool, int]:
-    """How good a chain's last call would be as the only tap: a block of several layers, with much work."""
-    module = chain.calls[-1].module
-    return any(module.children()) and not isinstance(module, nn.Sequential), chain.span
+def _as_one_block(chain: Chain) -> tuple[bool, bool, int]:
+    """How good a chain is where none divides the work: its last call is a block of several layers, with much work.
+
+    Of single layers those come first that divide the work between them evenly, as activations that overwrite the
+    outputs of the convolutions.
+
+    Returns:
+        Larger for a better chain.
+    """
+    module, several = chain.calls[-1].module, len(chain.calls) > 2 and chain.evenness >= _LEAST_SCORE
+    return any(module.children()) and not isinstance(module, nn.Sequential), several, chain.span
 
 
 def _best(trace: Trace, chains: Sequence[Chain]) -> Chain | None:

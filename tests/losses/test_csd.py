@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,17 @@ def test_a_file_that_is_not_there(weights: str) -> None:
     with pytest.raises(WeightFileError, match=r'(does not exist|is not a file); give the path of vgg19-dcbb9e9d.pth, '
                                               'from https.*, or leave weights out'):
         CSDLoss(weights=weights)
+
+
+def test_the_file_of_the_perceptual_loss_serves_both(vgg_weights: str, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """BasicSR reads it from there; nothing is downloaded then."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'experiments/pretrained_models').mkdir(parents=True)
+    shutil.copy(vgg_weights, tmp_path / 'experiments/pretrained_models/vgg19-dcbb9e9d.pth')
+    monkeypatch.setattr(_api, 'load_state_dict_from_url', lambda *_, **__: pytest.fail('it was downloaded'))
+    images = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(VGGFeatures()(images), VGGFeatures(vgg_weights)(images))
 
 
 @pytest.mark.parametrize('change', ['cut short', 'a web page', 'empty', 'noise', 'a whole module'])

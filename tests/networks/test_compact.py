@@ -40,6 +40,14 @@ def test_features_are_those_between_the_layers(act_type: str) -> None:
             torch.testing.assert_close(tapped.segment(run.features[after], after, until, lq), run.features[until])
 
 
+@pytest.mark.parametrize('act_type', ['prelu', 'relu', 'leakyrelu'])
+@pytest.mark.parametrize(('num_feat', 'num_conv'), [(8, 2), (8, 4), (8, 8), (4, 4), (16, 3), (64, 16)])
+def test_the_trunk_is_found_at_any_size(act_type: str, num_feat: int, num_conv: int) -> None:
+    """Also where the last convolution, which makes the pixels, does more work than all others."""
+    paths = trunk_of(compact(act_type, num_feat, num_conv), torch.rand(1, 3, 16, 16)).paths
+    assert paths == [f'body.{number}' for number in range(act_type != 'prelu', 2 * num_conv + 2, 2)]
+
+
 @pytest.mark.parametrize('act_types', [('prelu', 'prelu'), ('relu', 'prelu'), ('prelu', 'leakyrelu')])
 def test_mipkd_binds_and_trains_every_layer(act_types: tuple[str, str]) -> None:
     teacher, student = compact(act_types[0], 32, 10), compact(act_types[1])
