@@ -75,7 +75,7 @@ class DCKDLoss(RandomizedLoss):
             it).
         layer_weights: λ_1..λ_K, from shallow to deep; by default the last K of 1/32, 1/16, 1/8, 1/4, 1.
         contrast_weight: λ_c of ``l_dckd``.
-        codebook_weight: λ_b of ``l_codebook``, which ``encoder: vqgan`` alone has; 0.001 by default.
+        codebook_weight: λ_b of ``l_codebook``, which ``encoder: vqgan`` alone has.
         loss_weight: Common factor on all terms.
         num_degraded: Degraded copies of each LR image.
         noise: Lowest and highest σ of the noise, in levels of 8 bits: σ / 255 is added.
@@ -84,7 +84,7 @@ class DCKDLoss(RandomizedLoss):
             end.
         history_period: Iterations of a period.
         history_decay: α.
-        teacher_input: What ``encoder: teacher`` takes: the images as they are (``hr``, the default), or downsampled
+        teacher_input: What ``encoder: teacher`` takes: the images as they are (``hr``), or downsampled
             bicubically to the size of the LR images (``lr``), which costs 1/scale² (our choice).
 
     Raises:
@@ -95,28 +95,27 @@ class DCKDLoss(RandomizedLoss):
     @checked
     def __init__(self, encoder: Literal['teacher', 'vqgan', 'vgg19'] = 'teacher', taps: Taps | None = None,
                  weights: str | None = None, layer_weights: Sequence[Weight] | None = None,
-                 contrast_weight: PositiveFloat = 0.1, codebook_weight: Weight | None = None,
+                 contrast_weight: PositiveFloat = 0.1, codebook_weight: Weight = CODEBOOK_WEIGHT,
                  loss_weight: PositiveFloat = 1.0, num_degraded: Count = 4,
                  noise: Annotated[Sequence[Weight], Field(min_length=2, max_length=2)] = (1, 30),
                  gray_probability: Share = 0.5,
                  history_every: Count | Annotated[Sequence[Count], Field(min_length=1)] = (1000, 2000, 3000),
                  history_period: Count = 100_000,
                  history_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1,
-                 teacher_input: Literal['hr', 'lr'] | None = None) -> None:
+                 teacher_input: Literal['hr', 'lr'] = 'hr') -> None:
         super().__init__(taps)
         self._check(encoder, taps, weights, noise)
-        self._check_owned(encoder, {'codebook_weight': ('vqgan', codebook_weight),
-                                    'teacher_input': ('teacher', teacher_input)})
+        self._check_owned(encoder, {'codebook_weight': ('vqgan', codebook_weight != CODEBOOK_WEIGHT),
+                                    'teacher_input': ('teacher', teacher_input != 'hr')})
         self.encoder: Literal['teacher'] | VGGFeatures | VQGANFeatures = (
             'teacher' if encoder == 'teacher' else VQGANFeatures(str(weights)) if encoder == 'vqgan' else
             VGGFeatures(weights))
         self.layer_weights = self._weights_of(layer_weights, taps)
-        self.contrast_weight = loss_weight * contrast_weight
-        self.codebook_weight = loss_weight * (CODEBOOK_WEIGHT if codebook_weight is None else codebook_weight)
+        self.contrast_weight, self.codebook_weight = loss_weight * contrast_weight, loss_weight * codebook_weight
         self.num_degraded = num_degraded
         self.noise = noise[0] / 255, noise[1] / 255
         self.gray_probability = gray_probability
-        self.teacher_input = teacher_input or 'hr'
+        self.teacher_input = teacher_input
         self.history = HistoryStudent(history_every, history_period, history_decay)
         self.turns = {'history_every': self.history.first}
 
@@ -140,10 +139,10 @@ class DCKDLoss(RandomizedLoss):
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
 
-    def _check_owned(self, encoder: str, options: Mapping[str, tuple[str, Any]]) -> None:
-        """Refuse options that are written for another encoder."""
+    def _check_owned(self, encoder: str, options: Mapping[str, tuple[str, bool]]) -> None:
+        """Refuse options that differ from their default and are of another encoder."""
         wrong = {name: f'goes with encoder: {owner} alone, and the encoder is {encoder}'
-                 for name, (owner, value) in options.items() if value is not None and encoder != owner}
+                 for name, (owner, differs) in options.items() if differs and encoder != owner}
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
 

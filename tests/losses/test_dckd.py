@@ -408,7 +408,7 @@ def test_another_s_is_refused_on_resume(train_options: Make, tmp_path: Path) -> 
     ({'taps': 3, 'encoder': 'vgg19'}, 'taps goes with encoder: teacher alone, and the encoder is vgg19'),
     ({'encoder': 'vqgan'}, 'weights is missing: encoder: vqgan needs the file of its weights, last.ckpt of vqgan_'),
     ({'taps': 3, 'codebook_weight': 0.1}, 'codebook_weight goes with encoder: vqgan alone, and the encoder is teacher'),
-    ({'encoder': 'vgg19', 'teacher_input': 'hr'},
+    ({'encoder': 'vgg19', 'teacher_input': 'lr'},
      'teacher_input goes with encoder: teacher alone, and the encoder is vgg19'),
     ({'taps': 3, 'weights': 'x.pth'}, 'weights goes with encoder: vqgan or vgg19, and the encoder is teacher'),
     ({'taps': 3, 'layer_weights': [1, 1]}, 'layer_weights must have 3 numbers, one for each feature, got [1.0, 1.0]'),
