@@ -26,12 +26,14 @@ def run(args: argparse.Namespace) -> int:
     config.require_degradation(opt)
     from mipkd_plugin.preparation.degrade import HR, LQ, degrade
     from mipkd_plugin.preparation.sources import PrepareError
-    from mipkd_plugin.utils.words import counted
+    from mipkd_plugin.utils.words import counted, some
 
     try:
-        count = degrade(opt, args.hr, args.out, args.seed)
+        count, left_out = degrade(opt, args.hr, args.out, args.seed)
     except OSError as error:
         raise PrepareError(f'{error.filename or args.out}: {error.strerror or error}') from error
+    if left_out:
+        print(f'Left out, as only .png, .jpg, .jpeg and .bmp files are read, and no subfolders: {some(left_out)}')
     print(f'{counted(count, "pair")}: {args.out / HR} and {args.out / LQ} (seed {args.seed}).\n'
           'To validate on them, write as a block of datasets:\n'
           f'  val:\n    name: {args.out.name}\n    type: PairedImageDataset\n    dataroot_gt: {args.out / HR}\n'

@@ -15,7 +15,7 @@ from mipkd_plugin.config.image_roots import (
     names_in_list,
 )
 from mipkd_plugin.config.problems import Context
-from mipkd_plugin.config.remedies import in_words
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.data.stores import Found, in_folder
 from mipkd_plugin.utils.words import some
 
@@ -62,6 +62,17 @@ def _check_sizes(ctx: Context, where: str, images: Sequence[Found]) -> None:
             f'{some(small)}', ', or '.join(remedies) or 'train on larger images, or on smaller patches and crops', fix)
 
 
+def _check_list_beside(ctx: Context, where: str, text: str, lmdb: str, entries: Mapping[str, Any]) -> None:
+    """Check that a list beside an LMDB, which BasicSR does not read, leaves out nothing and adds nothing."""
+    try:
+        lines = (ctx.root / text).read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if sorted(line.split(' ')[0].split('.')[0] for line in lines) != sorted(entries):
+        ctx.add(where, f'{text} is not read with an LMDB: the training takes all images that meta_info.txt of {lmdb} '
+                'lists', fix={where: REMOVE})
+
+
 def find_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> list[Found] | None:
     """Find the images of one ``RealESRGANDataset`` on disk, with their headers.
 
@@ -74,13 +85,14 @@ def find_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> list
         The images, or None if they cannot be told; then there is a problem.
     """
     backend, text = options['io_backend'].get('type'), options['dataroot_gt']
-    root, place = ctx.path(text), f'{where}.dataroot_gt'
+    root, place, listing = ctx.path(text), f'{where}.dataroot_gt', f'{where}.meta_info'
     if backend not in ('lmdb', 'disk') or not check_root(ctx, place, text, root, backend == 'lmdb', listed=True):
         return None
     if backend == 'lmdb':
         entries = lmdb_entries(ctx, place, root)
+        if entries is not None and isinstance(options.get('meta_info'), str) and ctx.clean(listing):
+            _check_list_beside(ctx, listing, options['meta_info'], text, entries)
         return None if entries is None else list(entries.values())
-    listing = f'{where}.meta_info'
     if not isinstance(options.get('meta_info'), str):
         if ctx.clean(listing):
             ctx.add(listing, f'is missing, and {options["type"]} reads the images that it lists', 'make a list of the '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import lmdb
 
 from mipkd_plugin.config.data_set_tables import gives_kernels
 from mipkd_plugin.config.image_folders import check_folder
-from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.data.stores import Found, in_lmdb
 from mipkd_plugin.utils.lmdb_files import damage_of
@@ -73,12 +74,33 @@ def _other_backend(ctx: Context, where: str, kind: str) -> tuple[str, dict[str, 
 
 def prepare_line(ctx: Context, where: str, text: str, as_lmdb: bool) -> str:
     """The command that makes the images of a data set."""
-    trains = where.startswith('datasets.train')
+    trains, degraded = where.startswith('datasets.train'), gives_kernels(ctx.opt)
+    if degraded and not trains:
+        return _degrade_line(ctx, where, text)
     flags = ' --lmdb' if as_lmdb else ''
     if as_lmdb and trains:
-        flags += ' --crop 480 --step 240'
-    makes = '--gt-only' if trains and gives_kernels(ctx.opt) else f'--scale {ctx.scale}'
+        flags += ' --crop 400 --step 200' if degraded else ' --crop 480 --step 240'
+    makes = '--gt-only' if degraded else f'--scale {ctx.scale}'
     return f'mipkd prepare --hr DIR {makes} --out {Path(text).parent}{flags}'
+
+
+def _degrade_line(ctx: Context, where: str, text: str) -> str:
+    """The command that makes pairs to validate on, where the model degrades; it fills a new folder, with HR and LQ."""
+    above, out = where.rpartition('.')[0], Path(text).parent
+    options = ctx.section(*above.split('.'))
+    wanted = {'dataroot_gt': str(out / 'HR'), 'dataroot_lq': str(out / 'LQ')}
+    named = all(str(Path(str(options[key]))) == wanted[key] for key in wanted if key in options)
+    folder = ctx.path(str(out))
+    is_free = not os.path.lexists(folder) or os.path.isdir(folder) and not os.listdir(folder)
+    out = out if is_free else out / 'degraded'
+    source = getattr(ctx.opt, 'source', None) or 'FILE.yml'
+    line = f'mipkd degrade -opt {source} --hr DIR --out {out}'
+    if named and is_free:
+        return line
+    fix = {key: str(out / Path(path).name) for key, path in wanted.items() if key in options}
+    if block(options, 'io_backend').get('type') != 'disk':
+        fix['io_backend'] = '{type: disk}'
+    return f'{line}; then {", and ".join(f"write {key}: {value}" for key, value in fix.items())}'
 
 
 def lines_of_list(ctx: Context, where: str, text: str, holds: str = 'an HR image',
@@ -116,9 +138,11 @@ def lines_of_list(ctx: Context, where: str, text: str, holds: str = 'an HR image
 
 
 def list_line(ctx: Context, where: str) -> str:
-    """A command that lists the HR images of a data set, by the YAML path of the list."""
+    """A command that lists the HR images of a data set, by the YAML path of the list; no subfolders."""
     options = ctx.section(*where.rpartition('.')[0].split('.'))
-    return f'ls {options.get("dataroot_gt", "DIR")} > {options.get("meta_info") or "meta_info.txt"}'
+    root, listing = (shlex.quote(str(options.get(key) or other)) for key, other in (
+        ('dataroot_gt', 'DIR'), ('meta_info', 'meta_info.txt')))
+    return f"find -L {root} -maxdepth 1 -type f ! -name '*.txt' -printf '%P\\n' | sort > {listing}"
 
 
 def names_in_list(ctx: Context, where: str, text: str, hr_root: Path, needed: bool = False) -> list[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from mipkd_plugin.config.data_set_tables import gives_kernels, patch_place, patch_side
+from mipkd_plugin.config.keys import INTEGER
 from mipkd_plugin.config.model_classes import owner
 from mipkd_plugin.config.outputs import add_output_problem, channel_word, other_output, output_shape
 from mipkd_plugin.config.problems import Context, block
@@ -20,6 +22,7 @@ from mipkd_plugin.config.teachers import networks_of
 from mipkd_plugin.networks.padding import needed_multiple
 
 _DEFAULT_PATCH = 48
+_CHANNELS = re.compile(r'(num_)?(in|out|inp|img)_?(ch|chans|nc|channels?)|n_colors')
 
 
 def patch_problem(gt_size: Any, scale: Any, windows: Mapping[str, int], named: bool = True) -> tuple[str, int] | None:
@@ -108,6 +111,7 @@ def check_patch(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
         nets: Networks by YAML path. Where the patch does not fit, those without a window size are tried, so that the
             remedy fits all.
     """
+    _say_what_is_not_read(ctx)
     windows = _windows(ctx.opt)
     problem = patch_problem(patch_side(ctx.opt), ctx.scale, windows)
     if problem:
@@ -115,6 +119,16 @@ def check_patch(ctx: Context, nets: Mapping[str, nn.Module]) -> None:
         if found:  # the names alone have said less
             ctx.take_back(patch_place(ctx.opt), problem[0])
         _add_patch_problem(ctx, {**windows, **found}, not found)
+
+
+def _say_what_is_not_read(ctx: Context) -> None:
+    """Where the model cuts the patches and ``gt_size`` stands in the data set alone, say that it is not read there."""
+    side, said = ctx.section('datasets', 'train').get('gt_size'), 'is missing'
+    if gives_kernels(ctx.opt) and INTEGER.fits(side) and any(
+            (problem.where, problem.what) == ('gt_size', said) for problem in ctx.problems):
+        ctx.take_back('gt_size', said)
+        ctx.add('gt_size', f'{said} at the top level, and the {side} of datasets.train is not read: '
+                f'{ctx.opt.get("model_type")} cuts the patches itself', fix={'gt_size': side})
 
 
 def _needed(ctx: Context, nets: Mapping[str, nn.Module]) -> dict[str, int]:
@@ -203,8 +217,13 @@ def _add_cannot_run(ctx: Context, net: nn.Module, where: str, patch: tuple[int, 
     size = f'cannot run on patches of {channels}×{side}×{side}: {failure}'
     if output_shape(net, other, small_shape(ctx.opt)[1])[0] is None:
         ctx.add(where, size, 'fix the arguments of this network')
+    elif where == 'network_g' and gives_kernels(ctx.opt):  # which gives color images alone
+        fix: dict[str, Any] = {f'{where}.{key}': channels for key, value in ctx.section(where).items()
+                               if value == other and _CHANNELS.fullmatch(str(key))}
+        ctx.add(where, size, f'{in_words(fix) or "fix the arguments of this network"}: it wants '
+                f'{channel_word(other)}, and {ctx.section("datasets", "train")["type"]} gives {channels}', fix)
     elif where == 'network_g':
-        fix: dict[str, Any] = {place: 'y'} if other == 1 else {place: REMOVE}
+        fix = {place: 'y'} if other == 1 else {place: REMOVE}
         ctx.add(where, size, f'{in_words(fix)} in datasets.train: this network wants {channel_word(other)}', fix)
     else:
         ctx.add(where, f'is for images with {channel_word(other)}, and those of the training have {channels}',

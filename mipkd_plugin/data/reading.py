@@ -11,13 +11,16 @@ from __future__ import annotations
 import functools
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import basicsr.utils.img_util as img_util
 import cv2
 import numpy as np
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from basicsr.data.realesrgan_paired_dataset import RealESRGANPairedDataset
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.file_client import FileClient, LmdbBackend
@@ -30,8 +33,9 @@ from mipkd_plugin.data.stores import shared_lmdb
 from mipkd_plugin.utils.errors import MipkdError
 from mipkd_plugin.utils.replacing import replace_everywhere
 
-_REMEDY = ('restore the image, or remove it together with its partner; mipkd check --decode -opt FILE.yml finds all '
-           'images of this kind')
+_FIND = 'mipkd check --decode -opt FILE.yml finds all images of this kind'
+_ALONG: ContextVar[str] = ContextVar('_ALONG', default='')
+"""What a data set, while it reads a sample, wants removed along with an image."""
 _PAUSE = 1.0  # seconds; BasicSR waits as long
 _CHANNELS = {'color': (3, ), 'grayscale': ()}
 
@@ -54,6 +58,7 @@ class _Content(bytes):
     """The content of a file, which knows where it comes from."""
 
     origin = 'an image'
+    in_lmdb = False
 
 
 def whole_header(data: bytes) -> Header:
@@ -114,6 +119,13 @@ def _reason(data: bytes) -> str:
     return 'was not decoded; is there enough memory?'
 
 
+def _remedy(content: Any) -> str:
+    """What to do about an image that cannot be used."""
+    if getattr(content, 'in_lmdb', False):
+        return f'create the LMDB again with mipkd prepare --lmdb; {_FIND}'
+    return f'restore the image, or remove it{_ALONG.get()}; {_FIND}'
+
+
 def _name_files(original: Callable[..., Any]) -> Callable[..., Any]:
     """``FileClient.get`` whose result knows its origin, and which refuses a key that an LMDB does not hold."""
     @functools.wraps(original)
@@ -126,7 +138,7 @@ def _name_files(original: Callable[..., Any]) -> Callable[..., Any]:
             origin = f'{origin} of {lmdb}'
         if isinstance(content, bytes):
             content = _Content(content)
-            content.origin = origin
+            content.origin, content.in_lmdb = origin, self.backend == 'lmdb'
         return content
 
     return get
@@ -172,12 +184,22 @@ def _refuse_broken(original: Callable[..., Any]) -> Callable[..., Any]:
             image = None
         origin = getattr(content, 'origin', 'an image')
         if image is None:
-            raise ImageError(f'{origin} {_reason(bytes(content))}; {_REMEDY}')
+            raise ImageError(f'{origin} {_reason(bytes(content))}; {_remedy(content)}')
         if image.shape[2:] != _CHANNELS.get(flag, image.shape[2:]):
-            raise ImageError(f'{origin} was decoded to the shape {image.shape}, not to {flag}; {_REMEDY}')
+            raise ImageError(f'{origin} was decoded to the shape {image.shape}, not to {flag}; {_remedy(content)}')
         return image
 
     return imfrombytes
+
+
+@contextmanager
+def _removing(along: str) -> Iterator[None]:
+    """Around ``__getitem__`` of a data set: errors say what to remove along with an image."""
+    token = _ALONG.set(along)
+    try:
+        yield
+    finally:
+        _ALONG.reset(token)
 
 
 def _name_pairs(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,8 +250,10 @@ def apply() -> bool:
         return False
     FileClient.get = _name_files(FileClient.get)
     LmdbBackend.__init__ = _share(LmdbBackend.__init__)
-    for dataset in (PairedImageDataset, SingleImageDataset, RealESRGANPairedDataset):
-        dataset.__getitem__ = _name_pairs(dataset.__getitem__)
+    pair = ' together with its partner'
+    for dataset, along in ((PairedImageDataset, pair), (SingleImageDataset, ''), (RealESRGANPairedDataset, pair)):
+        dataset.__getitem__ = _removing(along)(_name_pairs(dataset.__getitem__))
+    RealESRGANDataset.__getitem__ = _removing(' and its line of meta_info')(RealESRGANDataset.__getitem__)
     checked = _refuse_broken(plain)
     replace_everywhere('basicsr', 'imfrombytes', plain, checked)
     return True

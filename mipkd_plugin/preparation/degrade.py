@@ -45,7 +45,7 @@ class _Degradation(RealESRNetModel):  # type: ignore[misc]  # BasicSR ships no t
         """A single image needs no pool."""
 
 
-def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
+def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> tuple[int, list[Path]]:
     """Make pairs of whole photographs: ``out/HR`` and ``out/LQ``, with equal names.
 
     BasicSR's own code degrades, with the ranges and kernels of an option file; HR images are not sharpened. What
@@ -59,7 +59,7 @@ def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
         seed: Seed of all random numbers.
 
     Returns:
-        Number of pairs.
+        Number of pairs, and what of ``hr`` is left out: files of other kinds, and subfolders.
 
     Raises:
         PrepareError: An image cannot be used, or ``out`` holds something.
@@ -67,7 +67,7 @@ def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
     scale = int(opt['scale'])
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise PrepareError(f'--out {out}: is {"not empty" if out.is_dir() else "a file"}; name a new folder.')
-    paths, _ = find_images([hr])
+    paths, left_out = find_images([hr])
     read_sources(paths, scale, lmdb=False)
     for path in paths:  # all of them before anything is written; together they may not fit in memory
         _read(path, scale, opt)
@@ -87,7 +87,7 @@ def degrade(opt: Mapping[str, Any], hr: Path, out: Path, seed: int = 0) -> int:
             model.feed_data({**drawn, 'gt': img2tensor(image.astype(np.float32) / 255, bgr2rgb=True)[None]})
             for folder, pixels in ((HR, image), (LQ, tensor2img(model.lq))):
                 _write(out / folder / f'{path.stem}.png', pixels)
-    return len(paths)
+    return len(paths), left_out
 
 
 def _read(path: Path, scale: int, opt: Mapping[str, Any]) -> NDArray[np.uint8]:

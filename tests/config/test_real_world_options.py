@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ from mipkd_plugin.config.data_set_tables import HR_IMAGES, crop_side, patch_plac
 from mipkd_plugin.config.decoding import decode_images
 from mipkd_plugin.config.degradation_keys import TABLES, degrades
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import remedied
 from mipkd_plugin.config.trial_batches import trial_batches
 
 Make = Callable[..., dict[str, Any]]
@@ -103,6 +106,35 @@ def test_an_lmdb_needs_no_list(make: Make, image_pairs: Path) -> None:
     del train['meta_info']
     assert said(opt) == []
     assert decode_images(opt) == 4 + 8
+
+
+def test_a_list_of_all_images_of_an_lmdb_may_stay(make: Make, image_pairs: Path) -> None:
+    make_lmdb_from_imgs(str(image_pairs / 'HR'), str(image_pairs / 'HR.lmdb'), [f'{n}.png' for n in range(4)],
+                        [str(n) for n in range(4)])
+    opt = make()
+    opt['datasets']['train'].update(io_backend={'type': 'lmdb'}, dataroot_gt=str(image_pairs / 'HR.lmdb'))
+    (image_pairs / 'list.txt').write_text('2.png (48,48,3)\n0.png\n1.png\n3.png\n')
+    assert said(opt) == []
+    (image_pairs / 'list.txt').write_text('2.png\n')
+    problem, = check(opt).problems
+    assert problem.where == 'datasets.train.meta_info'
+    assert said(remedied(opt, problem.fix)) == []
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='find of GNU')
+def test_the_command_of_a_remedy_lists_the_images_alone(make: Make, image_pairs: Path) -> None:
+    opt = make()
+    folder = image_pairs / 'HR of mine'
+    (image_pairs / 'HR').rename(folder)
+    (folder / 'more').mkdir()
+    (folder / '4.png').symlink_to(folder / '0.png')
+    train = opt['datasets']['train']
+    train.update(dataroot_gt=str(folder), meta_info=str(folder / 'names.txt'))
+    del opt['datasets']['val'], opt['val']
+    problem, = check(opt).problems
+    subprocess.run(problem.remedy.partition('make the list: ')[2], shell=True, check=True, cwd=image_pairs)
+    assert (folder / 'names.txt').read_text().split() == [f'{number}.png' for number in range(5)]
+    assert said(opt) == []
 
 
 def test_the_images_of_the_list_alone_are_decoded(make: Make, image_pairs: Path) -> None:
@@ -261,7 +293,8 @@ def test_a_missing_vgg_of_a_distillation_loss_is_named(make: Make, tmp_path: Pat
     assert problem.where == 'train.distill_opt'
     assert 'VGG-19 could not be downloaded by torchvision' in problem.what
     place = tmp_path / 'torch/hub/checkpoints/vgg19-dcbb9e9d.pth'
-    assert f'put it there as {place}, or write weights: FILE with the path of vgg19-dcbb9e9d.pth' in problem.remedy
+    assert (f'put it there as {place} or experiments/pretrained_models/vgg19-dcbb9e9d.pth, or write weights: FILE'
+            in problem.remedy)
 
 
 # ---------------------------------------------------------------------------------------- validation without HR images

@@ -19,6 +19,7 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import Image
+from real_world import KERNELS
 from torch.utils.data import DataLoader
 
 import mipkd_plugin.version
@@ -184,7 +185,8 @@ def test_damaged_and_missing_entries_of_an_lmdb_are_named(image_pairs: Path) -> 
         transaction.put(b'1', transaction.get(b'1')[:-100])
         transaction.delete(b'2')
     dataset = build_dataset(options(image_pairs, **more))
-    with pytest.raises(ImageError, match=r'^1 of .*/LRbicx2\.lmdb is cut short after'):
+    with pytest.raises(ImageError, match=r'^1 of .*/LRbicx2\.lmdb is cut short after .*; create the LMDB again '
+                                         'with mipkd prepare --lmdb; mipkd check --decode'):
         dataset[1]
     with pytest.raises(ImageError, match=r'^.*/LRbicx2\.lmdb has no image .2.; create it again'):
         dataset[2]
@@ -233,6 +235,28 @@ def test_single_images_are_named_too(image_pairs: Path) -> None:
     assert isinstance(dataset[0]['lq'], torch.Tensor)
     with pytest.raises(ImageError, match=r'LRbicx2/2\.png is cut short'):
         dataset[2]
+
+
+@pytest.mark.parametrize(('kind', 'along'), [
+    ('SingleImageDataset', ''), ('RealESRGANDataset', ' and its line of meta_info'),
+    ('RealESRGANCropDataset', ' and its line of meta_info'), ('RealESRGANPairedDataset', ' together with its partner')])
+def test_what_to_remove_with_a_damaged_image(image_pairs: Path, kind: str, along: str) -> None:
+    cut(image_pairs / 'HR' / '2.png')
+    roots = {'dataroot_lq' if kind == 'SingleImageDataset' else 'dataroot_gt': f'{image_pairs}/HR'}
+    if kind == 'RealESRGANPairedDataset':
+        roots['dataroot_lq'] = f'{image_pairs}/LRbicx2'
+    else:
+        (image_pairs / 'list.txt').write_text('0.png\n1.png\n2.png\n')
+        roots['meta_info'] = f'{image_pairs}/list.txt'
+    opt = {**KERNELS, 'name': 'x', 'type': kind, 'phase': 'train', 'scale': 2, 'gt_size': 16, 'use_hflip': False,
+           'use_rot': False, 'io_backend': {'type': 'disk'}, 'crop_size': 16, **roots}
+    dataset = build_dataset(opt)
+    for number in (0, 1):
+        dataset[number]
+    with pytest.raises(ImageError) as caught:
+        dataset[2]
+    assert str(caught.value).endswith(f'; restore the image, or remove it{along}; mipkd check --decode -opt FILE.yml '
+                                      'finds all images of this kind')
 
 
 # ------------------------------------------------------------------------------------------------ files of LMDBs

@@ -18,6 +18,8 @@ from mipkd_plugin.cli import basicsr_main, mipkd_main
 from basicsr.archs import build_network
 
 LOSSES = [{'type': 'MiPKDLoss', 'taps': 2, 'latent_channels': 4}, {'type': 'LogitsKDLoss'}]
+ALL_LOSSES = [*LOSSES, {'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4, 'meta_every': 1},
+              {'type': 'FitNetLoss', 'taps': 2}]
 
 
 def weights(run: Path, name: str) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def weights(run: Path, name: str) -> dict[str, Any]:
 def test_a_training_that_was_stopped_ends_alike(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``exact_resume`` bit for bit: networks, losses, and the pool of pairs, which is full after iteration 2."""
     monkeypatch.chdir(write_images(tmp_path))
-    opt = options(tmp_path, kind, LOSSES, exact_resume=True, total_iter=6)
+    opt = options(tmp_path, kind, ALL_LOSSES, exact_resume=True, total_iter=6)
     opt['logger'].update(val_pictures=1, use_tb_logger=False)
     opt['datasets']['train']['num_worker_per_gpu'] = 0
     assert train(write_options({**opt, 'name': 'whole'}, tmp_path / 'whole.yml')) == 0
@@ -93,8 +95,7 @@ def test_the_check_measures_gradients(kind: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize('kind', ['SRGAN', 'RealESRGAN'])
 def test_two_ranks_hold_equal_networks(kind: str, tmp_path: Path) -> None:
     write_images(tmp_path)
-    opt = options(tmp_path, kind, [*LOSSES, {'type': 'KRNetLoss', 'taps': 2, 'hidden_channels': 4, 'meta_every': 1}],
-                  total_iter=3)
+    opt = options(tmp_path, kind, ALL_LOSSES[:3], total_iter=3)
     opt['logger']['save_checkpoint_freq'] = 3
     opt['datasets']['train']['dataset_enlarge_ratio'] = 8
     write_options(opt, tmp_path / 'tiny.yml')

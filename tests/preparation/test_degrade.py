@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import subprocess
 import sys
 import weakref
@@ -37,8 +38,8 @@ def images_of(folder: Path) -> dict[str, Any]:
 
 def test_pairs_depend_on_seed_and_name_alone(photographs: Path, tmp_path: Path) -> None:
     opt = options(photographs, 'RealESRNet')
-    assert degrade(opt, photographs / 'HR', tmp_path / 'one', 0) == 4
-    assert degrade(opt, photographs / 'HR', tmp_path / 'same', 0) == 4
+    assert degrade(opt, photographs / 'HR', tmp_path / 'one', 0) == (4, [])
+    assert degrade(opt, photographs / 'HR', tmp_path / 'same', 0) == (4, [])
     degrade(opt, photographs / 'HR', tmp_path / 'other', 1)
     (photographs / 'HR/0.png').unlink()
     degrade(opt, photographs / 'HR', tmp_path / 'fewer', 0)
@@ -115,7 +116,43 @@ def test_photographs_are_not_all_in_memory(photographs: Path, tmp_path: Path, mo
 
     read_one = degrade_module._read
     monkeypatch.setattr(degrade_module, '_read', read)
-    assert degrade(options(photographs, 'RealESRNet'), photographs / 'HR', tmp_path / 'out') == 4
+    assert degrade(options(photographs, 'RealESRNet'), photographs / 'HR', tmp_path / 'out') == (4, [])
+
+
+def test_what_is_left_out_is_named(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hr = photographs / 'HR'
+    (hr / 'more').mkdir()
+    (hr / 'notes.txt').write_text('')
+    opt = options(photographs, 'RealESRNet')
+    assert command(photographs, opt, '--hr', str(hr), '--out', str(tmp_path / 'out')) == 0
+    assert capsys.readouterr().out.startswith(
+        f'Left out, as only .png, .jpg, .jpeg and .bmp files are read, and no subfolders: {hr}/more, {hr}/notes.txt\n'
+        '4 pairs: ')
+    assert len(images_of(tmp_path / 'out/LQ')) == 4
+
+
+@pytest.mark.parametrize('folders', [('fixed/HR', 'fixed/LQ'), ('HR', 'LQ'), ('fixed/HR', 'fixed/low'),
+                                     ('fixed/HR.lmdb', 'fixed/LQ.lmdb')])
+def test_the_check_says_how_to_make_the_pairs_of_a_validation(
+        folders: tuple[str, str], photographs: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """Typed as it stands there, with the entries that it names, the remedy leaves no problem."""
+    monkeypatch.chdir(photographs)
+    opt = options(photographs, 'RealESRNet')
+    opt['datasets']['val'].update(dataroot_gt=folders[0], dataroot_lq=folders[1])
+    if folders[0].endswith('.lmdb'):
+        opt['datasets']['val']['io_backend'] = {'type': 'lmdb'}
+    (photographs / 'real.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    assert mipkd_main(['check', '-opt', 'real.yml']) == 2
+    said = capsys.readouterr().err
+    assert 'mipkd prepare' not in said
+    typed, _, entries = said.partition('create it: mipkd ')[2].splitlines()[0].partition('; then ')
+    assert (entries == '') is (folders == ('fixed/HR', 'fixed/LQ'))
+    assert mipkd_main(shlex.split(typed.replace('DIR', 'HR'))) == 0
+    for entry in filter(None, entries.split(', and ')):
+        opt['datasets']['val'].update(yaml.safe_load(entry.removeprefix('write ')))
+    (photographs / 'real.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
+    assert mipkd_main(['check', '-opt', 'real.yml']) == 0
 
 
 def with_broken_image(folder: Path) -> None:

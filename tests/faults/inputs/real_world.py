@@ -30,6 +30,8 @@ NOT_SPOILED = dict.fromkeys([*DEGRADATION, 'gt_usm'], REMOVE)
 PAIRS = {'model_type': 'RealESRNetDistillModel'}
 REAL_PAIRS = {**PAIRS, 'high_order_degradation': False, f'{TRAIN}.type': 'RealESRGANPairedDataset',
               f'{TRAIN}.dataroot_gt': 'HR', f'{TRAIN}.dataroot_lq': 'LRbicx2'}
+LIST = "find -L HR -maxdepth 1 -type f ! -name '*.txt' -printf '%P\\n' | sort > "
+GRAY = {'type': 'SRVGGNetCompact', 'num_in_ch': 1, 'num_out_ch': 1, 'num_feat': 6, 'num_conv': 4, 'upscale': 2}
 NAMES = [f'{number}.png' for number in range(4)]
 
 
@@ -68,12 +70,16 @@ def data(**entries: Any) -> dict[str, Any]:
     return {f'datasets__train__{key}': value for key, value in entries.items()}
 
 
+LMDB = data(dataroot_gt='HR.lmdb', io_backend={'type': 'lmdb'})
 KEYS = [
     bad('a key that is misspelled', 'resize_rang', ("did you mean 'resize_range'?", ), resize_range=REMOVE,
         resize_rang=[0.5, 1.5]),
     bad('a key of another model', 'l1_gt_usm', ('unknown key: nothing reads it', ), l1_gt_usm=True),
     bad('a key that is missing', 'jpeg_range2', ('is missing', 'write jpeg_range2: [30, 95]'), jpeg_range2=REMOVE),
     bad('no gt_size', 'gt_size', ('is missing', 'write gt_size: 48'), gt_size=REMOVE),
+    bad('a gt_size of the data set, which is not read', 'gt_size', (
+        'is missing at the top level, and the 32 of datasets.train is not read: RealESRNetDistillModel cuts the ',
+        'write gt_size: 32'), gt_size=REMOVE, **data(gt_size=32)),
     bad('a key of a kernel that is missing', f'{TRAIN}.sinc_prob2', ('is missing', ), **data(sinc_prob2=REMOVE)),
     bad('a flag that is missing', 'percep_gt_usm', ('is missing', 'write percep_gt_usm: true'), GAN,
         percep_gt_usm=REMOVE),
@@ -89,8 +95,8 @@ KEYS = [
     bad('a color that nothing reads', f'{TRAIN}.color', ('unknown key: nothing reads it', ), **data(color='y')),
     bad('a discriminator that nothing trains', 'network_d', ('unknown key: nothing reads it', ),
         network_d=DISCRIMINATOR, remedy=False),
-    bad('crop_size in a class without it', f'{TRAIN}.crop_size', ('unknown key: nothing reads it', ), **data(
-        type='RealESRGANDataset')),
+    bad('crop_size in a class without it', f'{TRAIN}.crop_size', ('unknown key: nothing reads it', ),
+        spoil=also(of_side(400, 0, 1, 2, 3)), val=REMOVE, datasets__val=REMOVE, **data(type='RealESRGANDataset')),
 ]
 NUMBERS = [
     bad('probabilities that sum to less than 1', 'resize_prob', (
@@ -168,7 +174,7 @@ NUMBERS = [
         '4 of 4 images are smaller than the crop of 64×64 pixels', 'train on larger images, or on smaller patches'),
         gt_size=64, remedy=False, **data(crop_size=64)),
     bad('a crop that fills the memory', f'{TRAIN}.crop_size', ('must be a whole number from 1 to 400', ),
-        **data(crop_size=10**9)),
+        spoil=also(of_side(400, 0, 1, 2, 3)), val=REMOVE, datasets__val=REMOVE, **data(crop_size=10**9)),
 ]
 FEEDING = [
     bad('a model that makes no LR images', f'{TRAIN}.type', (
@@ -189,17 +195,20 @@ FEEDING = [
     bad('kernels for a model that wants pairs', 'high_order_degradation', (
         'is false, and so RealESRNetDistillModel wants LR images; RealESRGANCropDataset gives HR images and blur',
         'write high_order_degradation: true'), high_order_degradation=False),
+    bad('a student for one channel', 'network_g', (
+        'write num_in_ch: 3, and write num_out_ch: 3: it wants 1 channel, and RealESRGANCropDataset gives 3', ),
+        network_g=GRAY, train__distill_opt={'type': 'LogitsKDLoss'}),
     bad('kernels for validation', 'datasets.val.type', (
         'RealESRGANDataset is for training: it gives no LR images', 'write type: PairedImageDataset'),
         datasets__val__type='RealESRGANDataset'),
 ]
 IMAGES = [
     bad('no list of images', f'{TRAIN}.meta_info', (
-        'is missing, and RealESRGANCropDataset reads the images that it lists', 'ls HR > meta_info.txt'),
+        'is missing, and RealESRGANCropDataset reads the images that it lists', LIST + 'meta_info.txt'),
         remedy=False, **data(meta_info=REMOVE)),
-    bad('a list that does not exist', f'{TRAIN}.meta_info', ('does not exist; looked for ', 'ls HR > list.txt'),
+    bad('a list that does not exist', f'{TRAIN}.meta_info', ('does not exist; looked for ', LIST + 'list.txt'),
         spoil=lambda folder: None, remedy=False),
-    bad('a list of nothing', f'{TRAIN}.meta_info', ('list.txt is empty', 'list the images: ls HR > list.txt'),
+    bad('a list of nothing', f'{TRAIN}.meta_info', ('list.txt is empty', f'list the images: {LIST}list.txt'),
         spoil=listed(), remedy=False),
     bad('a list with a blank line', f'{TRAIN}.meta_info', ('has no name in line 2', ), remedy=False,
         spoil=listed('0.png', '', '1.png')),
@@ -223,6 +232,18 @@ IMAGES = [
         spoil=lambda folder: lmdbs(folder) or rewrite('HR.lmdb/meta_info.txt', lambda content: b''.join(
             content.splitlines(keepends=True)[:3]))(folder), remedy=False,
         **data(dataroot_gt='HR.lmdb', io_backend={'type': 'lmdb'}, meta_info=REMOVE)),
+    bad('a list of some images of an LMDB', f'{TRAIN}.meta_info', (
+        'list.txt is not read with an LMDB: the training takes all images that meta_info.txt of HR.lmdb lists',
+        'remove meta_info'), spoil=lambda folder: lmdbs(folder) or listed('0.png', '1.png')(folder), **LMDB),
+    bad('a list of images that an LMDB does not hold', f'{TRAIN}.meta_info', ('is not read with an LMDB', ),
+        spoil=lambda folder: lmdbs(folder) or listed(*NAMES, '9.png')(folder), **LMDB),
+    bad('a list beside an LMDB that does not exist', f'{TRAIN}.meta_info', ('is not read with an LMDB', ),
+        spoil=lmdbs, **LMDB),
+    bad('an LMDB that does not exist', f'{TRAIN}.dataroot_gt', (
+        'mipkd prepare --hr DIR --gt-only --out . --lmdb --crop 400 --step 200', ), remedy=False, **LMDB),
+    bad('photographs for validation that do not exist', 'datasets.val.dataroot_lq', (
+        'create it: mipkd degrade -opt ', 'options.yml --hr DIR --out degraded; then write dataroot_gt: degraded/HR, '
+        'and write dataroot_lq: degraded/LQ'), remedy=False, datasets__val__dataroot_lq='LQ'),
     bad('a list of pairs with one name', f'{TRAIN}.meta_info', (
         'list.txt does not hold two names in line 1', 'as HR/1.png, LR/1.png'), REAL_PAIRS, remedy=False,
         spoil=listed('0.png'), **data(meta_info='list.txt')),
