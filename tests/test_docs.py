@@ -335,6 +335,14 @@ def test_gains_of_cheap_mipkd_in_the_text_are_those_of_the_results(testset: str)
     assert f'{found.mean:.3f} ± {found.error:.3f}' in section(RESULTS, 'At equal time')
 
 
+def test_real_world_numbers_in_the_text_are_those_of_the_results() -> None:
+    rows = read_rows(REPO / 'experiments/compare_RealESRNet_x4_small/results.csv')
+    for method in ('none', 'logits', 'fitnet', 'mipkd'):
+        found = [row.psnr for row in rows if row.method == method]
+        assert len(found) == 2
+        assert f'| {method} | {sum(found) / 2:.2f} | ' in section(RESULTS, 'Real-world SR')
+
+
 def test_gaps_in_the_text_are_those_that_were_measured() -> None:
     lines = section(RESULTS, 'Why').splitlines()
     for pair, name in (('small', 'width'), ('depth', 'depth')):

@@ -51,8 +51,11 @@ def decode_images(opt: Mapping[str, Any], root: Path | None = None, threads: int
     for where, found in sets.items():
         broken = [f'{image} {reasons[image]}' for image in dict.fromkeys(found) if reasons[image]]
         if broken:
+            kind = ctx.section(*where.split('.')).get('type')
+            along = (' together with their partners' if kind in PAIRS else
+                     ' and their lines of meta_info' if kind in WITH_KERNELS else '')
             ctx.add(where, f'{len(broken)} of {len(set(found))} images cannot be decoded: {some(broken, _MOST_NAMED)}',
-                    'restore them, or remove them together with their partners; make an LMDB again')
+                    f'restore them, or remove them{along}; make an LMDB again')
     require_clean(ctx.problems, opt)
     return len(images)
 
