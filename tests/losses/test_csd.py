@@ -198,8 +198,9 @@ def test_no_internet(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_api, 'load_state_dict_from_url', download)
     with pytest.raises(ValueError, match=r'^the file of weights of VGG-19 could not be downloaded .*(no route|invalid '
-                                         r'hash).*; download .*/checkpoints/vgg19-dcbb9e9d.pth, or write '
-                                         r'weights: FILE with the path of vgg19-dcbb9e9d.pth'):
+                                         r'hash).*; download .*/checkpoints/vgg19-dcbb9e9d.pth or '
+                                         r'experiments/pretrained_models/vgg19-dcbb9e9d.pth, or write '
+                                         r'weights: FILE with its path'):
         CSDLoss()
 
 
