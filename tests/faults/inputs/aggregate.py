@@ -154,6 +154,11 @@ CASES = [
 
 REMEDIES = [
     *(Mistake(case.name, case.where, case.entries, case.spoil) for case in CASES if case.remedy),
+    Mistake('a start from an aggregator of teachers with other options', 'path.pretrain_network_g', stage_1(
+        teachers=other(0, network={**NETWORKS['edsr'], 'res_scale': 0.5}), **{'path.pretrain_network_g': FILE}),
+        write_aggregate),
+    Mistake('a test of an aggregator with other options', 'path.pretrain_network_g', stage_1(
+        network_g={**AGGREGATOR, 'image_skip': True}, **{'path.pretrain_network_g': FILE}), write_aggregate, 'test'),
     Mistake('one cache for two teachers of a comparison', 'compare.methods.mtkd.teacher.cache', {
         'teacher.cache': 'answers.lmdb', 'datasets.train.type': 'CropPoolDataset', 'datasets.train.crops': 8,
         'train.distill_opt': REMOVE, 'val.metrics': METRICS, 'logger.print_freq': 2, 'compare': {

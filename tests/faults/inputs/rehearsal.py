@@ -196,9 +196,9 @@ MEASURES = [
     BadInput('NIQE without better', 'val.metrics.m.better', (
         'is missing, so BasicSR takes higher for better: it would call the worst value the best',
         'write better: lower'),
-        metric(type='calculate_niqe'), validation((100, 110))),
+        {**SMALL, **metric(type='calculate_niqe')}, validation((100, 110))),
     BadInput('NIQE with the wrong better', 'val.metrics.m.better', ('is higher: it would call', 'write better: lower'),
-             metric(type='calculate_niqe', better='higher'), validation((100, 110))),
+             {**SMALL, **metric(type='calculate_niqe', better='higher')}, validation((100, 110))),
     BadInput('an order of axes that does not exist', 'val.metrics.m.input_order', (
         "must be HWC, not 'XYZ'", 'write input_order: HWC'), metric(type='calculate_psnr', input_order='XYZ')),
     BadInput('an order of axes that BasicSR does not use', 'val.metrics.m.input_order', ("must be HWC, not 'CHW'", ),

@@ -178,7 +178,7 @@ OTHERS = also(
     'NIQE of a small image', 'SSIM of an image of 8×8', 'a metric for tensors', 'RRDBNet at scale 2 with odd sizes',
     'color in val alone',
     'SwinIR without padding', 'windows 8 and 12', 'another lr on resume', 'another batch size in an exact resume',
-    'another s on resume', 'DCKD with the s of the paper in a short run',
+    'another s on resume', 'NIQE without better', 'DCKD with the s of the paper in a short run',
     'random numbers that are none', 'random numbers that were not wanted before', 'a renamed run',
     'a cut training state that is named',
     'the only training state is cut and named', 'student with one NaN', 'another key than the one named',

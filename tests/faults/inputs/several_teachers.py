@@ -24,6 +24,7 @@ SWINIR: dict[str, Any] = {'name': 'swinir', 'network': TEACHERS['SwinIR'], 'weig
 TWO: dict[str, Any] = {'teacher': REMOVE, 'teachers': [EDSR, SWINIR], 'train.distill_opt': [LOGITS, FROM_SWINIR]}
 NAMELESS = {key: value for key, value in SWINIR.items() if key != 'name'}
 GRAY = {**TEACHERS['SwinIR'], 'in_chans': 1}
+ECO = {'train.eco': {'mode': 'hr_only'}}
 POOL = {'datasets.train.type': 'CropPoolDataset', 'datasets.train.crops': 8}
 COMPARE: dict[str, Any] = {
     **TWO, 'train.distill_opt': REMOVE, 'val.metrics': METRICS, 'logger.print_freq': 2,
@@ -38,10 +39,11 @@ def other(**network: Any) -> Callable[[Path], object]:
     return spoil
 
 
-def trained(folder: Path) -> None:
+def trained(folder: Path, **entries: Any) -> None:
     """A run with both teachers has saved a checkpoint."""
     several_teachers(folder)
-    opt = remedied(tiny_options(folder), {**TWO, 'val': REMOVE, 'logger.use_tb_logger': False, 'train.total_iter': 2})
+    opt = remedied(tiny_options(folder), {**TWO, 'val': REMOVE, 'logger.use_tb_logger': False, 'train.total_iter': 2,
+                                          **entries})
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -129,6 +131,9 @@ REMEDIES = [
     Mistake('teachers exchanged when a run resumes', (
         'train.distill_opt[0].teacher', 'train.distill_opt[1].teacher'), {
             **TWO, 'train.distill_opt': [FROM_SWINIR, {**LOGITS, 'teacher': 'edsr'}]}, trained, 'training resume'),
+    Mistake('teachers in another order when a run with ECO resumes', 'teachers', {
+        **TWO, 'teachers': [SWINIR, EDSR], 'train.distill_opt': [{**LOGITS, 'teacher': 'edsr'}, FROM_SWINIR], **ECO},
+        lambda folder: trained(folder, **ECO), 'training resume'),
     in_comparison('a teacher from whom no method learns', 'teachers[1]', {'compare.methods.swinir': LOGITS}),
     in_comparison('unknown teacher in a method', 'compare.methods.swinir.teacher', {
         'compare.methods.swinir.teacher': 'swin', 'compare.methods.both': [LOGITS, FROM_SWINIR]}),
