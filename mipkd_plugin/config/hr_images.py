@@ -38,21 +38,21 @@ def check_hr_images(ctx: Context, where: str, options: Mapping[str, Any]) -> int
     if broken:
         add_unreadable(ctx, where, options['dataroot_gt'], broken, f'{len(broken)} of {len(images)} files ',
                        'and their lines of meta_info')
-    _check_sizes(ctx, where, images)
+    _check_sizes(ctx, where, options, images)
     return len(images)
 
 
-def _check_sizes(ctx: Context, where: str, images: Sequence[Found]) -> None:
+def _check_sizes(ctx: Context, where: str, options: Mapping[str, Any], images: Sequence[Found]) -> None:
     """Check that a crop fits into each image: BasicSR would fill it with what it mirrors at the borders."""
     crop = crop_side(ctx.opt)
     sides = [min(found.header.height, found.header.width) if found.header else crop for found in images]
     small = [found.image.name for found, side in zip(images, sides, strict=True) if side < crop]
-    place = f'{where}.crop_size' if 'crop_size' in ctx.section(*where.split('.')) else where
+    place = f'{where}.crop_size' if 'crop_size' in options else where
     if not small or not ctx.clean(place):
         return
     smaller = fitting_crop(ctx, min(sides))
     fix: dict[str, Any] = {f'{where}.crop_size': smaller} if smaller else {}
-    if fix and ctx.section(*where.split('.')).get('type') == 'RealESRGANDataset':
+    if fix and options['type'] == 'RealESRGANDataset':
         fix = {f'{where}.type': 'RealESRGANCropDataset', **fix}
     remedies = [in_words(fix)] if fix else []
     if len(small) < len(images):

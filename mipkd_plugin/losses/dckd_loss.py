@@ -104,9 +104,8 @@ class DCKDLoss(RandomizedLoss):
                  history_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1,
                  teacher_input: Literal['hr', 'lr'] = 'hr') -> None:
         super().__init__(taps)
-        self._check(encoder, taps, weights, noise)
-        self._check_owned(encoder, {'codebook_weight': ('vqgan', codebook_weight != CODEBOOK_WEIGHT),
-                                    'teacher_input': ('teacher', teacher_input != 'hr')})
+        self._check(encoder, taps, weights, noise, {'codebook_weight': ('vqgan', codebook_weight != CODEBOOK_WEIGHT),
+                                                    'teacher_input': ('teacher', teacher_input != 'hr')})
         self.encoder: Literal['teacher'] | VGGFeatures | VQGANFeatures = (
             'teacher' if encoder == 'teacher' else VQGANFeatures(str(weights)) if encoder == 'vqgan' else
             VGGFeatures(weights))
@@ -119,9 +118,11 @@ class DCKDLoss(RandomizedLoss):
         self.history = HistoryStudent(history_every, history_period, history_decay)
         self.turns = {'history_every': self.history.first}
 
-    def _check(self, encoder: str, taps: Taps | None, weights: str | None, noise: Sequence[float]) -> None:
-        """Refuse options that do not go together."""
-        wrong: dict[str, str] = {}
+    def _check(self, encoder: str, taps: Taps | None, weights: str | None, noise: Sequence[float],
+               owned: Mapping[str, tuple[str, bool]]) -> None:
+        """Refuse options that do not go together; ``owned``: by name its encoder, and whether it is no default."""
+        wrong = {name: f'goes with encoder: {owner} alone, and the encoder is {encoder}'
+                 for name, (owner, differs) in owned.items() if differs and encoder != owner}
         if encoder == 'teacher' and taps is None:
             wrong['taps'] = 'is missing: encoder: teacher compares features of the teacher; write taps: 3'
         if encoder != 'teacher' and taps is not None:
@@ -136,13 +137,6 @@ class DCKDLoss(RandomizedLoss):
         elif not noise[1]:
             wrong['noise'] = ('must go above 0: without noise the copies are the images themselves, and at the start '
                               'the negatives are the student\'s own images')
-        if wrong:
-            raise ArgumentError(type(self).__name__, wrong)
-
-    def _check_owned(self, encoder: str, options: Mapping[str, tuple[str, bool]]) -> None:
-        """Refuse options that differ from their default and are of another encoder."""
-        wrong = {name: f'goes with encoder: {owner} alone, and the encoder is {encoder}'
-                 for name, (owner, differs) in options.items() if differs and encoder != owner}
         if wrong:
             raise ArgumentError(type(self).__name__, wrong)
 

@@ -117,10 +117,7 @@ class Settings:
     def too_small(self, sources: Sequence[Source]) -> list[str]:
         """Names of the images and versions that are left out because they are too small."""
         everything = replace(self, min_side=1)
-        found = []
-        for source in sources:
-            size = source.stem, source.header.width, source.header.height
-            taken = self.tiles(*size)
-            found += [source.path.name if tile.size is None else f'{tile.name}.png' for tile in everything.tiles(*size)
-                      if tile not in taken]
-        return found
+        return [source.path.name if tile.size is None else f'{tile.name}.png'
+                for source in (sources if self.min_side > 1 else ())
+                for tile in everything.tiles(source.stem, source.header.width, source.header.height)
+                if min(tile.height, tile.width) < self.min_side]
