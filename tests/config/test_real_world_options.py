@@ -149,6 +149,7 @@ def test_the_images_of_the_list_alone_are_decoded(make: Make, image_pairs: Path)
         decode_images(opt)
     problem, = caught.value.problems
     assert problem.what.startswith(f'1 of 2 images cannot be decoded: {image_pairs}/HR/1.png')
+    assert problem.remedy.startswith('restore them, or remove them and their lines of meta_info;')
 
 
 def test_too_few_images_for_the_length(make: Make) -> None:
