@@ -11,7 +11,7 @@ from typing import Any
 
 import lmdb
 
-from mipkd_plugin.config.data_set_tables import gives_kernels
+from mipkd_plugin.config.data_set_tables import crop_side, gives_kernels
 from mipkd_plugin.config.image_folders import check_folder
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
@@ -80,6 +80,8 @@ def prepare_line(ctx: Context, where: str, text: str, as_lmdb: bool) -> str:
     flags = ' --lmdb' if as_lmdb else ''
     if as_lmdb and trains:
         flags += ' --crop 400 --step 200' if degraded else ' --crop 480 --step 240'
+    if degraded:
+        flags += f' --min-side {crop_side(ctx.opt)}'  # the check refuses smaller images
     makes = '--gt-only' if degraded else f'--scale {ctx.scale}'
     return f'mipkd prepare --hr DIR {makes} --out {Path(text).parent}{flags}'
 

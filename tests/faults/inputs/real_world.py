@@ -240,7 +240,7 @@ IMAGES = [
     bad('a list beside an LMDB that does not exist', f'{TRAIN}.meta_info', ('is not read with an LMDB', ),
         spoil=lmdbs, **LMDB),
     bad('an LMDB that does not exist', f'{TRAIN}.dataroot_gt', (
-        'mipkd prepare --hr DIR --gt-only --out . --lmdb --crop 400 --step 200', ), remedy=False, **LMDB),
+        'mipkd prepare --hr DIR --gt-only --out . --lmdb --crop 400 --step 200 --min-side 48', ), remedy=False, **LMDB),
     bad('photographs for validation that do not exist', 'datasets.val.dataroot_lq', (
         'create it: mipkd degrade -opt ', 'options.yml --hr DIR --out degraded; then write dataroot_gt: degraded/HR, '
         'and write dataroot_lq: degraded/LQ'), remedy=False, datasets__val__dataroot_lq='LQ'),
