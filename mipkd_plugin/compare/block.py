@@ -26,7 +26,7 @@ from mipkd_plugin.compare.checks import (
     metric_names,
     testsets_of,
 )
-from mipkd_plugin.compare.methods import RANDOM, has_own_teacher, init_of, is_plain, method_text
+from mipkd_plugin.compare.methods import has_own_teacher, init_of, is_plain, method_text
 from mipkd_plugin.compare.starts import find_start
 from mipkd_plugin.compare.teachers import check_shared_teachers, home_of, with_digest
 from mipkd_plugin.compare.trials import Comparison, Trial, derive
@@ -34,7 +34,7 @@ from mipkd_plugin.config.check import Report, check_options
 from mipkd_plugin.config.components import check_teacher_network, find_model
 from mipkd_plugin.config.distillation import joint_fingerprint
 from mipkd_plugin.config.examples import example
-from mipkd_plugin.config.keys import MAPPING, TEXT
+from mipkd_plugin.config.keys import MAPPING, RANDOM, TEXT
 from mipkd_plugin.config.names import check_names, run_name_problem, safe_name
 from mipkd_plugin.config.patches import probe_shape
 from mipkd_plugin.config.plugins import absolute_imports

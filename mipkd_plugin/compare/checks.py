@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mipkd_plugin.compare.methods import INIT, METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings, init_of, is_plain
+from mipkd_plugin.compare.methods import METHOD, OTHER_TEACHER, SHARED_TEACHER, has_settings, init_of, is_plain
 from mipkd_plugin.config.aggregate import NOT_BESIDE
 from mipkd_plugin.config.examples import DISTILLATION_LOSS
-from mipkd_plugin.config.keys import ANYTHING, MAPPING, TEXT, Key, is_whole
+from mipkd_plugin.config.keys import ANYTHING, INIT, MAPPING, TEXT, Key, is_whole
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.sections import check_keys, check_numbers
@@ -87,7 +87,7 @@ def check_block(ctx: Context) -> dict[str, Any]:
 
 def check_train(ctx: Context) -> None:
     """Refuse in ``train`` what methods differ in: the rows of a method would not tell that it has this, too."""
-    for key, own in (('distill_opt', 'losses'), ('eco', 'eco')):
+    for key, own in (('distill_opt', 'losses'), ('eco', 'eco'), ('init', 'init')):
         where = f'train.{key}'
         if ctx.section('train').get(key) is not None:
             ctx.add(where, f'belongs to the methods of a comparison, each of which has its own {own}', 'remove it, and '

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
-from mipkd_plugin.compare.methods import RANDOM, init_of, is_plain, uses_teacher
+from mipkd_plugin.compare.methods import init_of, is_plain, uses_teacher
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import MethodTime, Times, still_true
+from mipkd_plugin.config.keys import RANDOM
 
 CONTROLS = (CONTROL, EQUAL_TIME)
 

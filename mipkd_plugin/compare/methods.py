@@ -11,13 +11,9 @@ from typing import Any
 from basicsr.utils.registry import LOSS_REGISTRY
 
 from mipkd_plugin.config.eco import EcoSchedule
-from mipkd_plugin.config.keys import INTEGER, LOSSES, MAPPING, Key, one_of, optional
+from mipkd_plugin.config.keys import INIT, INTEGER, LOSSES, MAPPING, RANDOM, Key, optional
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.teachers import are_named, distillation_entries, used_teachers
-
-TEACHER_SLICE, RANDOM = 'teacher_slice', 'random'
-INIT = one_of(TEACHER_SLICE, RANDOM)
-"""What a student starts from."""
 
 METHOD = {'losses': Key(LOSSES), 'distill': Key(MAPPING), 'eco': Key(optional(MAPPING)), 'teacher': Key(MAPPING),
           'teachers': Key(MAPPING), 'crops': Key(INTEGER), 'init': Key(INIT)}

@@ -26,9 +26,9 @@ from mipkd_plugin.compare.measures import (
     select,
     start_of,
 )
-from mipkd_plugin.compare.methods import RANDOM, TEACHER_SLICE
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import Times
+from mipkd_plugin.config.keys import RANDOM, TEACHER_SLICE
 from mipkd_plugin.utils.files import write_atomically, write_text
 
 

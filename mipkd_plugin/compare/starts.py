@@ -13,15 +13,14 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
-from mipkd_plugin.compare.methods import TEACHER_SLICE
 from mipkd_plugin.compare.run_folders import EXPERIMENTS, RunError
 from mipkd_plugin.config.components import construct
+from mipkd_plugin.config.keys import TEACHER_SLICE
 from mipkd_plugin.config.patches import check_output
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.start import check_only_start, slice_of
 from mipkd_plugin.config.teacher_weights import load_teacher
 from mipkd_plugin.config.teachers import context_of, teachers_of
-from mipkd_plugin.networks.slice_rules import SliceError
-from mipkd_plugin.networks.slicing import sliced
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, UsageError
 from mipkd_plugin.utils.files import write_atomically
 
@@ -86,10 +85,7 @@ def find_start(ctx: Context, places: list[str]) -> Start | None:
     """
     if not places:
         return None
-    given = ctx.section('path').get('pretrain_network_g')
-    if given is not None:
-        ctx.add(places[0], f'is {TEACHER_SLICE}, but path.pretrain_network_g names another start, {given}',
-                'write path.pretrain_network_g: ~', {'path.pretrain_network_g': None})
+    check_only_start(ctx, places[0])
     if ctx.problems:
         return None
     student = construct(ctx, 'network_g', ctx.section('network_g'), ARCH_REGISTRY)
@@ -102,8 +98,5 @@ def find_start(ctx: Context, places: list[str]) -> Start | None:
     where = f'{teachers[0].place}.network'
     if not check_output(ctx, {'network_g': student, where: teacher}, where):
         return None
-    try:
-        return Start(EXPERIMENTS / str(ctx.opt['name']) / f'{TEACHER_SLICE}.pth', sliced(student, teacher))
-    except SliceError as error:
-        ctx.add(places[0], f'is {TEACHER_SLICE}, but {error.what}', error.remedy)
-        return None
+    state = slice_of(ctx, places[0], student, teacher)
+    return None if state is None else Start(EXPERIMENTS / str(ctx.opt['name']) / f'{TEACHER_SLICE}.pth', state)

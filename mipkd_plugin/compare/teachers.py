@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mipkd_plugin.compare.methods import (
-    RANDOM,
     has_own_teacher,
     has_settings,
     init_of,
@@ -16,6 +15,7 @@ from mipkd_plugin.compare.methods import (
     place,
 )
 from mipkd_plugin.config.aggregate import digest_of, has_aggregate
+from mipkd_plugin.config.keys import RANDOM
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.teacher_list import check_teachers

@@ -23,6 +23,7 @@ from mipkd_plugin.config.patches import check_output, check_patch, probe_shape, 
 from mipkd_plugin.config.problems import Context
 from mipkd_plugin.config.remedies import in_words
 from mipkd_plugin.config.schedule import check_schedule, distilled_samples, read_schedule
+from mipkd_plugin.config.start import check_init
 from mipkd_plugin.config.tap_problems import add_bind_problems, check_names_of_taps
 from mipkd_plugin.config.teacher_cache import check_cache
 from mipkd_plugin.config.teacher_run import cast_remedy, check_execution, execution_of, with_cast_teacher
@@ -78,6 +79,7 @@ def build(ctx: Context, probe: str = 'small', student: nn.Module | None = None, 
     sizes_fit = [check_output(ctx, nets, where) and check_image(ctx, net, where) for where, net in nets.items()]
     if built.student is not None and built.teachers and len(built.teachers) == len(teachers_of(ctx.opt)):
         if all(sizes_fit):
+            check_init(ctx, built.student, next(iter(built.teachers.values())))
             _fit(ctx, built, shape, trial)
         else:
             check_names_of_taps(ctx, built.losses, built.student,

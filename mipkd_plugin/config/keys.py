@@ -111,6 +111,9 @@ CACHE_TYPE = one_of('float32', 'float16', 'bfloat16')
 OUTPUT = Kind('a whole number or a key', lambda v: isinstance(v, (int, str)) and not isinstance(v, bool) and v != '',
               0, {'type': ['integer', 'string'], 'minLength': 1})
 KEEP_OR_NEW = one_of('keep', 'new')
+TEACHER_SLICE, RANDOM = 'teacher_slice', 'random'
+INIT = one_of(TEACHER_SLICE, RANDOM)
+"""What a student starts from."""
 LOSSES = Kind('one loss (a block with type) or a list of them',
               lambda v: isinstance(v, (Mapping, list)) and len(v) > 0,
               schema={'type': ['object', 'array'], 'minItems': 1, 'minProperties': 1})
@@ -147,7 +150,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
         'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'eco': Key(optional(MAPPING)),
-        'exact_resume': Key(FLAG),
+        'init': Key(INIT), 'exact_resume': Key(FLAG),
         'resume_hyperparameters': Key(optional(KEEP_OR_NEW)),
     },
     'val': {

@@ -234,7 +234,7 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
         name = distilling_model(ctx.opt['model_type'])
         for where, section in (('teacher', ctx.opt), ('teachers', ctx.opt),
                                ('train.distill_opt', ctx.section('train')), ('train.distill', ctx.section('train')),
-                               ('train.eco', ctx.section('train'))):
+                               ('train.eco', ctx.section('train')), ('train.init', ctx.section('train'))):
             if where.rpartition('.')[2] in section and not (ctx.reads_teachers and section is ctx.opt):
                 whole = bool({'teacher', 'teachers'} & set(ctx.opt)
                              and {'distill_opt', 'eco'} & set(ctx.section('train')))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from basicsr.utils.registry import LOSS_REGISTRY
 
-from mipkd_plugin.config.keys import WORD
+from mipkd_plugin.config.keys import TEACHER_SLICE, WORD
 from mipkd_plugin.config.problems import Context, block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.remedies import REMOVE
@@ -160,7 +160,7 @@ def are_named(opt: Mapping[str, Any]) -> bool:
 
 
 def used_teachers(opt: Mapping[str, Any]) -> list[str]:
-    """The teachers that some loss learns from; one that names no teacher of the list counts for the first, as does ECO.
+    """The teachers of use: a loss that names none learns from the first, as does ECO; the first gives a slice, too.
 
     Args:
         opt: The options.
@@ -170,7 +170,7 @@ def used_teachers(opt: Mapping[str, Any]) -> list[str]:
     """
     teachers = teachers_of(opt)
     used = {number_of_teacher(opt, options) for _, options in distillation_entries(opt)}
-    if block(opt, 'train').get('eco') is not None:
+    if block(opt, 'train').get('eco') is not None or block(opt, 'train').get('init') == TEACHER_SLICE:
         used.add(0)
     return [teacher.name for number, teacher in enumerate(teachers) if number in used]
 

@@ -49,7 +49,7 @@ class GradientCheck:
         iteration: Number of the iteration that was tried: one in which all terms act.
         images: The batches.
         patch: (N, H, W) of a batch of LR images.
-        pretrained: The file that the student starts from, if it does.
+        pretrained: What the student starts from, a file or a slice, unless it has random weights.
         seconds: How long it took.
     """
 
@@ -81,6 +81,8 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
     if not config.teachers_of(opt) or not config.distillation_entries(opt):
         return None
     parsed = _parsed(opt)
+    if config.starts_from_slice(opt):
+        pretrained = 'a slice of the teacher'
     if start_weights is not None:
         parsed['path']['pretrain_network_g'] = None
     distillation = distillation or config.build_distillation(opt)

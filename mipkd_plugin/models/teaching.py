@@ -13,6 +13,7 @@ from mipkd_plugin import config
 from mipkd_plugin.losses.base import DistillationLoss
 from mipkd_plugin.models.pictures import FrozenTeacher
 from mipkd_plugin.networks.features import NetPass
+from mipkd_plugin.networks.slicing import sliced
 from mipkd_plugin.networks.step import NetPair, Step, StepPlan
 from mipkd_plugin.networks.teacher_cache import TeacherCache
 
@@ -30,6 +31,8 @@ class Teaching:
         runner: Its ``DistributedDataParallel`` wrapper, if it has one.
         device: Where the student is.
 
+    A new training with ``train.init: teacher_slice`` begins here: the student gets its slice of the first teacher.
+
     Attributes:
         nets: The student with each teacher, by the teacher's name. The name is '' for the block ``teacher``.
         chosen: For each loss the name of its teacher.
@@ -40,6 +43,8 @@ class Teaching:
                  runner: Callable[[Tensor], Tensor] | None, device: torch.device) -> None:
         for net in distillation.nets.values():
             net.to(device)
+        if config.starts_from_slice(opt):
+            student.load_state_dict(sliced(student, distillation.teacher))
         self.teachers = distillation.nets
         self.chosen = distillation.chosen
         self.fingerprint = distillation.fingerprint

@@ -42,14 +42,16 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
     opt['train']['distill_opt'] = [opt['train']['distill_opt'], {'type': 'LogitsKDLoss'},
                                    {'type': 'KRNetLoss', 'taps': 3, 'hidden_channels': 8, 'meta_every': 1},
                                    {'type': 'FitNetLoss'}, {'type': 'DUKDLoss'},
-                                   {'type': 'DCKDLoss', 'taps': 2, 'history_every': 2}]
+                                   {'type': 'DCKDLoss', 'taps': 2, 'history_every': 2}, {'type': 'WaveletKDLoss'}]
+    opt['train']['init'] = 'teacher_slice'
     (tmp_path / 'opt.json').write_text(json.dumps(opt))
     for result in two_ranks(lambda paths: distributed_worker.main(*paths) or 0, str(tmp_path / 'opt.json'),
                             str(tmp_path), cwd=REPO):
         assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
     assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss',
-                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'DCKDLoss', 'EDSR']
+                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'DCKDLoss', 'WaveletKDLoss',
+                                'EDSR']
     assert not torch.equal(first['random'], second['random']), 'both ranks draw the same masks and routes'
     for part in ('student', 'losses', 'weights'):
         for name, value in first[part].items():

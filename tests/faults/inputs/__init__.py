@@ -17,11 +17,12 @@ from faults.inputs import (
     resume_files,
     settings,
     several_teachers,
+    start,
     weights,
     widths,
 )
 
 MODULES = (aggregate, images, settings, hostile, weights, rehearsal, resume, resume_files, not_finite, widths,
            any_network, any_student, pictures, recognition, dckd, eco, several_teachers,
-           real_world)
+           real_world, start)
 CASES = [case for module in MODULES for case in module.CASES]

@@ -1,0 +1,74 @@
+"""What the student of a training starts from: random weights, or a slice of its teacher; the key ``train.init``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mipkd_plugin.config.keys import RANDOM, TEACHER_SLICE
+from mipkd_plugin.config.problems import Context
+from mipkd_plugin.networks.slice_rules import SliceError
+from mipkd_plugin.networks.slicing import sliced
+
+PLACE = 'train.init'
+
+
+def starts_from_slice(opt: Mapping[str, Any]) -> bool:
+    """Whether a training begins with a slice of its teacher: one that is resumed goes on with its own weights.
+
+    Args:
+        opt: The options, as BasicSR has parsed them.
+
+    Returns:
+        Whether it does.
+    """
+    return opt['train'].get('init') == TEACHER_SLICE and (opt.get('path') or {}).get('resume_state') is None
+
+
+def check_init(ctx: Context, student: nn.Module, teacher: nn.Module) -> None:
+    """Check ``train.init``: that there is one start, and that the student can be cut from the teacher.
+
+    Args:
+        ctx: Where problems go.
+        student: The student.
+        teacher: The only teacher, or the first.
+    """
+    if ctx.section('train').get('init') == TEACHER_SLICE and ctx.section('path').get('resume_state') is None:
+        check_only_start(ctx, PLACE)
+        slice_of(ctx, PLACE, student, teacher)
+
+
+def check_only_start(ctx: Context, place: str) -> None:
+    """Refuse weights in ``path.pretrain_network_g`` beside a slice of the teacher.
+
+    Args:
+        ctx: Where problems go.
+        place: YAML path that asks for the slice.
+    """
+    given = ctx.section('path').get('pretrain_network_g')
+    if given is not None:
+        ctx.add(place, f'is {TEACHER_SLICE}, but path.pretrain_network_g names another start, {given}',
+                'write path.pretrain_network_g: ~', {'path.pretrain_network_g': None})
+
+
+def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -> dict[str, Tensor] | None:
+    """Cut the start of a student out of its teacher.
+
+    Args:
+        ctx: Where problems go.
+        place: YAML path that asks for it.
+        student: The student; it is left as it is.
+        teacher: The teacher.
+
+    Returns:
+        The state of the student; None if it is no slice of the teacher.
+    """
+    try:
+        return sliced(student, teacher)
+    except SliceError as error:
+        alone = place == PLACE  # in a comparison, a method that has nothing but its start would be a second control
+        ctx.add(place, f'is {TEACHER_SLICE}, but {error.what}', error.remedy + f'; or write init: {RANDOM}' * alone,
+                {place: RANDOM} if alone else {})
+        return None

@@ -1,0 +1,98 @@
+"""A training that starts from a slice of its teacher: ``train.init: teacher_slice``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from basicsr.models import build_model
+from helpers import as_parsed, several_teachers
+from training import train, train_until, typed, write_options
+
+from mipkd_plugin.config import check_options
+from mipkd_plugin.networks.slicing import sliced
+
+Make = Callable[..., dict[str, Any]]
+SLICE = 'teacher_slice'
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_without_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+
+
+def options(make: Make, **train: Any) -> dict[str, Any]:
+    opt = make()
+    opt['datasets']['train'].update(dataset_enlarge_ratio=6)
+    opt['train'].update(init=SLICE, exact_resume=True, **train)
+    opt['logger'].update(use_tb_logger=False)
+    return opt
+
+
+def expected(opt: dict[str, Any]) -> dict[str, torch.Tensor]:
+    block = opt['teacher'] if 'teacher' in opt else opt['teachers'][0]
+    teacher, student = build_network(dict(block['network'])), build_network(dict(opt['network_g']))
+    teacher.load_state_dict(torch.load(block['weights'])['params'])
+    return sliced(student, teacher)
+
+
+def saved(iteration: int | str = 'latest') -> dict[str, Any]:
+    return torch.load(f'experiments/tiny/models/net_g_{iteration}.pth')
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(value.equal(other[name]) for name, value in one.items())
+
+
+def test_student_and_average_begin_there(train_options: Make, tmp_path: Path) -> None:
+    opt = options(train_options)
+    for dtype in ('float32', 'bfloat16'):  # a teacher that is cast gives its slice before that
+        opt['teacher']['dtype'] = dtype
+        model = build_model(as_parsed(opt, tmp_path))
+        assert equal(model.net_g.state_dict(), expected(opt))
+        assert equal(model.net_g_ema.state_dict(), expected(opt))
+    opt['train']['init'] = 'random'
+    assert not equal(build_model(as_parsed(opt, tmp_path)).net_g.state_dict(), expected(opt))
+
+
+def test_the_first_of_several_is_cut_and_counts_as_used(train_options: Make, tmp_path: Path) -> None:
+    opt = options(train_options, distill_opt={'type': 'LogitsKDLoss', 'teacher': 'swinir'})
+    del opt['teacher']
+    opt['teachers'] = several_teachers(tmp_path)
+    assert not check_options(opt, is_train=True).problems
+    assert equal(build_model(as_parsed(opt, tmp_path)).net_g.state_dict(), expected(opt))
+    opt['train']['init'] = 'random'
+    problem, = check_options(opt, is_train=True).problems
+    assert 'no loss learns' in problem.what
+
+
+@pytest.mark.parametrize('eco', [None, {'end_ratio': 0.5}])
+def test_a_resumed_run_goes_on_with_its_own_weights(train_options: Make, eco: Any) -> None:
+    path = write_options(options(train_options, eco=eco), Path('x.yml'))
+    assert train(path) == 0
+    log = next(Path('experiments/tiny').glob('*.log')).read_text()
+    assert 'The student starts from a slice of the teacher.' in log
+    whole = saved()
+    Path('experiments/tiny').rename('whole')
+    train_until(path, 'trained', 3)
+    assert train(path, '--auto_resume') == 0
+    last = max(Path('experiments/tiny').glob('*.log')).read_text()
+    assert 'Resuming training from' in last
+    assert 'slice of the teacher' not in last
+    assert equal(saved()['params'], whole['params'])
+    assert equal(saved()['params_ema'], whole['params_ema'])
+
+
+def test_the_check_says_so_and_measures_there(train_options: Make) -> None:
+    write_options(options(train_options), Path('x.yml'))
+    done = typed('check', '-opt', 'x.yml')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '\n  start    a slice of the teacher\n' in done.stdout
+    assert 'before the training: it starts from a slice of the teacher; iteration' in done.stdout
