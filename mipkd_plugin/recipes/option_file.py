@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from mipkd_plugin.config.keys import TEACHER_SLICE
 from mipkd_plugin.recipes.data import Data
 from mipkd_plugin.recipes.defaults import LOSSES, Settings
 from mipkd_plugin.utils.errors import UsageError
@@ -94,6 +95,8 @@ def _train(settings: Settings) -> dict[str, Any]:
         losses[0]['feat_weight'] = 5
         if settings['chain'] == 'no':
             losses[0] |= {'latent_channels': 'student', 'block_weight': 0}
+    if settings['init'] == TEACHER_SLICE:
+        found['init'] = settings['init']
     if settings['until'] < 1:
         found['distill'] = {'until': settings['until'], 'fade': 'linear'}
     return {**found, 'distill_opt': losses[0] if len(losses) == 1 else losses}

@@ -14,6 +14,8 @@ from torch import nn
 
 from mipkd_plugin import config
 from mipkd_plugin.networks.padding import needed_multiple
+from mipkd_plugin.networks.slice_rules import SliceError
+from mipkd_plugin.networks.slicing import sliced
 from mipkd_plugin.recipes import defaults
 from mipkd_plugin.recipes.data import Data
 from mipkd_plugin.recipes.defaults import Facts, Settings
@@ -157,7 +159,17 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
     return Facts(scale, (blocks, teacher_blocks), width, teacher_width, layers_of(nets[0]),
                  attends(nets[0]), unit, smallest, data.train.count(), torch.cuda.is_available(), cores(),
                  psutil.virtual_memory().available,
-                 int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0)
+                 int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0,
+                 _why_uncut(*nets))
+
+
+def _why_uncut(student: nn.Module, teacher: nn.Module) -> str:
+    """Why a student cannot start from a slice of its teacher; '' if it can."""
+    try:
+        sliced(student, teacher)
+    except SliceError as error:
+        return error.what
+    return ''
 
 
 def _provisional(settings: Settings, given: Mapping[str, Any]) -> Settings:
@@ -183,7 +195,7 @@ _PLACES = {'crops': 'datasets.train.crops', 'patch': 'datasets.train.gt_size',
            'batch': 'datasets.train.batch_size_per_gpu', 'workers': 'datasets.train.num_worker_per_gpu',
            'iterations': 'train.total_iter', 'ema': 'train.ema_decay', 'learning_rate': 'train.optim_g',
            'val_freq': 'val.val_freq', 'until': 'train.distill', 'loss': 'train.distill_opt',
-           'taps': 'train.distill_opt.taps', 'seed': 'manual_seed'}
+           'taps': 'train.distill_opt.taps', 'init': 'train.init', 'seed': 'manual_seed'}
 """Where a setting stands in the option file."""
 
 

@@ -116,6 +116,18 @@ def test_other_losses(work: Path, loss: str, capsys: pytest.CaptureFixture[str])
     own = yaml.safe_load(Path('run1/run1.yml').read_text())
     assert own['model_type'] == ('AnySRModel' if loss == 'none' else 'DistillModel')
     assert ('teacher' in own) == (loss != 'none')
+    assert ('init' in own['train']) == (loss != 'none')
+
+
+@pytest.mark.parametrize(('more', 'line'), [
+    ([], 'init teacher_slice the best start of our comparisons'),
+    (['--init', 'random'], 'init random given'),
+    (['--student', 'SRVGGNetCompact:8x3'], 'init random the student is of the class')])
+def test_a_student_that_fits_into_the_teacher_starts_there(work: Path, more: list[str], line: str,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    assert distill(*SMALL, *more, '--write-only') == 0
+    assert any(' '.join(said.split()).startswith(line) for said in capsys.readouterr().out.splitlines())
+    assert yaml.safe_load(Path('run1/run1.yml').read_text())['train'].get('init') == (None if more else 'teacher_slice')
 
 
 def test_entries_of_the_file_can_be_set(work: Path) -> None:
@@ -231,6 +243,9 @@ def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[st
     (['--set', 'name=other'], '--set name=other: more than this entry hangs on it.\n   -> Write --out other instead'),
     (['--seed', '99999999999'], 'manual_seed (--seed): must be a whole number from 0 to 4e9'),
     (['--loss', 'none', '--until', '0.5'], '--until 0.5: --loss none does not distill at all'),
+    (['--loss', 'none', '--init', 'teacher_slice'], '--init teacher_slice: --loss none trains without the teacher'),
+    (['--student', 'SRVGGNetCompact:8x3', '--init', 'teacher_slice'], 'train.init (--init): is teacher_slice, but the '
+     'student is of the class SRVGGNetCompact and the teacher of EDSR'),
     (['--out', 'experiments/run1'], 'Name a folder outside of experiments: --out run1'),
     (['--set', 'train'], '--set train: is not an entry of the option file'),
     (['--set', 'train:warmup=1'], 'warmup'),

@@ -50,8 +50,8 @@ def test_gradients_are_equal_on_both_ranks(train_options: Callable[..., dict[str
         assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
     assert first['wrapped'] == ['DistributedDataParallel', 'DistributedDataParallel', 'LogitsKDLoss',
-                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'DCKDLoss', 'WaveletKDLoss',
-                                'EDSR']
+                                'DistributedDataParallel', 'DistributedDataParallel', 'DUKDLoss', 'DCKDLoss',
+                                'WaveletKDLoss', 'EDSR']
     assert not torch.equal(first['random'], second['random']), 'both ranks draw the same masks and routes'
     for part in ('student', 'losses', 'weights'):
         for name, value in first[part].items():

@@ -32,7 +32,7 @@ def test_every_setting_has_an_option_and_a_reason() -> None:
 
 
 @pytest.mark.parametrize(('name', 'value'), [
-    ('loss', 'logits'), ('taps', 3), ('chain', 'yes'), ('until', 0.3), ('patch', 32), ('batch', 4),
+    ('loss', 'logits'), ('taps', 3), ('chain', 'yes'), ('until', 0.3), ('init', 'random'), ('patch', 32), ('batch', 4),
     ('learning_rate', 1e-3), ('iterations', 777), ('crops', 0), ('ema', 0.5), ('val_freq', 9), ('workers', 3),
     ('threads', 2), ('seed', 5)])
 def test_what_is_given_stays(name: str, value: Any) -> None:
@@ -67,6 +67,12 @@ def test_taps_need_blocks() -> None:
     assert chosen(replace(CPU, blocks=(1, 5)))['taps'] == 1
     found = chosen(replace(CPU, blocks=(0, 5)))
     assert (found['loss'], 'taps' in found.values, 'chain' in found.values) == ('logits', False, False)
+
+
+def test_a_student_that_is_no_slice_says_why() -> None:
+    assert (chosen()['init'], chosen(loss='none').values.get('init')) == ('teacher_slice', None)
+    other = chosen(replace(CPU, uncut='the student is deeper'))
+    assert (other['init'], other.reasons['init']) == ('random', 'the student is deeper')
 
 
 def test_patches_fit_windows_and_images() -> None:

@@ -12,7 +12,7 @@ from mipkd_plugin.utils.errors import UsageError
 HELP = "train a small student from a teacher's weights file and a folder of images"
 LOSSES = ('mipkd', 'krnet', 'logits', 'fitnets', 'at', 'rkd', 'fakd', 'crosskd', 'dukd', 'none')
 PLACES = ('hr', 'lr', 'val', 'val_lr')
-SETTINGS = ('loss', 'taps', 'chain', 'until', 'patch', 'batch', 'learning_rate', 'iterations', 'crops', 'ema',
+SETTINGS = ('loss', 'taps', 'chain', 'until', 'init', 'patch', 'batch', 'learning_rate', 'iterations', 'crops', 'ema',
             'val_freq', 'workers', 'threads', 'seed')
 """What is chosen where it is not given."""
 
@@ -57,6 +57,8 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
             ('seed', _whole(0), 'of weights and crops')):
         add(f'--{name}', type=kind, metavar='N', help=text)
     add('--chain', choices=('yes', 'no'), help="the block chain of MiPKD, its dearest part")
+    add('--init', choices=('teacher_slice', 'random'), help='what the student starts from: a slice of the teacher, or '
+        'random weights')
     add('--set', action='append', metavar='A:B=VALUE', help='another entry of the option file, as in '
         '--set train:optim_g:type=AdamW; can be given several times')
     add('--import', dest='imports', action='append', metavar='FILE.py|MODULE', help='first import a file or module '
@@ -109,6 +111,8 @@ def require_fitting(args: argparse.Namespace) -> None:
         raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
     if args.until is not None and args.loss == 'none':
         raise UsageError(f'--until {args.until:g}: --loss none does not distill at all.\n   -> Leave one of them out')
+    if args.init == 'teacher_slice' and args.loss == 'none':
+        raise UsageError('--init teacher_slice: --loss none trains without the teacher.\n   -> Leave one of them out')
     if args.out is not None and Path('experiments').resolve() in args.out.resolve().parents:
         raise UsageError(f'--out {args.out}: BasicSR keeps the run itself in experiments/{args.out.resolve().name}.\n'
                          f'   -> Name a folder outside of experiments: --out {args.out.resolve().name}')

@@ -17,7 +17,8 @@ OTHERWISE = 'or write init: random'
 CASES = [
     BadInput('start that nobody knows', WHERE, ("must be teacher_slice or random, not 'slice'", 'write init: teacher_'),
              {WHERE: 'slice'}),
-    BadInput('misspelled start', 'train.inti', ('unknown key', "did you mean 'init'?"), {'train.inti': 'teacher_slice'}),
+    BadInput('misspelled start', 'train.inti', ('unknown key', "did you mean 'init'?"),
+             {'train.inti': 'teacher_slice'}),
     BadInput('slice of a narrower teacher', WHERE, (
         'is teacher_slice, but the student has 99 channels where the teacher has 12', OTHERWISE),
              {**SLICE, 'network_g.num_feat': 99}),
