@@ -310,7 +310,8 @@ def test_gains_in_the_text_are_those_of_the_results(pair: str, over: str, testse
     ('small', 'mipkd_slice', 'none_slice'), ('depth', 'mipkd_slice', 'none_slice'), ('small', 'mipkd_slice', 'mipkd'),
     ('depth', 'mipkd_slice', 'mipkd'), ('depth', 'mipkd_slice', 'none (equal time)'), ('compound', 'dckd', 'none'),
     ('compound', 'eco', 'none'), ('depth', 'none_slice', 'none'), ('depth', 'none_slice', 'mipkd'),
-    ('depth', 'mipkd_eco', 'mipkd'),    ('depth', 'eco', 'none'), ('depth', 'dckd', 'none')])
+    ('compound', 'mipkd_slice', 'none_slice'), ('compound', 'mipkd_slice', 'mipkd'),
+    ('depth', 'mipkd_eco', 'mipkd'), ('depth', 'eco', 'none'), ('depth', 'dckd', 'none')])
 def test_gains_of_the_newest_methods_in_the_text_are_those_of_the_results(pair: str, method: str, over: str) -> None:
     found = gain(rows_of(pair), method, over, 'Kodak24')
     assert f'{abs(found.mean):.3f} ± {found.error:.3f}' in section(RESULTS, '5,000 iterations')
