@@ -79,6 +79,13 @@ def _is_plain(rows: Sequence[Row], method: str) -> bool:
     return is_plain(json.loads(select(rows, method)[0].losses))
 
 
+def varied(rows: Sequence[Row]) -> dict[str, str]:
+    """The variants of an ablation, as ``mipkd mask_ratio=0.5``, and the method that each of them varies."""
+    names = methods_of(rows)
+    found = ((name, *name.partition(' ')[::2]) for name in names)
+    return {name: method for name, method, change in found if '=' in change and method in names}
+
+
 def methods_of(rows: Sequence[Row]) -> list[str]:
     """All methods in the order of the rows, the controls first."""
     names = dict.fromkeys(row.method for row in rows)

@@ -25,6 +25,7 @@ from mipkd_plugin.compare.measures import (
     relative_time,
     select,
     start_of,
+    varied,
 )
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import Times
@@ -144,7 +145,7 @@ def _caption(rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(rows: Sequence[Row], times: Times) -> str:
-    """The comparison as a Markdown table with a caption below it, and a second table of the lead over the control."""
+    """The comparison as a Markdown table and its caption, then leads over the control, and changes of an ablation."""
     cells, lead_cells = _cells(rows, MARKDOWN, times), _lead_cells(rows)
     parts = [*_lines(cells), '', _caption(rows, cells), '']
     if lead_cells:
@@ -152,7 +153,23 @@ def markdown_table(rows: Sequence[Row], times: Times) -> str:
         parts += [f'Lead over {over} in dB, {rows[0].testset}, seed by seed, after so many iterations. Met by '
                   f'{over}: from this iteration on it is level or ahead.{_legend(chain(*lead_cells))}', '',
                   *_lines(lead_cells), '']
+    changes = _change_cells(rows)
+    if changes:
+        methods = ' and '.join(dict.fromkeys(varied(rows).values()))
+        parts += [f'What each change does: PSNR in dB over {methods} as it is, seed by seed.{_legend(chain(*changes))}',
+                  '', *_lines(changes), '']
     return '\n'.join(parts)
+
+
+def _change_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The variants of an ablation against the method that they vary, header first; empty if there are none."""
+    testsets, found = list(dict.fromkeys(row.testset for row in rows)), varied(rows)
+    cells = [['change', *testsets, 'seeds']]
+    for variant, method in found.items():
+        changes = [gain(rows, variant, method, testset) for testset in testsets]
+        cells.append([MARKDOWN.plain(variant.removeprefix(f'{method} ')),
+                      *(_gain(change, MARKDOWN) for change in changes), str(max(c.count for c in changes))])
+    return cells if found else []
 
 
 def _lines(cells: list[list[str]]) -> list[str]:

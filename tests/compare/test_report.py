@@ -229,6 +229,21 @@ def test_gains_within_two_standard_errors_are_not_shown(gains: tuple[float, ...]
         assert ('One seed: there is no standard error, so it shows ' in text) is ('one seed' in cell)
 
 
+def test_an_ablation_says_what_each_change_does() -> None:
+    rows = [row('none', seed, 30) for seed in (0, 1, 2)]
+    for method, values in (('best', (31.0, 31.2, 31.1)), ('best taps=1', (31.1, 31.32, 31.21)),
+                           ('best taps=5', (31.0, 31.2, 31.11)), ('best encoders=shared', (30.5, )),
+                           ('other', (31, 31, 31))):
+        rows += [row(method, seed, value) for seed, value in enumerate(values)]
+    table = markdown_table(rows, {}).split('What each change does: ')[1]
+    assert table == '\n'.join([
+        'PSNR in dB over best as it is, seed by seed. Not shown: smaller than two standard errors, so these seeds show '
+        'neither a gain nor a loss. One seed: there is no standard error, so it shows neither a gain nor a loss.', '',
+        '| change | Set5 | seeds |', '| --- | --- | --- |', '| taps=1 | +0.110 ± 0.006 | 3 |',
+        '| taps=5 | +0.003 ± 0.003 (not shown) | 3 |', '| encoders=shared | -0.500 (one seed) | 1 |', ''])
+    assert 'What each change does' not in markdown_table(ROWS, TIMES)
+
+
 def test_the_legend_stands_where_the_marks_are() -> None:
     """The gain at the end is shown, one on the way is not: the second table has the legend, the first has none."""
     rows = [row('none', seed, 30, curve='1000:29 4000:30') for seed in (0, 1)]
