@@ -107,7 +107,7 @@ def derive(opt: Options, name: str, method: Any, seed: int) -> dict[str, Any]:
     if imports:
         own['imports'] = imports
     own['train']['exact_resume'] = True
-    for key in ('distill_opt', 'eco'):  # each method has its own
+    for key in ('distill_opt', 'eco', 'init'):  # each method has its own
         own['train'].pop(key, None)
     apply(own, method)
     if is_plain(method):

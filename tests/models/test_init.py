@@ -90,6 +90,15 @@ def test_a_resumed_run_goes_on_with_its_own_weights(train_options: Make, eco: An
     assert equal(saved()['params_ema'], whole['params_ema'])
 
 
+def test_training_moves_on_from_there(train_options: Make) -> None:
+    """A few steps change the weights, and do not throw them away."""
+    opt = options(train_options)
+    assert train(write_options(opt, Path('x.yml'))) == 0
+    found, start = saved(), expected(opt)
+    assert not equal(found['params'], start)
+    assert max((found['params'][name] - value).abs().max().item() for name, value in start.items()) < 0.1
+
+
 def test_the_check_says_so_and_measures_there(train_options: Make) -> None:
     write_options(options(train_options), Path('x.yml'))
     done = typed('check', '-opt', 'x.yml')

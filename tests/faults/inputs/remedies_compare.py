@@ -73,6 +73,8 @@ CASES = [
     wrong('losses of all methods', 'train.distill_opt', LOGITS),
     wrong('eco of all methods', 'train.eco', {'end_ratio': 0.5}),
     wrong('eco of all methods that is no eco', 'train.eco', 5),
+    wrong('start of all trainings', 'train.init', 'teacher_slice'),
+    wrong('start of all trainings that is none', 'train.init', 'slice'),
     wrong('two starts', 'compare.init', 'teacher_slice', at='compare.init', entries={
         'path.pretrain_network_g': 'student.pth'}, spoil=student),
     wrong('no seeds', 'compare.seeds', REMOVE),
