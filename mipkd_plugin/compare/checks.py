@@ -91,7 +91,8 @@ def check_train(ctx: Context) -> None:
         where = f'train.{key}'
         if ctx.section('train').get(key) is not None:
             ctx.add(where, f'belongs to the methods of a comparison, each of which has its own {own}', 'remove it, and '
-                    f'write {own} where it is wanted: compare.methods.NAME.{own}', {where: REMOVE})
+                    f'write {own} where it is wanted: compare.methods.NAME.{own}' + ', or compare.init for all' * (
+                        key == 'init'), {where: REMOVE})
 
 
 def _usable(name: Any, taken: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from mipkd_plugin.config.problems import OptionError, Options, Problem, require_
 from mipkd_plugin.config.rehearsal import rehearsed_once
 from mipkd_plugin.config.saved_run import load_run, models_folder
 from mipkd_plugin.config.schedule import DistillSchedule, read_schedule
-from mipkd_plugin.config.start import starts_from_slice
+from mipkd_plugin.config.start import start_in_words, starts_from_slice
 from mipkd_plugin.config.teacher_cache import make_caches
 from mipkd_plugin.config.teacher_file import fill_teacher, forget_weights, recognition_in_words
 from mipkd_plugin.config.teachers import distillation_entries, teachers_of
@@ -31,5 +31,5 @@ __all__ = ['Built', 'Checkpoint', 'DistillSchedule', 'Distillation', 'EcoSchedul
            'iterations_alone', 'launcher_problem', 'load_members', 'load_plugins', 'load_run', 'make_caches',
            'models_folder', 'prepared', 'probe_shape', 'read_eco', 'read_options', 'read_schedule',
            'recognition_in_words', 'rehearsed_once', 'require_clean', 'require_degradation', 'save_plan',
-           'starts_from_slice', 'teacher_fingerprint', 'teachers_of', 'trains_generator', 'weight_option',
-           'window_size']
+           'start_in_words', 'starts_from_slice', 'teacher_fingerprint', 'teachers_of', 'trains_generator',
+           'weight_option', 'window_size']

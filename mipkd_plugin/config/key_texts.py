@@ -62,7 +62,8 @@ TEXTS = {
                                  'first).',
     'train.distill': 'When to distill, on which part of a batch, with which weight; without it in every iteration.',
     'train.eco': 'ECO: begin with the images of the teacher, and go over to the real ones. Needs no distill_opt.',
-    'train.init': 'What the student starts from: random weights, or teacher_slice, a slice of the teacher.',
+    'train.init': 'What the student starts from: random (random weights, or path.pretrain_network_g), or '
+                  'teacher_slice, a slice of the teacher.',
     'train.exact_resume': 'Whether a resumed run ends like one without a stop, to the last bit.',
     'train.resume_hyperparameters': 'A resumed run goes on with the learning rate, betas, milestones … of the '
                                     'checkpoint (keep) or of this file (new).',

@@ -150,7 +150,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         'total_iter': Key(ITERATIONS, 'train'), 'warmup_iter': Key(WHOLE),
         'pixel_opt': Key(optional(MAPPING)), 'perceptual_opt': Key(optional(MAPPING)),
         'distill_opt': Key(LOSSES), 'distill': Key(optional(MAPPING)), 'eco': Key(optional(MAPPING)),
-        'init': Key(INIT), 'exact_resume': Key(FLAG),
+        'init': Key(optional(INIT)), 'exact_resume': Key(FLAG),
         'resume_hyperparameters': Key(optional(KEEP_OR_NEW)),
     },
     'val': {

@@ -15,6 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from mipkd_plugin.checkpoints.trial import SCHEDULERS
 from mipkd_plugin.config.degradation_keys import OF_DEGRADING, QUEUE
 from mipkd_plugin.config.eco import EcoSchedule
+from mipkd_plugin.config.keys import RANDOM
 from mipkd_plugin.config.problems import block
 from mipkd_plugin.config.registered import lookup
 from mipkd_plugin.config.schedule import DistillSchedule
@@ -56,6 +57,8 @@ def trained_with(opt: Mapping[str, Any], root: Path) -> dict[str, Any]:
     degradation = {key: opt[key] for key in opt if key in OF_DEGRADING}
     found |= {'queue_size': QUEUE, 'high_order_degradation': True, **degradation} if degradation else {}
     found |= {f'train.{key}': value for key, value in train.items() if key not in own and key not in _NOT_TRAINING}
+    if found.get('train.init') in (None, RANDOM):
+        found.pop('train.init', None)  # the default
     if train.get('distill') or train.get('eco') is not None:
         found['train.total_iter'] = train.get('total_iter')
     for key, value in {'dataset_enlarge_ratio': 1, **data}.items():

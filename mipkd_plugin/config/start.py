@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from mipkd_plugin.config.keys import RANDOM, TEACHER_SLICE
-from mipkd_plugin.config.problems import Context
-from mipkd_plugin.networks.slice_rules import SliceError
+from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.teachers import teachers_of
+from mipkd_plugin.networks.slice_rules import ANEW, SliceError
 from mipkd_plugin.networks.slicing import sliced
 
 PLACE = 'train.init'
@@ -19,12 +20,18 @@ def starts_from_slice(opt: Mapping[str, Any]) -> bool:
     """Whether a training begins with a slice of its teacher: one that is resumed goes on with its own weights.
 
     Args:
-        opt: The options, as BasicSR has parsed them.
+        opt: The options, as written or as BasicSR has parsed them.
 
     Returns:
         Whether it does.
     """
-    return opt['train'].get('init') == TEACHER_SLICE and (opt.get('path') or {}).get('resume_state') is None
+    return block(opt, 'train').get('init') == TEACHER_SLICE and block(opt, 'path').get('resume_state') is None
+
+
+def start_in_words(opt: Mapping[str, Any]) -> str:
+    """Such a start, as ``a slice of teacher wide`` if there are several."""
+    name = teachers_of(opt)[0].name
+    return f'a slice of teacher {name}' if name else 'a slice of the teacher'
 
 
 def check_init(ctx: Context, student: nn.Module, teacher: nn.Module) -> None:
@@ -35,7 +42,7 @@ def check_init(ctx: Context, student: nn.Module, teacher: nn.Module) -> None:
         student: The student.
         teacher: The only teacher, or the first.
     """
-    if ctx.section('train').get('init') == TEACHER_SLICE and ctx.section('path').get('resume_state') is None:
+    if starts_from_slice(ctx.opt):
         check_only_start(ctx, PLACE)
         slice_of(ctx, PLACE, student, teacher)
 
@@ -50,7 +57,8 @@ def check_only_start(ctx: Context, place: str) -> None:
     given = ctx.section('path').get('pretrain_network_g')
     if given is not None:
         ctx.add(place, f'is {TEACHER_SLICE}, but path.pretrain_network_g names another start, {given}',
-                'write path.pretrain_network_g: ~', {'path.pretrain_network_g': None})
+                'write path.pretrain_network_g: ~' + f'; or, to start there, init: {RANDOM}' * (place == PLACE),
+                {'path.pretrain_network_g': None})
 
 
 def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -> dict[str, Tensor] | None:
@@ -68,7 +76,11 @@ def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -
     try:
         return sliced(student, teacher)
     except SliceError as error:
-        alone = place == PLACE  # in a comparison, a method that has nothing but its start would be a second control
-        ctx.add(place, f'is {TEACHER_SLICE}, but {error.what}', error.remedy + f'; or write init: {RANDOM}' * alone,
-                {place: RANDOM} if alone else {})
+        remedy, fix = error.remedy, dict[str, Any]()
+        if place == PLACE:  # in a comparison, a method that has nothing but its start would be a second control
+            other, fix = f'write init: {RANDOM}', {place: RANDOM}
+            remedy = remedy.replace(ANEW, other) if ANEW in remedy else f'{remedy}; or {other}'
+            if len(teachers_of(ctx.opt)) > 1:
+                remedy += '; the first of the teachers is cut, so put another one first if that fits'
+        ctx.add(place, f'is {TEACHER_SLICE}, but {error.what}', remedy, fix)
         return None

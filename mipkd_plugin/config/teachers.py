@@ -160,7 +160,7 @@ def are_named(opt: Mapping[str, Any]) -> bool:
 
 
 def used_teachers(opt: Mapping[str, Any]) -> list[str]:
-    """The teachers of use: a loss that names none learns from the first, as does ECO; the first gives a slice, too.
+    """The teachers that something needs: losses, or the first one ECO or ``train.init: teacher_slice``.
 
     Args:
         opt: The options.

@@ -82,7 +82,7 @@ def check_gradients(opt: Mapping[str, Any], distillation: config.Distillation | 
         return None
     parsed = _parsed(opt)
     if config.starts_from_slice(opt):
-        pretrained = 'a slice of the teacher'
+        pretrained = config.start_in_words(opt)
     if start_weights is not None:
         parsed['path']['pretrain_network_g'] = None
     distillation = distillation or config.build_distillation(opt)

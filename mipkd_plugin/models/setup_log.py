@@ -33,7 +33,7 @@ def setup_lines(model: DistillMixin, notes: Iterable[str]) -> list[str]:
     lines += [f'\tThe {called(name)} runs in another way: {nets.teacher.execution}'
               for name, nets in teaching.nets.items() if nets.teacher.execution != PLAIN]
     if config.starts_from_slice(model.opt):
-        lines.append('\tThe student starts from a slice of the teacher.')
+        lines.append(f'\tThe student starts from {config.start_in_words(model.opt)}.')
     for loss, name in zip(model.distillation_losses(), teaching.chosen):
         pairs = ', '.join(f'{s} <- {t}' for s, t in loss.pairs) or 'output only'
         lines.append(f'\t{type(loss).__name__}{f" from {called(name)}" * bool(name)}: {pairs}'

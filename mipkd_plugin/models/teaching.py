@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 class Teaching:
     """Runs the teachers of a training. All of them share the student, whose one pass serves all losses.
 
+    With ``train.init: teacher_slice`` the student of a new training gets its slice of the first teacher.
+
     Args:
         opt: The options of the model.
         distillation: Teachers and losses; the teachers go to ``device``, frozen, without a parallel wrapper.
         student: The student, unwrapped.
         runner: Its ``DistributedDataParallel`` wrapper, if it has one.
         device: Where the student is.
-
-    A new training with ``train.init: teacher_slice`` begins here: the student gets its slice of the first teacher.
 
     Attributes:
         nets: The student with each teacher, by the teacher's name. The name is '' for the block ``teacher``.

@@ -90,7 +90,8 @@ def choose(pieces: Iterable[Piece], heads: Mapping[str, tuple[int, int]]) -> dic
         if size > whole[name] and not name.endswith('.heads'):
             first = next(piece for piece in pieces if name in piece.axes)
             raise SliceError(f'the student has {size} channels where the teacher has {whole[name]} (in {first.name}): '
-                             'a slice has as many or fewer', 'take a student that is not wider than its teacher')
+                             'a slice has as many or fewer', 'take a student with no more channels there than its '
+                             'teacher (num_feat, embed_dim, mlp_ratio, squeeze_factor)')
     norms = _norms(pieces, whole)
     kept = {name: Group(whole[name], _largest(norms.get(name, torch.zeros(whole[name])), size))
             for name, size in own.items()}

@@ -17,6 +17,8 @@ Axes = tuple[str, ...]
 """
 
 
+ANEW = 'train from random weights'
+
 SAME_SETTINGS = 'give both networks the same settings but for width and depth'
 
 

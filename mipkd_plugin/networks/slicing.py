@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.networks.slice_channels import Piece, choose
 from mipkd_plugin.networks.slice_rules import (
+    ANEW,
     NAMES,
     SAME_SETTINGS,
     Axes,
@@ -47,7 +48,7 @@ def sliced(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
     """
     if family_of(teacher) is None:
         raise SliceError(f'nobody has said how to slice {type(teacher).__name__}, the teacher',
-                         f'train from random weights; BasicSR\'s {", ".join(NAMES)} can be sliced')
+                         f'{ANEW}; BasicSR\'s {", ".join(NAMES)} can be sliced')
     if type(student) is not type(teacher):
         raise SliceError(f'the student is of the class {type(student).__name__} and the teacher of '
                          f'{type(teacher).__name__}: a slice has the architecture of what it is cut from',
@@ -83,7 +84,7 @@ def _axes(family: Family, student: nn.Module, name: str, tensor: Tensor) -> Axes
     found = axes_of(family, name, tensor.ndim)
     if found is None:
         raise SliceError(f'nobody has said how to slice {name} of {type(student).__name__}',
-                         'train it from random weights')
+                         ANEW)
     return found
 
 

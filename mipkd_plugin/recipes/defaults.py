@@ -53,7 +53,7 @@ class Facts:
         cores: CPU cores.
         free: Free memory in bytes.
         threads: What OMP_NUM_THREADS says; 0 if nothing.
-        uncut: Why the student cannot be cut from the teacher; '' if it can.
+        uncut: Why the student cannot start from a slice of the teacher; '' if it can.
     """
 
     scale: int
@@ -166,8 +166,19 @@ def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: 
         # At its limit a student gains from letting go: +0.129 dB after 60,000 iterations, +0.011 to the end.
         choose('until', 0.5 if is_long else 1.0, 'fades out by half-time: the rest is training of its own' if is_long
                else 'share of the run that distills; a short one needs all of it')
-        # From a slice MiPKD ends 0.06 to 0.14 dB above the slice without it and random weights with it, or more.
-        choose('init', 'random' if facts.uncut else 'teacher_slice', facts.uncut or 'the best start of our comparisons')
+        _choose_init(facts, choose)
+
+
+def _choose_init(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
+    """What the student starts from."""
+    # Whole blocks of the teacher gained most in our comparisons (docs/results.md, depth). A few channels of each layer
+    # did too at 5e-4, but at the rate of narrow students they gained nothing (docs/distill.md).
+    if facts.uncut:
+        choose('init', 'random', facts.uncut)
+    elif facts.width < facts.teacher_width:
+        choose('init', 'random', 'weights: at this learning rate a part of each layer is no better')
+    else:
+        choose('init', 'teacher_slice', 'blocks of the teacher: the best start of our comparisons')
 
 
 def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any], given: Mapping[str, Any],

@@ -23,7 +23,7 @@ _FLOW = {'io_backend', 'network_g', 'network', 'optim_g', 'scheduler', 'pixel_op
          'distill_opt', 'logger'}
 """Blocks on one line."""
 _WIDE = 120
-_OTHERWISE = {'name': '--out', 'train:total_iter': '--iterations', 'manual_seed': '--seed'}
+_OTHERWISE = {'name': '--out', 'train:total_iter': '--iterations', 'manual_seed': '--seed', 'train:init': '--init'}
 """Entries that have an option of their own, which changes others too or is recorded."""
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.IGNORECASE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,11 +160,13 @@ def facts_of(nets: tuple[nn.Module, nn.Module], scale: int, data: Data, given: M
                  attends(nets[0]), unit, smallest, data.train.count(), torch.cuda.is_available(), cores(),
                  psutil.virtual_memory().available,
                  int(threads) if (threads := os.environ.get('OMP_NUM_THREADS', '')).isdigit() else 0,
-                 _why_uncut(*nets))
+                 _why_uncut(*nets, given.get('set') or ()))
 
 
-def _why_uncut(student: nn.Module, teacher: nn.Module) -> str:
+def _why_uncut(student: nn.Module, teacher: nn.Module, changes: Sequence[str]) -> str:
     """Why a student cannot start from a slice of its teacher; '' if it can."""
+    if any(change.startswith('path:pretrain_network_g=') for change in changes):
+        return 'weights, or the file that --set names'
     try:
         sliced(student, teacher)
     except SliceError as error:

@@ -20,6 +20,8 @@ from mipkd_plugin.utils.files import write_text
 
 RECORD = 'distill.json'
 LOCK = 'distill.lock'
+_BEFORE = {'init': 'random'}
+"""What the runs of older versions had, which did not choose it."""
 FOLDERS = ('hr', 'lr', 'val', 'val_lr')
 
 
@@ -101,7 +103,7 @@ def refuse_other(saved: Record, now: Record, out: Path) -> None:
         different.append(f'--teacher: {saved.given["teacher"]} there had other content than {now.given["teacher"]} '
                          'here')
     for name in [*saved.given, *(name for name in now.given if name not in saved.given)]:
-        old, new = saved.given.get(name, saved.values.get(name)), now.given.get(name)
+        old, new = saved.given.get(name, saved.values.get(name, _BEFORE.get(name))), now.given.get(name)
         if name == 'teacher' or old == new:
             continue
         different.append(f'--{name.replace("_", "-")}: {_text(old)} there, {_text(new)} here')

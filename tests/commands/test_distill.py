@@ -116,18 +116,22 @@ def test_other_losses(work: Path, loss: str, capsys: pytest.CaptureFixture[str])
     own = yaml.safe_load(Path('run1/run1.yml').read_text())
     assert own['model_type'] == ('AnySRModel' if loss == 'none' else 'DistillModel')
     assert ('teacher' in own) == (loss != 'none')
-    assert ('init' in own['train']) == (loss != 'none')
 
 
 @pytest.mark.parametrize(('more', 'line'), [
-    ([], 'init teacher_slice the best start of our comparisons'),
-    (['--init', 'random'], 'init random given'),
+    (['--student', 'EDSR:12x3'], 'init teacher_slice blocks of the teacher: the best start of our comparisons'),
+    (['--init', 'teacher_slice'], 'init teacher_slice given'),
+    (['--student', 'EDSR:12x3', '--init', 'random'], 'init random given'),
+    (['--student', 'EDSR:12x3', '--set', 'path:pretrain_network_g=half.pth'], 'init random weights, or the file that'),
+    ([], 'init random weights: at this learning rate a part of each layer is no better'),
     (['--student', 'SRVGGNetCompact:8x3'], 'init random the student is of the class')])
 def test_a_student_that_fits_into_the_teacher_starts_there(work: Path, more: list[str], line: str,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({'params': build_network({**TEACHERS['EDSR'], 'num_block': 3}).state_dict()}, 'half.pth')
     assert distill(*SMALL, *more, '--write-only') == 0
     assert any(' '.join(said.split()).startswith(line) for said in capsys.readouterr().out.splitlines())
-    assert yaml.safe_load(Path('run1/run1.yml').read_text())['train'].get('init') == (None if more else 'teacher_slice')
+    begins = yaml.safe_load(Path('run1/run1.yml').read_text())['train'].get('init')
+    assert begins == ('teacher_slice' if 'teacher_slice' in line else None)
 
 
 def test_entries_of_the_file_can_be_set(work: Path) -> None:
@@ -221,6 +225,15 @@ def test_a_run_that_basicsr_began(work: Path, capsys: pytest.CaptureFixture[str]
         capsys, work, *SMALL)
 
 
+def test_a_folder_of_a_version_that_chose_no_start(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert distill(*SMALL, '--write-only') == 0
+    record = json.loads(Path('run1/distill.json').read_text())
+    del record['values']['init']
+    Path('run1/distill.json').write_text(json.dumps(record))
+    assert distill(*SMALL, '--init', 'random', '--write-only') == 0
+    assert '--init: random there, teacher_slice here' in refused(capsys, work, *SMALL, '--init', 'teacher_slice')
+
+
 def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path('run1').mkdir()
     Path('run1/notes.txt').write_text('mine')
@@ -240,6 +253,8 @@ def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[st
     (['--teacher', 'techer.pth'], '-> Did you mean teacher.pth?'),
     (['--teacher', 'photos/0.png'], 'photos/0.png'),
     (['--out', 'photos/run1'], '--out photos/run1: is inside the folder of --hr'),
+    (['--set', 'train:init=random'], '--set train:init=random: more than this entry hangs on it.\n   -> Write --init '
+     'random instead'),
     (['--set', 'name=other'], '--set name=other: more than this entry hangs on it.\n   -> Write --out other instead'),
     (['--seed', '99999999999'], 'manual_seed (--seed): must be a whole number from 0 to 4e9'),
     (['--loss', 'none', '--until', '0.5'], '--until 0.5: --loss none does not distill at all'),

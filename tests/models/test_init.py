@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gan_options
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -71,6 +72,46 @@ def test_the_first_of_several_is_cut_and_counts_as_used(train_options: Make, tmp
     opt['train']['init'] = 'random'
     problem, = check_options(opt, is_train=True).problems
     assert 'no loss learns' in problem.what
+
+
+def test_the_check_names_the_first(train_options: Make, tmp_path: Path) -> None:
+    opt = options(train_options, distill_opt={'type': 'LogitsKDLoss', 'teacher': 'swinir'})
+    del opt['teacher']
+    opt['teachers'] = several_teachers(tmp_path)
+    write_options(opt, Path('x.yml'))
+    done = typed('check', '-opt', 'x.yml', '--no-gradients')
+    assert '\n  start    a slice of teacher edsr\n' in done.stdout, done.stderr
+    opt['teachers'].reverse()
+    remedy, = (found.remedy for found in check_options(opt, is_train=True).problems if found.where == 'train.init')
+    assert remedy.endswith('; or write init: random; the first of the teachers is cut, so put another one first if '
+                           'that fits')
+
+
+def test_eco_alone(train_options: Make, tmp_path: Path) -> None:
+    opt = options(train_options, eco={'end_ratio': 0.5})
+    del opt['train']['distill_opt']
+    assert not check_options(opt, is_train=True).problems
+    assert equal(build_model(as_parsed(opt, tmp_path)).net_g.state_dict(), expected(opt))
+
+
+def test_a_generator_starts_there_too(tmp_path: Path) -> None:
+    opt = gan_options.options(gan_options.write_images(tmp_path / 'gan'), 'SRGAN', init=SLICE)
+    assert not check_options(opt, is_train=True).problems
+    assert equal(build_model(as_parsed(opt, tmp_path)).net_g.state_dict(), expected(opt))
+
+
+def test_a_start_that_is_written_out_or_changed(train_options: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """On exact resume: the default is no change, and another start is one, as the run began otherwise."""
+    opt = options(train_options)
+    del opt['train']['init']
+    train_until(write_options(opt, Path('x.yml')), 'trained', 3)
+    opt['train']['init'] = SLICE
+    assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 2
+    assert 'train.init nothing -> teacher_slice' in capsys.readouterr().err
+    for same in (None, 'random'):
+        opt['train'].update(init=same, exact_resume=True)
+        assert not check_options(opt, is_train=True, auto_resume=True).problems
+    assert train(write_options(opt, Path('x.yml')), '--auto_resume') == 0
 
 
 @pytest.mark.parametrize('eco', [None, {'end_ratio': 0.5}])

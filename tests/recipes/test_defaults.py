@@ -16,6 +16,7 @@ from mipkd_plugin.recipes.networks import attends, layers_of, trunk_size
 
 CPU = Facts(scale=2, blocks=(5, 5), width=16, teacher_width=64, layers=14, attends=False, unit=1, smallest=160,
             images=400, gpu=False, cores=2, free=10**11, threads=1)
+SHALLOW = replace(CPU, blocks=(2, 5), width=64)
 GPU = replace(CPU, gpu=True, cores=16, threads=0)
 
 
@@ -32,9 +33,9 @@ def test_every_setting_has_an_option_and_a_reason() -> None:
 
 
 @pytest.mark.parametrize(('name', 'value'), [
-    ('loss', 'logits'), ('taps', 3), ('chain', 'yes'), ('until', 0.3), ('init', 'random'), ('patch', 32), ('batch', 4),
-    ('learning_rate', 1e-3), ('iterations', 777), ('crops', 0), ('ema', 0.5), ('val_freq', 9), ('workers', 3),
-    ('threads', 2), ('seed', 5)])
+    ('loss', 'logits'), ('taps', 3), ('chain', 'yes'), ('until', 0.3), ('init', 'teacher_slice'), ('patch', 32),
+    ('batch', 4), ('learning_rate', 1e-3), ('iterations', 777), ('crops', 0), ('ema', 0.5), ('val_freq', 9),
+    ('workers', 3), ('threads', 2), ('seed', 5)])
 def test_what_is_given_stays(name: str, value: Any) -> None:
     found = chosen(**{name: value})
     assert (found[name], found.reasons[name].partition(';')[0]) == (value, 'given')
@@ -70,8 +71,9 @@ def test_taps_need_blocks() -> None:
 
 
 def test_a_student_that_is_no_slice_says_why() -> None:
-    assert (chosen()['init'], chosen(loss='none').values.get('init')) == ('teacher_slice', None)
-    other = chosen(replace(CPU, uncut='the student is deeper'))
+    assert (chosen(SHALLOW)['init'], chosen(SHALLOW, loss='none').values.get('init')) == ('teacher_slice', None)
+    assert chosen()['init'] == 'random', 'narrow: its learning rate is too high for a slice'
+    other = chosen(replace(SHALLOW, uncut='the student is deeper'))
     assert (other['init'], other.reasons['init']) == ('random', 'the student is deeper')
 
 

@@ -77,12 +77,12 @@ def _is_cut_off(report: Report) -> bool:
 
 def _show_report(opt: Options, command: str, report: Report) -> None:
     """Show networks, losses and data of a checked option file; ``command`` is ``train`` or ``test``."""
-    from mipkd_plugin.config import starts_from_slice
+    from mipkd_plugin.config import start_in_words, starts_from_slice
 
     print(f'ok: {opt.source} can be used by basicsr {command}')
     _show_networks(report)
     if report.built.teachers and starts_from_slice(opt):
-        print('  start    a slice of the teacher')
+        print(f'  start    {start_in_words(opt)}')
     for where, loss in report.built.losses.items():
         name = report.built.chosen.get(where)
         print(f'  loss     {type(loss).__name__}{f" from teacher {name}" * bool(name)}, {_count(loss, True):,d} '
