@@ -317,6 +317,16 @@ def test_gains_of_the_newest_methods_in_the_text_are_those_of_the_results(pair: 
     assert f'{abs(found.mean):.3f} ± {found.error:.3f}' in section(RESULTS, '5,000 iterations')
 
 
+@pytest.mark.parametrize('change', ['encoders=shared', 'mask_ratio=0.95', 'route_probability=1', 'route_probability=0',
+                                    'remix=False', 'feat_weight=1'])
+def test_changes_in_the_text_are_those_of_the_ablation(change: str) -> None:
+    found = gain(rows_of('small_ablate_mipkd'), f'mipkd {change}', 'mipkd', 'Kodak24')
+    assert found.count == 3
+    said = f'{found.mean:+.3f} ± {found.error:.3f}'
+    text = section(RESULTS, "MiPKD's options").replace(' dB (not', ' (not')
+    assert (f'{said} (not shown)' if found.doubt else said) in text
+
+
 @pytest.mark.parametrize('pair', ['small', 'depth'])
 @pytest.mark.parametrize('testset', ['Kodak24', 'Set5', 'Set14'])
 def test_mipkd_is_the_best_method(pair: str, testset: str) -> None:

@@ -173,12 +173,9 @@ def _choose_init(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
     """What the student starts from."""
     # Whole blocks of the teacher gained most in our comparisons (docs/results.md, depth). A few channels of each layer
     # did too at 5e-4, but at the rate of narrow students they gained nothing (docs/distill.md).
-    if facts.uncut:
-        choose('init', 'random', facts.uncut)
-    elif facts.width < facts.teacher_width:
-        choose('init', 'random', 'weights: at this learning rate a part of each layer is no better')
-    else:
-        choose('init', 'teacher_slice', 'blocks of the teacher: the best start of our comparisons')
+    narrow = facts.width < facts.teacher_width and 'weights: at this learning rate a part of each layer is no better'
+    choose('init', 'random' if facts.uncut or narrow else 'teacher_slice', facts.uncut or narrow or
+           'blocks of the teacher: the best start of our comparisons')
 
 
 def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any], given: Mapping[str, Any],
