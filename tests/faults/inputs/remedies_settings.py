@@ -169,6 +169,10 @@ COMPONENTS = [
         check=FULL),
 ]
 TRAINING = [
+    Mistake('slice of a narrower teacher', 'train.init', {
+        'train.init': 'teacher_slice', 'network_g.num_feat': 99}, check=FULL),
+    Mistake('slice of a teacher with other settings', 'train.init', {
+        'train.init': 'teacher_slice', 'network_g.img_range': 1.0}, check=FULL),
     gone('no pixel loss', 'train.pixel_opt'),
     Mistake('no discriminator', 'network_d', GAN),
     odd('no tensorboard', 'logger.use_tb_logger', True, patch=lacks('tensorboard')),

@@ -15,7 +15,7 @@ SLICE: dict[str, Any] = {WHERE: 'teacher_slice'}
 OTHERWISE = 'or write init: random'
 
 CASES = [
-    BadInput('start that nobody knows', WHERE, ("must be teacher_slice or random, not 'slice'", 'write init: teacher_'),
+    BadInput('start that nobody knows', WHERE, ("must be teacher_slice or random, or ~, not 'slice'", 'write init: ~'),
              {WHERE: 'slice'}),
     BadInput('misspelled start', 'train.inti', ('unknown key', "did you mean 'init'?"),
              {'train.inti': 'teacher_slice'}),
