@@ -61,6 +61,12 @@ class Kind(NamedTuple):
     example: Any = REMOVE
     schema: Mapping[str, Any] = {}
 
+    @property
+    def words(self) -> list[str]:
+        """The texts among the values of an enumeration; empty for other kinds."""
+        schemas = [self.schema, *self.schema.get('anyOf', ())]
+        return [value for schema in schemas for value in schema.get('enum', ()) if isinstance(value, str)]
+
 
 def optional(kind: Kind) -> Kind:
     """The same kind, or ``~``."""

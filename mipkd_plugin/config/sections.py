@@ -97,7 +97,8 @@ def check_keys(ctx: Context, path: str, section: Mapping[str, Any], keys: Mappin
         elif not (kind := keys[key].kind).fits(value) and not ((number := number_in(value)) is not None
                                                                and kind.fits(number)):
             ctx.take_back(where, NOT_A_NUMBER)  # a number would not fit either
-            better = example(ctx, where, kind)
+            close = nearest(value, kind.words) if isinstance(value, str) else None
+            better = example(ctx, where, kind) if close is None else close
             known = better is not REMOVE or may_be_removed(ctx, where, keys[key].needed)
             ctx.add(where, f'must be {kind.name}, not {shortened(value)}', '' if known else f'write {kind.name} here',
                     fix={where: better} if known else {})

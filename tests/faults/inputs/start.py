@@ -17,6 +17,8 @@ OTHERWISE = 'or write init: random'
 CASES = [
     BadInput('start that nobody knows', WHERE, ("must be teacher_slice or random, or ~, not 'slice'", 'write init: ~'),
              {WHERE: 'slice'}),
+    BadInput('start with a misspelled name', WHERE, ("not 'techer_slice'", 'write init: teacher_slice'),
+             {WHERE: 'techer_slice'}),
     BadInput('misspelled start', 'train.inti', ('unknown key', "did you mean 'init'?"),
              {'train.inti': 'teacher_slice'}),
     BadInput('slice of a narrower teacher', WHERE, (
