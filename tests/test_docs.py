@@ -226,19 +226,29 @@ def test_all_losses_are_in_the_table_of_methods() -> None:
     assert set(re.findall(r'^\| `(\w+)`', section(METHODS, 'Methods'), flags=re.M)) == names
 
 
-def test_options_of_mipkd_named_in_the_text_exist() -> None:
-    text = section(METHODS, 'What MiPKDLoss computes')
-    names = re.findall(r'`(\w+)`', text[text.index('each such choice is an option'):])
-    assert len(names) >= 8
-    assert set(names) <= set(inspect.signature(MiPKDLoss).parameters)
+def documented(text: str, loss: type) -> dict[str, str]:
+    """Option → default, of the table of a loss: cells with several names have as many defaults."""
+    start = text.index(f'| option of `{loss.__name__}` | default |')
+    rows = re.findall(r'^\| (`[^|]+) \| ([^|]+) \|', text[start:text.index('\n\n', start)], flags=re.M)
+    pairs = [(re.findall(r'`(\w+)`', names), defaults.split(', ')) for names, defaults in rows]
+    assert all(len(names) == len(defaults) for names, defaults in pairs), pairs
+    return {name: default for names, defaults in pairs for name, default in zip(names, defaults, strict=True)}
 
 
-def test_options_of_krnets_named_in_the_text_exist() -> None:
-    text = section(METHODS, 'What KRNetLoss computes')
-    sentence = text[text.index('is an option'):]
-    names = re.findall(r'`(\w+)`', sentence[:sentence.index('.\n')])
-    assert set(names) == set(inspect.signature(KRNetLoss).parameters) - {'taps', 'momentum', 'loss_weight'}
-    for name, value in re.findall(r'^\| `(\w+): (\w+)`', sentence, flags=re.M):
+@pytest.mark.parametrize(('heading', 'loss'), [('What MiPKDLoss computes', MiPKDLoss),
+                                               ('What KRNetLoss computes', KRNetLoss)])
+def test_tables_of_options_have_all_of_them_and_their_defaults(heading: str, loss: type) -> None:
+    words = {'–': inspect.Parameter.empty, 'none given': None, 'by the student': None, "the student's": None,
+             'none': 'none'}
+    table = documented(section(METHODS, heading), loss)
+    defaults = {name: entry.default for name, entry in inspect.signature(loss).parameters.items()}
+    assert {name: words[text] if text in words else yaml.safe_load(text) for name, text in table.items()} == defaults
+
+
+def test_values_of_krnets_named_in_the_text_are_taken() -> None:
+    values = re.findall(r'^\| `(\w+): (\w+)`', section(METHODS, 'What KRNetLoss computes'), flags=re.M)
+    assert len(values) >= 4
+    for name, value in values:
         KRNetLoss(taps=1, **{name: yaml.safe_load(value)})
 
 
