@@ -67,6 +67,16 @@ def back_to(folder: Path, iteration: int) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.parametrize('width', [12, 8])
+def test_a_slice_of_the_teacher_starts_there(width: int, train_options: Make, tmp_path: Path) -> None:
+    """As wide as the teacher, and narrower."""
+    opt = train_options(num_gpu=1)
+    opt['network_g']['num_feat'] = width
+    opt['train'].update(init='teacher_slice', distill_opt=[LOGITS])
+    write(tmp_path, opt)
+    assert trained(tmp_path)
+
+
 @pytest.mark.parametrize('method', METHODS)
 def test_a_method_trains_and_resumes_within_rounding(method: str, train_options: Make, tmp_path: Path) -> None:
     opt = train_options(num_gpu=1)

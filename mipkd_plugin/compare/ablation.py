@@ -71,4 +71,9 @@ def variants(ctx: Context, known: Mapping[str, Any], method: str | None,
 
 def _differs(loss: Mapping[str, Any], option: str, value: Any) -> bool:
     """Whether ``value`` differs from the current value of the option."""
-    return bool(loss.get(option, arguments_of(loss)[option]) != value)
+    return bool(_as_lists(loss.get(option, arguments_of(loss)[option])) != _as_lists(value))
+
+
+def _as_lists(value: Any) -> Any:
+    """The same value as YAML would give it: a default may be a tuple."""
+    return [_as_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value

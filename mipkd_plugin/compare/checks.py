@@ -105,8 +105,8 @@ def _check_method(ctx: Context, where: str, method: Mapping[str, Any]) -> bool:
     """Check the keys of a method with further settings; return whether they can be used."""
     check_keys(ctx, where, method, METHOD, strict=True)
     if ctx.clean(where) and _is_second_control(method, ctx.section('compare').get('init')):
-        ctx.add(where, f'has neither losses nor eco, and starts from what {CONTROL} starts from: it would train '
-                f'{CONTROL} a second time', 'remove it, or write losses, eco or another init', {where: REMOVE})
+        ctx.add(where, f'has neither losses nor eco, and starts from what {CONTROL} starts from: it would be '
+                f'the control {CONTROL} again', 'remove it, or write losses, eco or another init', {where: REMOVE})
         return False
     teacher, several = method.get('teacher'), method.get('teachers')
     _check_shared(ctx, f'{where}.teacher', teacher)

@@ -6,14 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mipkd_plugin.compare.checks import CONTROL, EQUAL_TIME
-from mipkd_plugin.compare.methods import init_of, is_plain, uses_teacher
+from mipkd_plugin.compare.methods import crops_of, init_of, is_plain, uses_teacher
 from mipkd_plugin.compare.results import Row
 from mipkd_plugin.compare.times import MethodTime, Times, still_true
-from mipkd_plugin.config.keys import RANDOM
 
 CONTROLS = (CONTROL, EQUAL_TIME)
 
@@ -48,8 +48,7 @@ class Measured:
 
 def start_of(rows: Sequence[Row], method: str) -> str:
     """What the students of a method start from: ``random`` or ``teacher_slice``."""
-    found = select(rows, method)
-    return init_of(json.loads(found[0].losses)) if found else RANDOM
+    return init_of(_method(rows, method))
 
 
 def is_control(rows: Sequence[Row], method: str) -> bool:
@@ -60,6 +59,8 @@ def is_control(rows: Sequence[Row], method: str) -> bool:
 def control_of(rows: Sequence[Row], method: str) -> str:
     """The control that a gain of a method is over: the one of the same start that has neither losses nor ECO.
 
+    Of several it is the one with as many crops; else the first without a pool of crops, or the first.
+
     Args:
         rows: Rows of ``results.csv``.
         method: The method.
@@ -67,16 +68,24 @@ def control_of(rows: Sequence[Row], method: str) -> str:
     Returns:
         Its name; ``none`` if there is no other, and for these controls themselves.
     """
-    start = start_of(rows, method)
-    if start == start_of(rows, CONTROL) or _is_plain(rows, method):
+    if _is_plain(rows, method):
         return CONTROL
-    plain = (name for name in methods_of(rows) if name != EQUAL_TIME and start_of(rows, name) == start
-             and _is_plain(rows, name))
-    return next(plain, CONTROL)
+    plain = {name: crops_of(_method(rows, name)) for name in methods_of(rows) if name != EQUAL_TIME
+             and start_of(rows, name) == start_of(rows, method) and _is_plain(rows, name)}
+    for wanted in (crops_of(_method(rows, method)), 0):
+        for name, crops in plain.items():
+            if crops == wanted:
+                return name
+    return next(iter(plain), CONTROL)
 
 
 def _is_plain(rows: Sequence[Row], method: str) -> bool:
-    return is_plain(json.loads(select(rows, method)[0].losses))
+    return is_plain(_method(rows, method))
+
+
+def _method(rows: Sequence[Row], name: str) -> Any:
+    found = select(rows, name)
+    return json.loads(found[0].losses) if found else []
 
 
 def varied(rows: Sequence[Row]) -> dict[str, str]:

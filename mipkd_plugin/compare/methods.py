@@ -57,6 +57,11 @@ def blends(method: Any) -> bool:
     return has_settings(method) and method.get('eco') is not None
 
 
+def crops_of(method: Any) -> int:
+    """How many crops a method draws once and trains on; 0: new ones in each iteration."""
+    return int(method.get('crops') or 0) if has_settings(method) else 0
+
+
 def init_of(method: Any, shared: Any = None) -> str:
     """What the student of a method starts from.
 
@@ -174,11 +179,11 @@ def method_text(method: Any, shared_init: Any = None) -> str:
     full: Any = [{**arguments_of(loss), **loss} if isinstance(loss, Mapping) else loss for loss in entries]
     init = init_of(method, shared_init)
     settings = {key: value for key, value in method.items() if key != 'init'} if has_settings(method) else {}
-    if init != RANDOM:
+    if init != RANDOM or settings and not {'losses', 'eco'} & set(settings):  # without one of the three it is a loss
         settings['init'] = init
     if isinstance(settings.get('eco'), Mapping):
         settings['eco'] = {**_ECO, **settings['eco']}
-    if settings:
+    if set(settings) - {'losses'}:  # a block of losses alone is the same as the losses
         full = {**settings, **({'losses': full} if full else {})}
     return json.dumps(full, sort_keys=True, default=str)
 

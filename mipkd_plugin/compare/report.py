@@ -195,7 +195,7 @@ def _lead_cells(rows: Sequence[Row]) -> list[list[str]]:
     for method, found in leads.items():
         met = met_at(found)
         end = [_gain(gain(rows, method, EQUAL_TIME, testset), MARKDOWN, one_seed=False)] if has_equal_time else []
-        cells.append([MARKDOWN.plain(method), *([MARKDOWN.plain(over[method])] if differs else []),
+        cells.append([MARKDOWN.plain(_named(rows, method)), *([MARKDOWN.plain(over[method])] if differs else []),
                       *(_gain(found[at], MARKDOWN, one_seed=False) for at in shown),
                       '–' if met is None else f'{met:,}', *end])
     return cells

@@ -169,4 +169,5 @@ def refuse_other_protocol(path: Path, rows: Sequence[Row], comparison: Compariso
                                f'networks, teacher or training have changed; {remedy}')
         losses = comparison.losses.get(row.method)
         if losses is not None and not same_method(row.losses, losses):
-            raise ResultsError(f'{path} holds {row.method!r} with other losses: {row.losses}, now {losses}; {remedy}')
+            raise ResultsError(f'{path} holds {row.method!r} with other losses or settings: {row.losses}, now '
+                               f'{losses}; {remedy}')

@@ -43,7 +43,7 @@ def load_aggregated(ctx: Context, load: Load) -> nn.Module | None:
     unknown = [str(network['type']) for network in (found.aggregator, *(member.network for member in found.teachers))
                if lookup(ARCH_REGISTRY, network['type']) is None]
     if unknown:
-        ctx.add(WHERE, f'{path} is of the network{"s" * (len(unknown) > 1)} {", ".join(unknown)}, which nobody has '
+        ctx.add(WHERE, f'{path} is of the network{"s" * (len(unknown) > 1)} {", ".join(unknown)}, which is not '
                 'registered here', 'name the file or module of the class in imports')
         return None
     nets = [_member(ctx, load, member, path) for member in found.teachers]

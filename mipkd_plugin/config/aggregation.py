@@ -75,6 +75,8 @@ def read_aggregation(ctx: Context) -> Aggregation | None:
     for member, net in zip(members, nets.values()):
         select_output(net, member.output)
     aggregation = Aggregation(list(nets.values()), Aggregate(copy.deepcopy(ctx.section('network_g')), members))
+    if not _takes_color(ctx):
+        return None
     _check_number(ctx, len(teachers))
     _check_scale(ctx)
     fit = [_check_images(ctx, teacher, nets[teacher.place]) for teacher in teachers]
@@ -170,8 +172,25 @@ def _argument(ctx: Context, name: str) -> Any:
     return network.get(name, parameters[name].default) if name in parameters else None
 
 
+def _takes_color(ctx: Context) -> bool:
+    """Refuse data sets that give the Y channel alone."""
+    gray = [f'datasets.{phase}.color' for phase, options in ctx.section('datasets').items()
+            if isinstance(options, Mapping) and options.get('color') == 'y']
+    if gray:
+        others = ', '.join(gray[1:])
+        ctx.add(gray[0], 'is y, and an aggregator takes RGB images', 'remove it' + f', and {others}' * bool(others),
+                dict.fromkeys(gray, REMOVE))
+    return not gray
+
+
 def _check_number(ctx: Context, count: int) -> None:
-    number = _argument(ctx, 'num_teachers')
+    number, network = _argument(ctx, 'num_teachers'), ctx.section('network_g')
+    found = lookup(ARCH_REGISTRY, network.get('type'))
+    given = [*network.values(), *(p.default for p in inspect.signature(found).parameters.values())] if found else []
+    if found is not None and number is None and 3 * count not in given and ctx.clean('network_g'):
+        ours = {'type': 'KnowledgeAggregator', 'num_teachers': count, 'upscale': ctx.scale or 1}
+        ctx.add('network_g', f'{network["type"]} does not take the images of {count} teachers, {3 * count} channels in '
+                'the size of the HR image', fix={'network_g': ours})
     if isinstance(number, int) and number != count and ctx.clean('network_g'):
         are = 'is 1 teacher' if count == 1 else f'are {count} teachers'
         ctx.add('network_g.num_teachers', f'is {number}, and there {are} in teachers',

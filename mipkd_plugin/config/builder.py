@@ -125,13 +125,13 @@ def _check_turns(ctx: Context, where: str, options: Mapping[str, Any], turns: Ma
                 ctx, last, math.lcm(every, schedule.every)) and acts(ctx, last, schedule.every):
             trains = generator_in_words(ctx.opt)
             also = f'; network_g trains in {trains}' if trains else ''
-            ctx.add(f'{where}.{name}', f'is {every}, and {some}{also}: its turn would never come',
+            ctx.add(f'{where}.{name}', f'is {every}, and {some}{also}: it would never happen',
                     f'write a smaller number, as {name}: {schedule.every}', {f'{where}.{name}': schedule.every})
     for name, first in turns.items():
         if first > last:
             is_written, fewer = name in options, max(last // 5, 1)
             ctx.add(f'{where}.{name}', f'{"is" if is_written else "is not written, and by default it is"} '
-                    f'{options.get(name, first)}, and {some}: its turn would never come',
+                    f'{options.get(name, first)}, and {some}: it would never happen',
                     f'write a smaller number, as {name}: {fewer}', {f'{where}.{name}': fewer})
 
 

@@ -207,7 +207,7 @@ def construct(ctx: Context, where: str, options: Mapping[str, Any], registry: Re
             return build_bounded(lookup(registry, options['type']), arguments)
     except ArgumentError as error:
         for name, what in error.mistakes.items():
-            remedy, fix = other_argument(where, name, options, lookup(registry, options['type']))
+            remedy, fix = other_argument(where, name, what, options, lookup(registry, options['type']))
             ctx.add(f'{where}.{name}', what, remedy, fix)
     except FOREIGN_ERRORS as error:
         ctx.add(*failed_build(where, options, error, files, lookup(registry, options['type'])))

@@ -45,12 +45,14 @@ def failed_build(where: str, options: Mapping[str, Any], error: BaseException,
     return place, f'{name} cannot be built: {reason(error)}', 'fix the argument named in the message', {}
 
 
-def other_argument(where: str, name: str, options: Mapping[str, Any], made: Any) -> tuple[str, dict[str, Any]]:
+def other_argument(where: str, name: str, what: str, options: Mapping[str, Any],
+                   made: Any) -> tuple[str, dict[str, Any]]:
     """The remedy for an argument that a constructor refuses: its default, if it has one and another value was given.
 
     Args:
         where: YAML path of the options.
         name: The argument, perhaps with the index of an entry of its list.
+        what: What is wrong with it.
         options: ``type`` and the arguments.
         made: The class.
 
@@ -59,7 +61,7 @@ def other_argument(where: str, name: str, options: Mapping[str, Any], made: Any)
     """
     key = name.partition('[')[0]
     parameter = inspect.signature(made).parameters.get(key)
-    if parameter is None and key in options:
+    if key in options and (parameter is None or what.startswith('goes with ')):  # no value of it would fit
         return 'remove it', {f'{where}.{key}': REMOVE}
     if parameter is None or parameter.default is parameter.empty:
         return f'fix this option of {options["type"]}', {}

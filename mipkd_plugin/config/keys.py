@@ -69,9 +69,9 @@ class Kind(NamedTuple):
 
 
 def optional(kind: Kind) -> Kind:
-    """The same kind, or ``~``."""
-    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value), None,
-                {'anyOf': [kind.schema, {'type': 'null'}]} if kind.schema else {})
+    """The same kind, or ``~``; of an enumeration the example stays one of its words."""
+    return Kind(f'{kind.name}, or ~', lambda value: value is None or kind.fits(value),
+                kind.example if kind.words else None, {'anyOf': [kind.schema, {'type': 'null'}]} if kind.schema else {})
 
 
 def one_of(*values: Any) -> Kind:

@@ -239,6 +239,7 @@ def _check_which_model_distills(ctx: Context, strict: bool) -> None:
             if where.rpartition('.')[2] in section and not (ctx.reads_teachers and section is ctx.opt):
                 whole = bool({'teacher', 'teachers'} & set(ctx.opt)
                              and {'distill_opt', 'eco'} & set(ctx.section('train')))
-                fix = {'model_type': name} if whole else {where: REMOVE}
+                fix = {'model_type': name} if whole and not ctx.reads_teachers else {where: REMOVE}
+                other = 'remove it' if where not in fix else f'write model_type: {name}'
                 ctx.add(where, f'{ctx.opt["model_type"]} does not distill and would ignore it',
-                        f'{in_words(fix)}, or {"remove it" if whole else f"write model_type: {name}"}', fix)
+                        f'{in_words(fix)}' + f', or {other}' * (not ctx.reads_teachers), fix)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mipkd_plugin.config.keys import RANDOM, TEACHER_SLICE
 from mipkd_plugin.config.problems import Context, block
+from mipkd_plugin.config.remedies import REMOVE, in_words
 from mipkd_plugin.config.teachers import teachers_of
 from mipkd_plugin.networks.slice_rules import ANEW, SliceError
 from mipkd_plugin.networks.slicing import sliced
@@ -61,6 +62,13 @@ def check_only_start(ctx: Context, place: str) -> None:
                 {'path.pretrain_network_g': None})
 
 
+def _gone(ctx: Context, place: str) -> dict[str, Any]:
+    """What a comparison does without a start: the entry, or the method that is nothing but it."""
+    home = place.removesuffix('.init')
+    method = ctx.section('compare').get('methods', {}).get(home.removeprefix('compare.methods.'), {})
+    return {home if list(method) == ['init'] else place: REMOVE}
+
+
 def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -> dict[str, Tensor] | None:
     """Cut the start of a student out of its teacher.
 
@@ -82,5 +90,9 @@ def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -
             remedy = remedy.replace(ANEW, other) if ANEW in remedy else f'{remedy}; or {other}'
             if len(teachers_of(ctx.opt)) > 1:
                 remedy += '; the first of the teachers is cut, so put another one first if that fits'
+        else:
+            gone = _gone(ctx, place)
+            remedy, fix = (remedy.replace(ANEW, in_words(gone)) if ANEW in remedy else
+                           f'{remedy}; or {in_words(gone)}'), gone
         ctx.add(place, f'is {TEACHER_SLICE}, but {error.what}', remedy, fix)
         return None

@@ -26,7 +26,7 @@ def check_teachers(ctx: Context) -> None:
                 f'must be a list of teachers, not {shortened(listed)}', f'{_EXAMPLE}; or one block, teacher: …')
         return
     if ONE in ctx.opt:
-        ctx.add(ONE, 'is given beside teachers, and nobody knows which of them is meant',
+        ctx.add(ONE, 'is given beside teachers: only one of the two can be there',
                 'remove teacher, or give it a name and put it into the list teachers', {ONE: REMOVE})
     for number, entry in enumerate(listed):
         if not isinstance(entry, Mapping):

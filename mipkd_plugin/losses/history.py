@@ -14,8 +14,9 @@ from mipkd_plugin.networks.copies import frozen_copy
 class HistoryStudent(nn.Module):
     """θ_h ← α θ_h + (1 − α) θ_s every s iterations, in eval mode and without gradient.
 
-    It begins as a copy of θ_s. Buffers, such as the statistics of BatchNorm, are always the student's own. Its weights
-    and the iteration of its last change are part of the state of the loss that holds it, the same on all ranks.
+    It begins as a copy of θ_s. Buffers, such as the statistics of BatchNorm, are always the student's own, on each rank
+    those of its share of the batch. Its weights and the iteration of its last change are part of the state of the loss
+    that holds it, the same on all ranks.
 
     Args:
         every: s; a list holds s of one period after another, the last one to the end.

@@ -52,7 +52,7 @@ class MiPKDLoss(RandomizedLoss):
 
     Raises:
         ArgumentError: An option is out of range.
-        ValueError: All weights are 0.
+        ValueError: All weights are 0, or all that reach the student.
     """
 
     needs_taps = True
@@ -75,9 +75,13 @@ class MiPKDLoss(RandomizedLoss):
         self.weights = {name: loss_weight * weight for name, weight in (
             ('l_logits', kd_weight), ('l_feat', feat_weight), ('l_ae', ae_weight), ('l_block', block_weight))}
         self.reenters_network = bool(self.weights['l_block'])
-        self.without_reentry = {'block_weight': 0} if kd_weight or feat_weight or ae_weight else {}
+        self.without_reentry = {'block_weight': 0} if kd_weight or feat_weight and mask_ratio else {}
         if not any(self.weights.values()):
             raise ValueError('all weights of MiPKDLoss are 0: nothing would be distilled')
+        if not kd_weight and not block_weight and not (feat_weight and mask_ratio):
+            lacking = 'mask_ratio' if feat_weight else 'feat_weight'  # l_ae trains the mixers alone
+            raise ValueError(f'nothing of MiPKDLoss would reach the student: kd_weight, block_weight and {lacking} '
+                             'are 0')
 
     def build(self, pairs: Sequence[TapPair]) -> None:
         """Build a feature prior mixer for each tap pair."""

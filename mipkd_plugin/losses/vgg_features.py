@@ -76,6 +76,7 @@ class VGGFeatures:
                                   _REMEDY)
         layers.load_state_dict({name: own[name].float() for name in wanted}, assign=True)
         self.layers: nn.Module = layers.eval().requires_grad_(False)
+        self._scale = tuple(torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
         for layer in self.layers.modules():
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False
@@ -84,7 +85,9 @@ class VGGFeatures:
         """V_1..V_5 of RGB images (N, 3, H, W) in [0, 1], H and W at least 16; raises a LossError for smaller ones."""
         require_size('VGG-19', images, SMALLEST)
         self.layers.to(images.device)
-        x = (images - images.new_tensor(_MEAN).view(3, 1, 1)) / images.new_tensor(_STD).view(3, 1, 1)
+        self._scale = tuple(tensor.to(images) for tensor in self._scale)
+        mean, std = self._scale
+        x = (images - mean) / std
         found = []
         for index, layer in enumerate(self.layers.children(), 1):
             x = layer(x)

@@ -45,7 +45,7 @@ class AggregateModel(StudentMixin, SRModel):  # type: ignore[misc]  # BasicSR sh
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Run one iteration as SRModel does, on the images of the teachers."""
-        lq, self.lq = self.lq, self._network_input(self.lq)
+        lq, self.lq = self.lq, self.network_input(self.lq)
         try:
             super().optimize_parameters(current_iter)
         finally:
@@ -63,7 +63,8 @@ class AggregateModel(StudentMixin, SRModel):  # type: ignore[misc]  # BasicSR sh
         save_file(student_path(self.opt['path']['models'], label_of(current_iter)),
                   {**content, KEY: self.aggregate.as_text()})
 
-    def _network_input(self, lq: Tensor) -> Tensor:
+    def network_input(self, lq: Tensor) -> Tensor:
+        """The images of the teachers (N, 3·teachers, sH, sW)."""
         return images_of(self.teachers, lq) if len(self.teachers) else lq
 
     def _multiple(self, channels: int, scale: int) -> int:

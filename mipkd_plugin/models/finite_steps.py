@@ -127,7 +127,8 @@ class FiniteSteps:
         output: Any = None
         try:
             with torch.no_grad():
-                output = net(torch.nan_to_num(self.model.lq, 0.0, 0.0, 0.0).clamp(0, 1))
+                images = torch.nan_to_num(self.model.lq, 0.0, 0.0, 0.0).clamp(0, 1)
+                output = net(getattr(self.model, 'network_input', lambda lq: lq)(images))
         except FOREIGN_ERRORS:  # this network takes something else
             pass
         finally:

@@ -79,7 +79,7 @@ class StudentMixin(HostModel):
             return
         image, scale = self.lq, int(self.opt.get('scale', 1))
         height, width = image.shape[2:]
-        self.lq = self._network_input(padded(image, self._multiple(image.shape[1], scale)))
+        self.lq = self.network_input(padded(image, self._multiple(image.shape[1], scale)))
         try:
             super().test()
         finally:
@@ -87,7 +87,7 @@ class StudentMixin(HostModel):
         if is_padded:
             self.output = self.output[:, :, :height * scale, :width * scale]
 
-    def _network_input(self, lq: Tensor) -> Tensor:
+    def network_input(self, lq: Tensor) -> Tensor:
         """What the network gets for LR images."""
         return lq
 

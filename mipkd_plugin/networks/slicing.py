@@ -47,7 +47,7 @@ def sliced(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
         SliceError: The student is no slice of the teacher.
     """
     if family_of(teacher) is None:
-        raise SliceError(f'nobody has said how to slice {type(teacher).__name__}, the teacher',
+        raise SliceError(f'there is no rule to slice {type(teacher).__name__}, the teacher',
                          f'{ANEW}; BasicSR\'s {", ".join(NAMES)} can be sliced')
     if type(student) is not type(teacher):
         raise SliceError(f'the student is of the class {type(student).__name__} and the teacher of '
@@ -56,7 +56,7 @@ def sliced(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
     family = cast(Family, family_of(student))
     _check_settings(family, student, teacher)
     sources, state = _sources(family, student, teacher), student.state_dict()
-    weights = {name: tensor.detach() for name, tensor in teacher.named_parameters()}
+    weights = {name: tensor.detach().cpu() for name, tensor in teacher.named_parameters()}  # on any device the same
     pieces = {name: Piece(name, _axes(family, student, name, tensor), tensor.shape, weights[sources[name]],
                           re.fullmatch(family.gates, name.rpartition('.')[0]) is not None)
               for name, tensor in student.named_parameters()}
@@ -83,7 +83,7 @@ def spaced(blocks: int, chosen: int) -> list[int]:
 def _axes(family: Family, student: nn.Module, name: str, tensor: Tensor) -> Axes:
     found = axes_of(family, name, tensor.ndim)
     if found is None:
-        raise SliceError(f'nobody has said how to slice {name} of {type(student).__name__}',
+        raise SliceError(f'there is no rule to slice {name} of {type(student).__name__}',
                          ANEW)
     return found
 

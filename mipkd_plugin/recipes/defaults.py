@@ -130,7 +130,7 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     samples = total * found['batch']
     crops = 0 if is_long else int(min(max(samples / _SEEN, _POOL[0]), samples, _POOL[1], most))
     choose('crops', crops, f'drawn once, so that the teacher runs once on each; {_seen(samples, crops)}' if crops else
-           'a long training wants new crops in each iteration')
+           'a long training wants new crops in each iteration' if is_long else 'too little free memory for a pool')
     # The moving average looks back over a fiftieth of the run: shorter and it is noisy, longer and it lags behind.
     choose('ema', float(f'{min(max(1 - 50 / total, 0.9), 0.999):.4g}'), 'moving average of the weights, over '
            f'{"1/50 of the run" if total >= 500 else "ten iterations"}')
@@ -173,7 +173,8 @@ def _choose_init(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
     """What the student starts from."""
     # Whole blocks of the teacher gained most in our comparisons (docs/results.md, depth). A few channels of each layer
     # did too at 5e-4, but at the rate of narrow students they gained nothing (docs/distill.md).
-    narrow = facts.width < facts.teacher_width and 'weights: at this learning rate a part of each layer is no better'
+    narrow = facts.width < facts.teacher_width and ('weights: a part of each layer was no better at the learning rate '
+                                                    'of narrow students')
     choose('init', 'random' if facts.uncut or narrow else 'teacher_slice', facts.uncut or narrow or
            'blocks of the teacher: the best start of our comparisons')
 
@@ -199,7 +200,7 @@ def _choose_rate(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
     rate = min(max(0.064 / facts.width * deep, 1e-4), 4e-3) / (4 if facts.attends else 1)
     kind = (f'{facts.width} channels' + f' and {facts.layers} convolutions' * (deep < 1)
             + ' and attention' * facts.attends)
-    choose('learning_rate', float(f'{rate:.1g}'), f'for {kind}; falls to 0 along a cosine')
+    choose('learning_rate', float(f'{rate:.1g}'), f'for {kind}; falls to 1e-6 along a cosine')
 
 
 def _choose_threads(facts: Facts, choose: Callable[[str, Any, str], Any], found: Settings,

@@ -119,7 +119,7 @@ def with_changes(options: Mapping[str, Any], changes: Sequence[str]) -> dict[str
     for change in changes:
         path, equals, text = change.partition('=')
         if path in _OTHERWISE:
-            raise UsageError(f'--set {change}: more than this entry hangs on it.\n   -> Write {_OTHERWISE[path]} '
+            raise UsageError(f'--set {change}: this has an option of its own.\n   -> Write {_OTHERWISE[path]} '
                              f'{text or "…"} instead')
         *above, last = path.split(':')
         place: Any = found

@@ -189,7 +189,7 @@ def _conclusion(rows: list[Row]) -> str:
         below = [f'The student is {teacher - student:.2f} dB below it. {longer}'] if student < teacher else []
         return ' '.join([f'{gain}.', f'The teacher is {bicubic - teacher:.2f} dB below bicubic. Teachers that were '
                          'trained for looks, or for photographs with blur and noise, often are: look at the picture, '
-                         'PSNR does not tell here.', *below])
+                         'PSNR says little here.', *below])
     if student < bicubic:
         return f'{gain}: it has not trained long enough. {longer}'
     return f'{gain} and {abs(teacher - student):.2f} dB {"below" if student < teacher else "above"} the teacher.'

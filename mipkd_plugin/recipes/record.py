@@ -68,7 +68,7 @@ def read(out: Path) -> Record | None:
         try:
             return TypeAdapter(Record).validate_json(path.read_text(encoding='utf-8'))
         except (ValidationError, UnicodeDecodeError) as error:
-            raise UsageError(f'{path}: is damaged, so nobody knows which run this is.\n   -> Write another folder: '
+            raise UsageError(f'{path}: is damaged, so it does not say which run this is.\n   -> Write another folder: '
                              f'--out {free_name(out)}') from error
     if os.path.exists(out) and (not os.path.isdir(out) or any(entry.name != LOCK for entry in out.iterdir())):
         what = 'is not empty, and no mipkd distill has filled it' if os.path.isdir(out) else 'is a file'

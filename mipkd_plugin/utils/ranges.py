@@ -26,6 +26,9 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A number from 0 to 1: a probability, a ratio, a momentum."""
 
+DropRate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A probability to leave something out: at 1 nothing would be left."""
+
 
 def _whole(value: Any) -> Any:
     """Integers of NumPy are whole numbers too; true is none, nor is NumPy's."""
@@ -144,9 +147,13 @@ _WORDS: dict[str, str] = {
 """pydantic's kind of error → our words, with what pydantic knows of the case."""
 
 
+_TYPES = {'int_type', 'float_type', 'bool_type', 'string_type', 'sequence_str', 'is_instance_of'}
+"""The kinds that say that a value is of another type."""
+
+
 def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
     """Name of an argument → what is wrong with it, in the words of an option file."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for mistake in error.errors(include_url=False):
         first, *inner = mistake['loc']
         name = first if isinstance(first, str) else names[first] if first < len(names) else f'argument {first}'
@@ -157,5 +164,11 @@ def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
         what = _WORDS[kind].format_map(known) if kind in _WORDS else mistake['msg']
         without = kind in ('missing_argument', 'unexpected_keyword_argument')
         got = '' if without else f', got {reprlib.repr(mistake["input"])}'
-        found.setdefault(name, []).append(what + got)
-    return {name: ' or '.join(dict.fromkeys(reasons)) for name, reasons in found.items()}
+        found.setdefault(name, []).append((kind, what + got))
+    return {name: ' or '.join(dict.fromkeys(_nearest(reasons))) for name, reasons in found.items()}
+
+
+def _nearest(reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """Of several allowed types, those that the value is of, if it is of one: why it does not fit that one."""
+    fitting = [what for kind, what in reasons if kind not in _TYPES]
+    return fitting or [what for _, what in reasons]

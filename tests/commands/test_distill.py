@@ -123,7 +123,7 @@ def test_other_losses(work: Path, loss: str, capsys: pytest.CaptureFixture[str])
     (['--init', 'teacher_slice'], 'init teacher_slice given'),
     (['--student', 'EDSR:12x3', '--init', 'random'], 'init random given'),
     (['--student', 'EDSR:12x3', '--set', 'path:pretrain_network_g=half.pth'], 'init random weights, or the file that'),
-    ([], 'init random weights: at this learning rate a part of each layer is no better'),
+    ([], 'init random weights: a part of each layer was no better'),
     (['--student', 'SRVGGNetCompact:8x3'], 'init random the student is of the class')])
 def test_a_student_that_fits_into_the_teacher_starts_there(work: Path, more: list[str], line: str,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,9 +253,9 @@ def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[st
     (['--teacher', 'techer.pth'], '-> Did you mean teacher.pth?'),
     (['--teacher', 'photos/0.png'], 'photos/0.png'),
     (['--out', 'photos/run1'], '--out photos/run1: is inside the folder of --hr'),
-    (['--set', 'train:init=random'], '--set train:init=random: more than this entry hangs on it.\n   -> Write --init '
+    (['--set', 'train:init=random'], '--set train:init=random: this has an option of its own.\n   -> Write --init '
      'random instead'),
-    (['--set', 'name=other'], '--set name=other: more than this entry hangs on it.\n   -> Write --out other instead'),
+    (['--set', 'name=other'], '--set name=other: this has an option of its own.\n   -> Write --out other instead'),
     (['--seed', '99999999999'], 'manual_seed (--seed): must be a whole number from 0 to 4e9'),
     (['--loss', 'none', '--until', '0.5'], '--until 0.5: --loss none does not distill at all'),
     (['--loss', 'none', '--init', 'teacher_slice'], '--init teacher_slice: --loss none trains without the teacher'),

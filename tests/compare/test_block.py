@@ -133,6 +133,13 @@ def test_variants_of_one_method(compare_options: dict[str, Any]) -> None:
     assert read(compare_options, None, [0], (None, {})).methods == comparison.methods[:3]
 
 
+def test_a_variant_that_is_the_method_itself_is_left_out(compare_options: dict[str, Any]) -> None:
+    """A list in the option file, and a tuple as the default."""
+    compare_options['compare']['methods']['dckd'] = {'type': 'DCKDLoss', 'taps': 2, 'history_every': 2}
+    comparison = read(compare_options, None, [0], ('dckd', {'noise': [[1, 30], [1, 20]]}))
+    assert comparison.methods == ['none', 'dckd', 'dckd noise=[1, 20]']
+
+
 # --------------------------------------------------------------------------------------------- one mistake each
 MISTAKES = [
     # (entry, value, the one message, or its beginning)

@@ -13,7 +13,7 @@ from training import comparison_options, write_options
 
 from mipkd_plugin import OptionError, config
 from mipkd_plugin.compare import Comparison, read_comparison
-from mipkd_plugin.compare.methods import method_text, same_method
+from mipkd_plugin.compare.methods import method_text, same_method, uses_teacher
 
 Make = Callable[..., dict[str, Any]]
 LOSS = {'type': 'FitNetLoss', 'taps': 2}
@@ -93,6 +93,20 @@ def test_a_row_from_before_an_option_existed_still_counts() -> None:
     assert same_method(now, json.dumps(older))
     assert not same_method(json.dumps(older), method_text({'type': 'MiPKDLoss', 'taps': 2, 'block_every': 2}))
     assert not same_method(json.dumps([{**older[0], 'taps': 3}]), now)
+
+
+def test_a_block_of_losses_alone_is_the_same_as_the_losses() -> None:
+    assert method_text(LOSS) == method_text([LOSS]) == method_text({'losses': LOSS}) == method_text(
+        {'losses': [LOSS], 'init': 'random'})
+    assert same_method(json.dumps({'losses': [LOSS]}), method_text(LOSS))
+    assert method_text(LOSS) != method_text({'losses': LOSS, 'init': 'teacher_slice'})
+
+
+def test_a_control_on_a_pool_of_crops_has_a_text_that_can_be_read() -> None:
+    text = method_text({'crops': 256, 'init': 'random'})
+    assert json.loads(text) == {'crops': 256, 'init': 'random'}
+    assert not uses_teacher(text)
+    assert same_method(text, text)
 
 
 @pytest.mark.parametrize(('method', 'place', 'what'), [

@@ -282,6 +282,7 @@ def test_each_row_says_its_start_and_the_control_of_its_gain() -> None:
     lead = cells(table, 1)
     assert lead['method'] == ['over', '2,000', '4,000', 'met by the control']
     assert lead['kd_slice'] == ['none_slice', '+0.100 ± 0.000', '+0.100 ± 0.000', '–']
+    assert 'none_slice (no teacher)' in lead
     assert r'kd\_slice & slice of the teacher & ' in latex_table(STARTS, {})
     curves(STARTS, {})
 
@@ -304,6 +305,19 @@ def test_without_the_control_of_its_start_a_gain_is_over_none() -> None:
     assert found['method'][:4] == ['start', 'Set5 PSNR', 'Set5 SSIM', 'gain, Set5']
     assert found['method'][4] == 'extra parameters'
     assert found['kd_slice'][3] == '+0.600 ± 0.000'
+
+
+def test_a_gain_on_a_pool_of_crops_is_over_the_control_on_that_pool() -> None:
+    """Whatever order the methods have; where no control has as many crops, over the one without a pool."""
+    few, sliced = '"crops": 256', '"init": "teacher_slice"'
+    rows = [row('none', 0, 30), row('few_slice', 0, 31, losses=f'{{{few}, {sliced}}}'),
+            row('slice', 0, 31.5, losses=f'{{{sliced}}}'), row('few', 0, 30.5, losses=f'{{{few}, "init": "random"}}'),
+            row('kd_slice', 0, 32, losses=f'{{{sliced}, "losses": [{{"type": "LogitsKDLoss"}}]}}'),
+            row('kd_few_slice', 0, 32, losses=f'{{{few}, {sliced}, "losses": [{{"type": "LogitsKDLoss"}}]}}'),
+            row('kd_few', 0, 32, losses=f'{{{few}, "losses": [{{"type": "LogitsKDLoss"}}]}}'),
+            row('kd_many', 0, 32, losses='{"crops": 512, "losses": [{"type": "LogitsKDLoss"}]}')]
+    over = {name: line[4] for name, line in cells(markdown_table(rows, {})).items() if name.startswith('kd')}
+    assert over == {'kd_slice': 'slice', 'kd_few_slice': 'few_slice', 'kd_few': 'few', 'kd_many': 'none'}
 
 
 def test_when_all_start_from_a_slice_the_control_is_none() -> None:
@@ -510,7 +524,8 @@ def test_a_file_that_is_no_text(results: Path, capsys: pytest.CaptureFixture[str
      'iterations; now f00d, 4000): data, networks, teacher or training have changed; restore the option file'),
     ({'iterations': 5000}, 'now 0123456789ab, 5000)'),
     ({'trials': [], 'losses': {'best': '[{"type": "A"}]'}},  # a method that is not trained now
-     'holds \'best\' with other losses: [{"type": "FitNetLoss", "taps": 3}], now [{"type": "A"}]; restore the option'),
+     'holds \'best\' with other losses or settings: [{"type": "FitNetLoss", "taps": 3}], now [{"type": "A"}]; restore '
+     'the option'),
 ])
 def test_rows_of_another_protocol_are_not_mixed(results: Path, changes: dict[str, Any], message: str) -> None:
     rows = read_rows(results)

@@ -249,8 +249,8 @@ def test_a_second_control_is_no_method(opt: dict[str, Any], method: dict[str, An
         read(opt)
     problem, = caught.value.problems
     assert problem.where == 'compare.methods.again'
-    assert problem.what == ('has neither losses nor eco, and starts from what none starts from: it would train none a '
-                            'second time')
+    assert problem.what == ('has neither losses nor eco, and starts from what none starts from: it would be the '
+                            'control none again')
     assert problem.remedy == 'remove it, or write losses, eco or another init'
     assert problem.fix == {'compare.methods.again': REMOVE}
 
@@ -295,8 +295,8 @@ def test_an_aggregator_has_no_slice(opt: dict[str, Any], image_pairs: Path) -> N
     with pytest.raises(config.OptionError) as caught:
         read(opt)
     problem, = map(str, caught.value.problems)
-    assert 'is teacher_slice, but nobody has said how to slice AggregatedTeachers, the teacher' in problem
-    assert '-> train from random weights; ' in problem
+    assert 'is teacher_slice, but there is no rule to slice AggregatedTeachers, the teacher' in problem
+    assert '-> remove ' in problem
 
 
 def test_a_teacher_of_another_scale(opt: dict[str, Any]) -> None:

@@ -97,6 +97,8 @@ def test_all_mistakes_at_once() -> None:
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [
     ('MiPKDLoss', dict.fromkeys(('kd_weight', 'feat_weight', 'ae_weight', 'block_weight'), 0), 'all weights of MiPKD'),
+    ('MiPKDLoss', {'kd_weight': 0, 'feat_weight': 0, 'block_weight': 0}, 'reach the student: .* feat_weight are 0'),
+    ('MiPKDLoss', {'kd_weight': 0, 'mask_ratio': 0, 'block_weight': 0}, 'reach the student: .* mask_ratio are 0'),
     ('DUKDLoss', {'zoom_in_weight': 0, 'zoom_out_weight': 0.0}, 'zoom_in_weight and zoom_out_weight are both 0'),
     ('RKDLoss', {'distance_weight': 0, 'angle_weight': 0}, 'distance_weight and angle_weight are both 0')])
 def test_a_loss_that_would_distill_nothing(name: str, options: dict[str, Any], message: str) -> None:

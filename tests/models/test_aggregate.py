@@ -18,6 +18,7 @@ from mipkd_plugin.archs.knowledge_aggregator_arch import images_of
 from mipkd_plugin.cli import basicsr_main
 from mipkd_plugin.config.trained import load_trained
 from mipkd_plugin.models import AggregateModel, DistillModel
+from mipkd_plugin.models.finite_steps import FiniteSteps
 from basicsr.archs import build_network
 
 
@@ -159,6 +160,18 @@ def test_exact_resume_is_bit_identical(image_pairs: Path, monkeypatch: pytest.Mo
     for key in ('params', 'params_ema'):
         assert all(torch.equal(value, straight[key][name]) for name, value in resumed[key].items())
     assert resumed['aggregate'] == straight['aggregate']
+
+
+def test_an_aggregator_that_has_diverged_is_no_checkpoint_to_go_on_from(image_pairs: Path) -> None:
+    """Tried with images of the teachers: of LR images the aggregator can make nothing at all."""
+    model = a_model(image_pairs)
+    model.lq = torch.rand(1, 3, 8, 8)
+    watch = FiniteSteps(model, lambda: 0)
+    watch.in_a_row = 1
+    assert watch.gives_images()
+    with torch.no_grad():
+        model.net_g.conv_last.weight.fill_(3e38)
+    assert not watch.gives_images()
 
 
 def test_two_processes_train_equal_weights(image_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr
 from helpers import SHARED, STUDENTS, TEACHERS
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mipkd_plugin.networks.slice_rules import SliceError
 from mipkd_plugin.networks.slicing import sliced, spaced
@@ -57,6 +58,18 @@ def test_a_student_of_the_teachers_size_is_the_teacher(name: str) -> None:
     assert all(value.equal(state[key]) for key, value in teacher.state_dict().items())
     student.load_state_dict(state, strict=True)
     assert output(student).equal(output(teacher))
+
+
+@pytest.mark.parametrize('name', ['EDSR', 'MSRResNet', 'RRDBNet', 'SRVGGNetCompact_basicsr'])
+def test_networks_on_a_gpu_are_sliced_too(name: str) -> None:
+    """A pretended one, which refuses an operation on tensors of two devices as a real one does."""
+    with FakeTensorMode():
+        with torch.device('cuda'):
+            student, teacher = (build_network({'type': name, **BASE[name], **changes})
+                                for changes in (WIDTH.get(name, {'num_feat': 6}), {}))
+        state = sliced(student, teacher)
+        student.load_state_dict(state)
+        assert {value.device.type for value in student.state_dict().values()} == {'cuda'}
 
 
 @pytest.mark.parametrize('kind', ['width', 'depth', 'both'])
@@ -243,7 +256,7 @@ def test_other_architectures_are_refused() -> None:
     with pytest.raises(SliceError, match='the student is of the class RCAN and the teacher of EDSR: a slice has the'):
         sliced(rcan, edsr)
     mine = type('EDSR', (nn.Conv2d, ), {})  # the name alone does not make it BasicSR's
-    with pytest.raises(SliceError, match="nobody has said how to slice EDSR, the teacher; train .*; BasicSR's EDSR"):
+    with pytest.raises(SliceError, match="there is no rule to slice EDSR, the teacher; train .*; BasicSR's EDSR"):
         sliced(edsr, mine(3, 3, 1))
 
 

@@ -60,6 +60,8 @@ def test_a_pool_fits_in_memory() -> None:
     assert chosen()['crops'] == 4096
     assert chosen(iterations=1000)['crops'] == 1000
     assert chosen(replace(CPU, free=10**9))['crops'] == 1471
+    found = chosen(replace(CPU, free=10**3))
+    assert (found['crops'], found.reasons['crops']) == (0, 'too little free memory for a pool')
 
 
 def test_taps_need_blocks() -> None:
@@ -94,7 +96,7 @@ def test_a_deep_student_learns_more_slowly() -> None:
     """RRDBNet:32x10x16 diverged at 4e-3, and was better at 5e-4 than at 1e-3 and 2e-4."""
     deep = chosen(replace(CPU, width=32, layers=156))
     assert (deep['learning_rate'], deep.reasons['learning_rate']) == (
-        6e-4, 'for 32 channels and 156 convolutions; falls to 0 along a cosine')
+        6e-4, 'for 32 channels and 156 convolutions; falls to 1e-6 along a cosine')
     assert chosen(replace(CPU, width=64, layers=351))['learning_rate'] == 2e-4, 'the rate of the paper'
 
 

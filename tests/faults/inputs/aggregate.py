@@ -116,7 +116,7 @@ CASES = [
     BadInput('a file of an aggregator that names fewer teachers', 'teacher.aggregate', (
         'it takes the images of 3 teachers, and names 2', ), STAGE_2, with_text(two_of_three), remedy=False),
     BadInput('an aggregator of a network that nobody has registered', 'teacher.aggregate', (
-        'is of the network TheirNet, which nobody has registered here', 'in imports'), STAGE_2, with_text(of_a_plugin),
+        'is of the network TheirNet, which is not registered here', 'in imports'), STAGE_2, with_text(of_a_plugin),
         remedy=False),
     BadInput('files of an aggregator that are no paths', 'teacher.files.edsr', ('must be the path of a file, not 5', ),
              {**STAGE_2, 'teacher': {'aggregate': FILE, 'files': {'edsr': 5}}}, write_aggregate),
@@ -148,8 +148,19 @@ CASES = [
     BadInput('an aggregator as a teacher of an aggregator', 'teachers[1].aggregate', (
         'an aggregator cannot be a teacher of another aggregator', ), stage_1(teachers=[
             listed()[0], {'name': 'all', 'aggregate': FILE}]), write_aggregate, remedy=False),
-    BadInput('a student of LR images in place of an aggregator', 'network_g', ('cannot run on patches', ),
-             stage_1(network_g=dict(STUDENTS['EDSR'])), write_teachers, remedy=False),
+    BadInput('a student of LR images in place of an aggregator', 'network_g', (
+        'EDSR does not take the images of 3 teachers, 9 channels in the size of the HR image',
+        'KnowledgeAggregator'), stage_1(network_g=dict(STUDENTS['EDSR'])), write_teachers),
+    BadInput('the Y channel for an aggregator', 'datasets.train.color', ('is y, and an aggregator takes RGB images', ),
+             stage_1(**{'datasets.train.color': 'y', 'datasets.val.color': 'y'}), write_teachers),
+    BadInput('a loss of a distillation for an aggregator', 'train.distill_opt', (
+        'AggregateModel does not distill and would ignore it', '-> remove distill_opt\n'),
+        stage_1(**{'train.distill_opt': {'type': 'LogitsKDLoss'}}), write_teachers),
+    BadInput('a start from a slice for an aggregator', 'train.init', (
+        'AggregateModel does not distill and would ignore it', '-> remove init\n'),
+        stage_1(**{'train.init': 'teacher_slice'}), write_teachers),
+    BadInput('an aggregator that leaves out all of its blocks', 'network_g.drop_path_rate', ('must be below 1', ),
+             stage_1(network_g={**AGGREGATOR, 'drop_path_rate': 1.0}), write_teachers),
 ]
 
 REMEDIES = [

@@ -39,6 +39,10 @@ CASES = [
          'teacher; write taps: 3', '-> write this option of DCKDLoss\n', taps=REMOVE),
     dckd('DCKD with more taps than λ', 'layer_weights', 'there are 6 features; write 6 numbers, or fewer taps\n',
          '-> write this option of DCKDLoss\n', taps=6),
+    dckd('DCKD with the codebook of another encoder', 'codebook_weight', 'goes with encoder: vqgan alone, and the '
+         'encoder is teacher', '-> remove it\n', remedy=True, codebook_weight=1.0),
+    dckd('DCKD with an empty list of s', 'history_every', 'must have at least 1 items, not 0, got []\n', remedy=True,
+         history_every=[]),
     dckd('DCKD with VQGAN and taps', 'taps', 'goes with encoder: teacher alone, and the encoder is vqgan',
          encoder='vqgan', weights='last.ckpt'),
     dckd('DCKD with VQGAN and no weights', 'weights', 'is missing: encoder: vqgan needs the file of its weights',
@@ -54,7 +58,7 @@ CASES = [
          noise=[30, 1]),
     dckd('DCKD whose history student never changes', 'history_decay', 'must be below 1', history_decay=1.0),
     dckd('DCKD with an s that is larger than the run', 'history_every', 'is 100, and only the first 4 iterations '
-         'distill: its turn would never come', 'write a smaller number, as history_every: 1', remedy=True,
+         'distill: it would never happen', 'write a smaller number, as history_every: 1', remedy=True,
          history_every=100),
     dckd('DCKD with the s of the paper in a short run', 'history_every', 'is not written, and by default it is 1000, '
          'and only the first 4 iterations distill', 'as history_every: 1', remedy=True, history_every=REMOVE),

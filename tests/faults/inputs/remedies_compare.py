@@ -77,6 +77,13 @@ CASES = [
     wrong('start of all trainings that is none', 'train.init', 'slice'),
     wrong('two starts', 'compare.init', 'teacher_slice', at='compare.init', entries={
         'path.pretrain_network_g': 'student.pth'}, spoil=student),
+    wrong('a slice of a narrower teacher for all', 'compare.init', 'teacher_slice', at='compare.init',
+          entries={'network_g.num_feat': 99}),
+    wrong('a method that is a slice of a narrower teacher', 'compare.methods.slice', {'init': 'teacher_slice'},
+          at='compare.methods.slice.init', entries={'network_g.num_feat': 99}),
+    wrong('a method with losses that starts from a slice of a narrower teacher', 'compare.methods.slice', {
+        'init': 'teacher_slice', 'losses': LOGITS}, at='compare.methods.slice.init',
+          entries={'network_g.num_feat': 99}),
     wrong('no seeds', 'compare.seeds', REMOVE),
     wrong('seeds that are a number', 'compare.seeds', 3),
     wrong('seeds below 0', 'compare.seeds', [-1]),

@@ -15,7 +15,8 @@ SLICE: dict[str, Any] = {WHERE: 'teacher_slice'}
 OTHERWISE = 'or write init: random'
 
 CASES = [
-    BadInput('start that nobody knows', WHERE, ("must be teacher_slice or random, or ~, not 'slice'", 'write init: ~'),
+    BadInput('start that nobody knows', WHERE, ("must be teacher_slice or random, or ~, not 'slice'",
+                                               'write init: teacher_slice'),
              {WHERE: 'slice'}),
     BadInput('start with a misspelled name', WHERE, ("not 'techer_slice'", 'write init: teacher_slice'),
              {WHERE: 'techer_slice'}),
