@@ -27,12 +27,9 @@ GIVEN = 'given'
 LONG = 20_000
 """Iterations from which a training is long: the student comes to its limit, and repeated crops would be missed."""
 SECONDS_ON_CPU = 240
-_LONG_RUN = 60_000
-_FEWEST, _MOST = 1000, 20_000
-_SEEN = 8
-_CLEARLY = 1.3
-_POOL = (256, 4096)
-_SHALLOW = 16
+_LONG_RUN, _FEWEST, _MOST = 60_000, 1000, 20_000
+_SEEN, _CLEARLY = 8, 1.3
+_POOL, _SHALLOW = (256, 4096), 16
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Sett
     length = given.get('iterations')
     is_long = (facts.gpu if length is None else length >= LONG)
     _choose_loss(facts, choose, is_long)
-    _choose_batches(facts, choose, given, is_long)
+    _choose_batches(facts, choose)
     _choose_rate(facts, choose)
     seconds = _choose_threads(facts, choose, found, step_seconds)
     _choose_length(facts, choose, found, seconds)
@@ -162,6 +159,10 @@ def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: 
         # Without its chain MiPKD beats plain training of equal time, with it not (docs/results.md, At equal time).
         choose('chain', 'yes' if is_long else 'no', 'the whole of MiPKD' if is_long else
                'the block chain costs more than it brings in a short run')
+        # One encoder: +0.16 dB in short runs without the chain (docs/distill.md), +0.07 with it; long ones: not tried.
+        choose('encoders', *(('shared', 'one for both networks: better for narrow students')
+                             if facts.width < facts.teacher_width and not is_long else
+                             ('separate', 'one for each network, as in the paper')))
     if loss != 'none':
         # At its limit a student gains from letting go: +0.129 dB after 60,000 iterations, +0.011 to the end.
         choose('until', 0.5 if is_long else 1.0, 'fades out by half-time: the rest is training of its own' if is_long
@@ -179,8 +180,7 @@ def _choose_init(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
            'blocks of the teacher: the best start of our comparisons')
 
 
-def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any], given: Mapping[str, Any],
-                    is_long: bool) -> None:
+def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
     """Sizes of patch and batch."""
     # The papers train on patches of 48; on a CPU half of that makes four times as many steps in the same time.
     wanted = 48 if facts.gpu else 24

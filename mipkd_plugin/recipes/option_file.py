@@ -95,6 +95,8 @@ def _train(settings: Settings) -> dict[str, Any]:
         losses[0]['feat_weight'] = 5
         if settings['chain'] == 'no':
             losses[0] |= {'latent_channels': 'student', 'block_weight': 0}
+        if settings['encoders'] == 'shared':
+            losses[0]['encoders'] = 'shared'
     if settings['init'] == TEACHER_SLICE:
         found['init'] = settings['init']
     if settings['until'] < 1:

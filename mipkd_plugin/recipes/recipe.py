@@ -95,7 +95,7 @@ def make(name: str, teacher: Recognized, student: Choice, data: Data, given: Map
     try:
         settings = defaults.resolve(facts, given, measure)
     except config.OptionError as error:
-        if (any(given.get(name) is not None for name in ('loss', 'taps', 'chain', 'set'))
+        if (any(given.get(name) is not None for name in ('loss', 'taps', 'chain', 'encoders', 'set'))
                 or not any(problem.where.startswith('train.distill_opt') for problem in error.problems)):
             raise
         notes.append('loss: MiPKD does not fit this pair of networks, so the teacher\'s images alone are matched ('

@@ -20,7 +20,7 @@ from mipkd_plugin.utils.files import write_text
 
 RECORD = 'distill.json'
 LOCK = 'distill.lock'
-_BEFORE = {'init': 'random'}
+_BEFORE = {'init': 'random', 'encoders': 'separate'}
 """What the runs of older versions had, which did not choose it."""
 FOLDERS = ('hr', 'lr', 'val', 'val_lr')
 

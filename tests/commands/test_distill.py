@@ -266,6 +266,7 @@ def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[st
     (['--set', 'train:warmup=1'], 'warmup'),
     (['--taps', '9'], '9 is not between 1 and 3, the number of blocks'),
     (['--taps', '2', '--loss', 'logits'], '--taps 2: --loss logits has no taps'),
+    (['--encoders', 'shared', '--loss', 'krnet'], '--encoders shared: only --loss mipkd has encoders'),
     (['--chain', 'no', '--loss', 'krnet'], '--chain no: only --loss mipkd has a chain')])
 def test_bad_input(work: Path, line: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     (work / 'empty').mkdir()

@@ -33,7 +33,8 @@ def test_every_setting_has_an_option_and_a_reason() -> None:
 
 
 @pytest.mark.parametrize(('name', 'value'), [
-    ('loss', 'logits'), ('taps', 3), ('chain', 'yes'), ('until', 0.3), ('init', 'teacher_slice'), ('patch', 32),
+    ('loss', 'logits'), ('taps', 3), ('chain', 'yes'), ('encoders', 'separate'), ('until', 0.3),
+    ('init', 'teacher_slice'), ('patch', 32),
     ('batch', 4), ('learning_rate', 1e-3), ('iterations', 777), ('crops', 0), ('ema', 0.5), ('val_freq', 9),
     ('workers', 3), ('threads', 2), ('seed', 5)])
 def test_what_is_given_stays(name: str, value: Any) -> None:
@@ -62,6 +63,13 @@ def test_a_pool_fits_in_memory() -> None:
     assert chosen(replace(CPU, free=10**9))['crops'] == 1471
     found = chosen(replace(CPU, free=10**3))
     assert (found['crops'], found.reasons['crops']) == (0, 'too little free memory for a pool')
+
+
+def test_narrow_students_have_one_encoder_in_short_runs() -> None:
+    assert chosen()['encoders'] == 'shared'
+    assert chosen(iterations=20_000)['encoders'] == 'separate'
+    assert chosen(replace(CPU, width=CPU.teacher_width))['encoders'] == 'separate'
+    assert 'encoders' not in chosen(loss='logits').values
 
 
 def test_taps_need_blocks() -> None:

@@ -12,8 +12,8 @@ from mipkd_plugin.utils.errors import UsageError
 HELP = "train a small student from a teacher's weights file and a folder of images"
 LOSSES = ('mipkd', 'krnet', 'logits', 'fitnets', 'at', 'rkd', 'fakd', 'crosskd', 'dukd', 'none')
 PLACES = ('hr', 'lr', 'val', 'val_lr')
-SETTINGS = ('loss', 'taps', 'chain', 'until', 'init', 'patch', 'batch', 'learning_rate', 'iterations', 'crops', 'ema',
-            'val_freq', 'workers', 'threads', 'seed')
+SETTINGS = ('loss', 'taps', 'chain', 'encoders', 'until', 'init', 'patch', 'batch', 'learning_rate', 'iterations',
+            'crops', 'ema', 'val_freq', 'workers', 'threads', 'seed')
 """What is chosen where it is not given."""
 
 
@@ -57,6 +57,7 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
             ('seed', _whole(0), 'of weights and crops')):
         add(f'--{name}', type=kind, metavar='N', help=text)
     add('--chain', choices=('yes', 'no'), help="the block chain of MiPKD, its dearest part")
+    add('--encoders', choices=('shared', 'separate'), help='of MiPKD: one for both networks, or one for each')
     add('--init', choices=('teacher_slice', 'random'), help='what the student starts from: a slice of the teacher, or '
         'random weights')
     add('--set', action='append', metavar='A:B=VALUE', help='another entry of the option file, as in '
@@ -109,6 +110,8 @@ def require_fitting(args: argparse.Namespace) -> None:
         raise UsageError(f'--taps {args.taps}: --loss {args.loss} has no taps.\n   -> Leave one of them out')
     if args.chain is not None and args.loss not in (None, 'mipkd'):
         raise UsageError(f'--chain {args.chain}: only --loss mipkd has a chain.\n   -> Leave one of them out')
+    if args.encoders is not None and args.loss not in (None, 'mipkd'):
+        raise UsageError(f'--encoders {args.encoders}: only --loss mipkd has encoders.\n   -> Leave one of them out')
     if args.until is not None and args.loss == 'none':
         raise UsageError(f'--until {args.until:g}: --loss none does not distill at all.\n   -> Leave one of them out')
     if args.init == 'teacher_slice' and args.loss == 'none':
