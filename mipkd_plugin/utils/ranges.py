@@ -141,8 +141,8 @@ _WORDS: dict[str, str] = {
     'is_instance_of': 'must be a list', 'literal_error': 'must be {expected}', 'value_error': '{error}',
     'greater_than_equal': 'must be at least {ge}', 'greater_than': 'must be above {gt}',
     'less_than_equal': 'must be at most {le}', 'less_than': 'must be below {lt}',
-    'too_short': 'must have at least {min_length} items, not {actual_length}',
-    'too_long': 'must have at most {max_length} items, not {actual_length}',
+    'too_short': 'must have {min_length} or more entries, not {actual_length}',
+    'too_long': 'must have {max_length} entries at most, not {actual_length}',
 }
 """pydantic's kind of error → our words, with what pydantic knows of the case."""
 

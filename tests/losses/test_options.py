@@ -67,7 +67,7 @@ def test_a_number_out_of_range_is_refused(name: str, option: str, value: Any) ->
     ('RKDLoss', {'angle_weight': '50'}, "angle_weight must be a number, got '50'"),
     ('FAKDLoss', {'positions': 1}, 'positions must be at least 2, got 1'),
     ('FAKDLoss', {'positions': 50.0}, 'positions must be a whole number, got 50.0'),
-    ('CSDLoss', {'layer_weights': [1, 1]}, 'layer_weights must have at least 5 items, not 2, got [1, 1]'),
+    ('CSDLoss', {'layer_weights': [1, 1]}, 'layer_weights must have 5 or more entries, not 2, got [1, 1]'),
     ('CSDLoss', {'layer_weights': 'equal'}, "layer_weights must be a list, got 'equal'"),
     ('CSDLoss', {'layer_weights': [1, 1, 1, 1, '1']}, "layer_weights[4] must be a number, got '1'"),
     ('CSDLoss', {'weights': 3}, 'weights must be a string, got 3'),

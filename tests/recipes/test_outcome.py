@@ -14,7 +14,7 @@ from pathlib import Path
     (30, 29, 32.5, 'The student is 1.00 dB below bicubic: it has not trained long enough. Train it longer: more '
      '--iterations, in another folder (--out).'),
     (30, 29, 28, 'The student is 1.00 dB below bicubic. The teacher is 2.00 dB below bicubic. Teachers that were '
-     'trained for looks, or for photographs with blur and noise, often are: look at the picture, PSNR does not tell '
+     'trained for looks, or for photographs with blur and noise, often are: look at the picture, PSNR says little '
      'here.'),
     (30, 27, 28, 'The student is 1.00 dB below it. Train it longer: ')])
 def test_conclusion(bicubic: float, student: float, teacher: float, says: str) -> None:
