@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mipkd_plugin.networks.padding import padded
-from mipkd_plugin.utils.ranges import ArgumentError, Count, DropRate, PositiveFloat, checked
+from mipkd_plugin.utils.ranges import ArgumentError, Count, PositiveFloat, ShareBelowOne, checked
 from mipkd_plugin.utils.registry import register
 
 Depths = Annotated[Sequence[Count], Field(min_length=1)]
@@ -135,7 +135,7 @@ class KnowledgeAggregator(SwinIR):  # type: ignore[misc]  # BasicSR ships no typ
     @checked
     def __init__(self, num_teachers: Count = 3, upscale: Count = 4, embed_dim: Count = 96,
                  depths: Depths = (4, 4), num_heads: Count = 6, window_size: Count = 8,
-                 mlp_ratio: PositiveFloat = 2.0, drop_path_rate: DropRate = 0.1, image_skip: bool = False) -> None:
+                 mlp_ratio: PositiveFloat = 2.0, drop_path_rate: ShareBelowOne = 0.1, image_skip: bool = False) -> None:
         if embed_dim % num_heads:
             raise ArgumentError(type(self).__name__, {
                 'embed_dim': f'must be a multiple of num_heads, {num_heads}, got {embed_dim}'})

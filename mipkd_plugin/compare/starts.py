@@ -13,11 +13,13 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
+from mipkd_plugin.compare.methods import is_plain
 from mipkd_plugin.compare.run_folders import EXPERIMENTS, RunError
 from mipkd_plugin.config.components import construct
 from mipkd_plugin.config.keys import TEACHER_SLICE
 from mipkd_plugin.config.patches import check_output
 from mipkd_plugin.config.problems import Context
+from mipkd_plugin.config.remedies import REMOVE
 from mipkd_plugin.config.start import check_only_start, slice_of
 from mipkd_plugin.config.teacher_weights import load_teacher
 from mipkd_plugin.config.teachers import context_of, teachers_of
@@ -73,6 +75,13 @@ class Start:
             return False
 
 
+def _without(ctx: Context, places: list[str]) -> dict[str, Any]:
+    """How a comparison does without a slice: no entry asks for it, and no method is left that was nothing but it."""
+    bare = {f'compare.methods.{name}.init': f'compare.methods.{name}'
+            for name, method in ctx.section('compare', 'methods').items() if is_plain(method)}
+    return {bare.get(place, place): REMOVE for place in places if place.startswith('compare.')}
+
+
 def find_start(ctx: Context, places: list[str]) -> Start | None:
     """Cut the start of the students out of the teacher, the first if there are several. Writes nothing.
 
@@ -98,5 +107,5 @@ def find_start(ctx: Context, places: list[str]) -> Start | None:
     where = f'{teachers[0].place}.network'
     if not check_output(ctx, {'network_g': student, where: teacher}, where):
         return None
-    state = slice_of(ctx, places[0], student, teacher)
+    state = slice_of(ctx, places[0], student, teacher, _without(ctx, places))
     return None if state is None else Start(EXPERIMENTS / str(ctx.opt['name']) / f'{TEACHER_SLICE}.pth', state)

@@ -45,7 +45,7 @@ def check_init(ctx: Context, student: nn.Module, teacher: nn.Module) -> None:
     """
     if starts_from_slice(ctx.opt):
         check_only_start(ctx, PLACE)
-        slice_of(ctx, PLACE, student, teacher)
+        slice_of(ctx, PLACE, student, teacher, {PLACE: RANDOM})
 
 
 def check_only_start(ctx: Context, place: str) -> None:
@@ -62,14 +62,8 @@ def check_only_start(ctx: Context, place: str) -> None:
                 {'path.pretrain_network_g': None})
 
 
-def _gone(ctx: Context, place: str) -> dict[str, Any]:
-    """What a comparison does without a start: the entry, or the method that is nothing but it."""
-    home = place.removesuffix('.init')
-    method = ctx.section('compare').get('methods', {}).get(home.removeprefix('compare.methods.'), {})
-    return {home if list(method) == ['init'] else place: REMOVE}
-
-
-def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -> dict[str, Tensor] | None:
+def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module,
+             instead: dict[str, Any]) -> dict[str, Tensor] | None:
     """Cut the start of a student out of its teacher.
 
     Args:
@@ -77,6 +71,7 @@ def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -
         place: YAML path that asks for it.
         student: The student; it is left as it is.
         teacher: The teacher.
+        instead: What to change in the options to do without it.
 
     Returns:
         The state of the student; None if it is no slice of the teacher.
@@ -84,15 +79,9 @@ def slice_of(ctx: Context, place: str, student: nn.Module, teacher: nn.Module) -
     try:
         return sliced(student, teacher)
     except SliceError as error:
-        remedy, fix = error.remedy, dict[str, Any]()
-        if place == PLACE:  # in a comparison, a method that has nothing but its start would be a second control
-            other, fix = f'write init: {RANDOM}', {place: RANDOM}
-            remedy = remedy.replace(ANEW, other) if ANEW in remedy else f'{remedy}; or {other}'
-            if len(teachers_of(ctx.opt)) > 1:
-                remedy += '; the first of the teachers is cut, so put another one first if that fits'
-        else:
-            gone = _gone(ctx, place)
-            remedy, fix = (remedy.replace(ANEW, in_words(gone)) if ANEW in remedy else
-                           f'{remedy}; or {in_words(gone)}'), gone
-        ctx.add(place, f'is {TEACHER_SLICE}, but {error.what}', remedy, fix)
+        other = f'remove {", ".join(instead)}' if REMOVE in instead.values() else in_words(instead)
+        remedy = error.remedy.replace(ANEW, other) if ANEW in error.remedy else f'{error.remedy}; or {other}'
+        if len(teachers_of(ctx.opt)) > 1:
+            remedy += '; the first of the teachers is cut, so put another one first if that fits'
+        ctx.add(place, f'is {TEACHER_SLICE}, but {error.what}', remedy, instead)
         return None

@@ -18,7 +18,7 @@ from mipkd_plugin.losses.vqgan_features import VQGANFeatures, codebook_distance
 from mipkd_plugin.networks.encoding import encode
 from mipkd_plugin.networks.step import Step
 from mipkd_plugin.utils.errors import FOREIGN_ERRORS, reason
-from mipkd_plugin.utils.ranges import ArgumentError, Count, PositiveFloat, Share, Taps, Weight, checked
+from mipkd_plugin.utils.ranges import ArgumentError, Count, PositiveFloat, Share, ShareBelowOne, Taps, Weight, checked
 from mipkd_plugin.utils.registry import register
 
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
@@ -101,7 +101,7 @@ class DCKDLoss(RandomizedLoss):
                  gray_probability: Share = 0.5,
                  history_every: Count | Annotated[Sequence[Count], Field(min_length=1)] = (1000, 2000, 3000),
                  history_period: Count = 100_000,
-                 history_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1,
+                 history_decay: ShareBelowOne = 0.1,
                  teacher_input: Literal['hr', 'lr'] = 'hr') -> None:
         super().__init__(taps)
         self._check(encoder, taps, weights, noise, {'codebook_weight': ('vqgan', codebook_weight != CODEBOOK_WEIGHT),

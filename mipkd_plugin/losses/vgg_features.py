@@ -85,8 +85,8 @@ class VGGFeatures:
         """V_1..V_5 of RGB images (N, 3, H, W) in [0, 1], H and W at least 16; raises a LossError for smaller ones."""
         require_size('VGG-19', images, SMALLEST)
         self.layers.to(images.device)
-        self._scale = tuple(tensor.to(images) for tensor in self._scale)
-        mean, std = self._scale
+        self._scale = tuple(tensor.to(images.device) for tensor in self._scale)
+        mean, std = (tensor.to(images.dtype) for tensor in self._scale)
         x = (images - mean) / std
         found = []
         for index, layer in enumerate(self.layers.children(), 1):

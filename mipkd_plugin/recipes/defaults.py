@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from mipkd_plugin.recipes.settings import GIVEN, Facts, Settings
 from mipkd_plugin.utils.words import counted
 
 LOSSES: dict[str, list[dict[str, Any]]] = {
@@ -22,77 +22,15 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
 """``--loss``: the losses beside the pixel loss. Those with features go with logits-KD, as in our comparisons."""
 
 _TAPPED = ('MiPKDLoss', 'KRNetLoss', 'FitNetLoss', 'AttentionTransferLoss', 'RKDLoss', 'FAKDLoss', 'CrossKDLoss')
-GIVEN = 'given'
-"""The reason of what the user gave."""
 LONG = 20_000
 """Iterations from which a training is long: the student comes to its limit, and repeated crops would be missed."""
 SECONDS_ON_CPU = 240
-_LONG_RUN, _FEWEST, _MOST = 60_000, 1000, 20_000
-_SEEN, _CLEARLY = 8, 1.3
-_POOL, _SHALLOW = (256, 4096), 16
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules look at.
-
-    Attributes:
-        scale: Scale factor.
-        blocks: Number of blocks in the trunk of student and teacher; 0 if there is none to tap.
-        width: Channels of the student's trunk.
-        teacher_width: Channels of the teacher's trunk.
-        layers: Number of convolutions of the student, those of single pixels left out.
-        attends: Whether the student is a transformer.
-        unit: What LR patches must be a multiple of, for both networks.
-        smallest: Shortest LR side of the training images, in pixels.
-        images: Number of training pairs, tiles counted.
-        gpu: Whether there is a GPU.
-        cores: CPU cores.
-        free: Free memory in bytes.
-        threads: What OMP_NUM_THREADS says; 0 if nothing.
-        uncut: Why the student cannot start from a slice of the teacher; '' if it can.
-    """
-
-    scale: int
-    blocks: tuple[int, int]
-    width: int
-    teacher_width: int
-    layers: int
-    attends: bool
-    unit: int
-    smallest: int
-    images: int
-    gpu: bool
-    cores: int
-    free: int
-    threads: int = 0
-    uncut: str = ''
-
-
-@dataclass
-class Settings:
-    """The chosen values, and why.
-
-    Attributes:
-        values: Value by name, as the options of ``mipkd distill`` are named.
-        reasons: Reason by name; ``given`` for what the user gave.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def lines(self) -> list[str]:
-        """One line for each choice: name, value, reason."""
-        texts = {name: _text(value) for name, value in self.values.items()}
-        wide, wider = max(map(len, texts)), min(max(map(len, texts.values())), 24)
-        return [f'  {name:{wide}}  {texts[name]:{wider}}  {self.reasons[name]}' for name in texts]
-
-
-def _text(value: Any) -> str:
-    return f'{value:,d}' if isinstance(value, int) else f'{value:g}' if isinstance(value, float) else str(value)
+_LONG_RUN = 60_000
+_FEWEST, _MOST = 1000, 20_000
+_SEEN = 8
+_CLEARLY = 1.3
+_POOL = (256, 4096)
+_SHALLOW = 16
 
 
 def resolve(facts: Facts, given: Mapping[str, Any], step_seconds: Callable[[Settings], float]) -> Settings:
@@ -160,9 +98,10 @@ def _choose_loss(facts: Facts, choose: Callable[[str, Any, str], Any], is_long: 
         choose('chain', 'yes' if is_long else 'no', 'the whole of MiPKD' if is_long else
                'the block chain costs more than it brings in a short run')
         # One encoder: +0.16 dB in short runs without the chain (docs/distill.md), +0.07 with it; long ones: not tried.
-        choose('encoders', *(('shared', 'one for both networks: better for narrow students')
-                             if facts.width < facts.teacher_width and not is_long else
-                             ('separate', 'one for each network, as in the paper')))
+        if facts.width < facts.teacher_width and not is_long:
+            choose('encoders', 'shared', 'one for both networks: better for narrow students')
+        else:
+            choose('encoders', 'separate', 'one for each network, as in the paper')
     if loss != 'none':
         # At its limit a student gains from letting go: +0.129 dB after 60,000 iterations, +0.011 to the end.
         choose('until', 0.5 if is_long else 1.0, 'fades out by half-time: the rest is training of its own' if is_long
@@ -174,10 +113,12 @@ def _choose_init(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:
     """What the student starts from."""
     # Whole blocks of the teacher gained most in our comparisons (docs/results.md, depth). A few channels of each layer
     # did too at 5e-4, but at the rate of narrow students they gained nothing (docs/distill.md).
-    narrow = facts.width < facts.teacher_width and ('weights: a part of each layer was no better at the learning rate '
-                                                    'of narrow students')
-    choose('init', 'random' if facts.uncut or narrow else 'teacher_slice', facts.uncut or narrow or
-           'blocks of the teacher: the best start of our comparisons')
+    if facts.uncut:
+        choose('init', 'random', facts.uncut)
+    elif facts.width < facts.teacher_width:
+        choose('init', 'random', 'weights: a part of each layer was no better at the learning rate of narrow students')
+    else:
+        choose('init', 'teacher_slice', 'blocks of the teacher: the best start of our comparisons')
 
 
 def _choose_batches(facts: Facts, choose: Callable[[str, Any, str], Any]) -> None:

@@ -13,7 +13,8 @@ import yaml
 
 from mipkd_plugin.config.keys import TEACHER_SLICE
 from mipkd_plugin.recipes.data import Data
-from mipkd_plugin.recipes.defaults import LOSSES, Settings
+from mipkd_plugin.recipes.defaults import LOSSES
+from mipkd_plugin.recipes.settings import Settings
 from mipkd_plugin.utils.errors import UsageError
 from mipkd_plugin.utils.yaml_text import flow
 

@@ -18,11 +18,11 @@ from mipkd_plugin.networks.slice_rules import SliceError
 from mipkd_plugin.networks.slicing import sliced
 from mipkd_plugin.recipes import defaults
 from mipkd_plugin.recipes.data import Data
-from mipkd_plugin.recipes.defaults import Facts, Settings
 from mipkd_plugin.recipes.images import DataError
 from mipkd_plugin.recipes.networks import attends, layers_of, trunk_size
 from mipkd_plugin.recipes.option_file import options_of, render, with_changes
 from mipkd_plugin.recipes.pairs import cut
+from mipkd_plugin.recipes.settings import GIVEN, Facts, Settings
 from mipkd_plugin.recipes.speed import step_seconds
 from mipkd_plugin.recipes.students import Choice
 from mipkd_plugin.recipes.students_work import channels_of, image_word
@@ -210,7 +210,7 @@ def flag_of(where: str) -> str:
 def comments(settings: Settings) -> dict[str, str]:
     """The reasons of the settings by YAML path."""
     found = {_PLACES[name]: reason for name, reason in settings.reasons.items()
-             if name in _PLACES and not reason.startswith(defaults.GIVEN)}
+             if name in _PLACES and not reason.startswith(GIVEN)}
     found['datasets.train.gt_size'] = f'HR; LR patch {settings["patch"]}, {settings.reasons["patch"]}'
     return {**found, 'num_gpu': 'one GPU; the CPU if there is none',
             'train.exact_resume': 'a stopped run ends as one that was not stopped'}

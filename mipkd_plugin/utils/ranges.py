@@ -26,8 +26,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A number from 0 to 1: a probability, a ratio, a momentum."""
 
-DropRate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-"""A probability to leave something out: at 1 nothing would be left."""
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A number from 0 up to, but not, 1: what would leave nothing at 1."""
 
 
 def _whole(value: Any) -> Any:
@@ -165,10 +165,10 @@ def _mistakes(error: ValidationError, names: Sequence[str]) -> dict[str, str]:
         without = kind in ('missing_argument', 'unexpected_keyword_argument')
         got = '' if without else f', got {reprlib.repr(mistake["input"])}'
         found.setdefault(name, []).append((kind, what + got))
-    return {name: ' or '.join(dict.fromkeys(_nearest(reasons))) for name, reasons in found.items()}
+    return {name: ' or '.join(dict.fromkeys(_of_its_type(reasons))) for name, reasons in found.items()}
 
 
-def _nearest(reasons: Sequence[tuple[str, str]]) -> list[str]:
+def _of_its_type(reasons: Sequence[tuple[str, str]]) -> list[str]:
     """Of several allowed types, those that the value is of, if it is of one: why it does not fit that one."""
     fitting = [what for kind, what in reasons if kind not in _TYPES]
     return fitting or [what for _, what in reasons]

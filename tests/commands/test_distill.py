@@ -228,10 +228,19 @@ def test_a_run_that_basicsr_began(work: Path, capsys: pytest.CaptureFixture[str]
 def test_a_folder_of_a_version_that_chose_no_start(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert distill(*SMALL, '--write-only') == 0
     record = json.loads(Path('run1/distill.json').read_text())
-    del record['values']['init']
+    del record['values']['init'], record['values']['encoders']
     Path('run1/distill.json').write_text(json.dumps(record))
-    assert distill(*SMALL, '--init', 'random', '--write-only') == 0
+    assert distill(*SMALL, '--init', 'random', '--encoders', 'separate', '--write-only') == 0
     assert '--init: random there, teacher_slice here' in refused(capsys, work, *SMALL, '--init', 'teacher_slice')
+    assert '--encoders: separate there, shared here' in refused(capsys, work, *SMALL, '--encoders', 'shared')
+
+
+def test_the_encoders_are_written(work: Path) -> None:
+    """One for both networks, as the student is narrower and the run short; as the paper has them where asked for."""
+    for name, arguments, expected in (('run1', [], 'shared'), ('run2', ['--encoders', 'separate'], None)):
+        assert distill(*SMALL, *arguments, '--write-only', '--out', name) == 0
+        options = yaml.safe_load(Path(f'{name}/{name}.yml').read_text(encoding='utf-8'))
+        assert options['train']['distill_opt'].get('encoders') == expected
 
 
 def test_a_folder_of_something_else(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -296,7 +296,7 @@ def test_an_aggregator_has_no_slice(opt: dict[str, Any], image_pairs: Path) -> N
         read(opt)
     problem, = map(str, caught.value.problems)
     assert 'is teacher_slice, but there is no rule to slice AggregatedTeachers, the teacher' in problem
-    assert '-> remove ' in problem
+    assert '-> remove compare.' in problem
 
 
 def test_a_teacher_of_another_scale(opt: dict[str, Any]) -> None:

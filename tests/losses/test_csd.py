@@ -64,6 +64,14 @@ def test_features_are_those_of_the_cut_network(vgg_weights: str) -> None:
     assert torch.equal(images, before)
 
 
+def test_a_pass_in_16_bits_changes_no_later_one(vgg_weights: str) -> None:
+    features, images = VGGFeatures(vgg_weights), torch.rand(1, 3, 16, 16)
+    before = features(images)
+    with torch.autocast('cpu', torch.bfloat16):
+        features(images.bfloat16())
+    assert all(now.equal(then) for now, then in zip(features(images), before))
+
+
 def test_images_that_are_too_small_are_refused(vgg_weights: str) -> None:
     assert VGGFeatures(vgg_weights)(torch.rand(1, 3, 16, 16))[-1].shape == (1, 512, 1, 1)
     with pytest.raises(LossError, match='VGG-19 takes images of 16×16 pixels or more, and these have 15×18; train on '

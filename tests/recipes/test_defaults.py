@@ -11,7 +11,8 @@ from helpers import STUDENTS
 
 from mipkd_plugin.commands.distill import LOSSES, SETTINGS
 from mipkd_plugin.recipes import defaults
-from mipkd_plugin.recipes.defaults import Facts, Settings, duration, resolve
+from mipkd_plugin.recipes.defaults import duration, resolve
+from mipkd_plugin.recipes.settings import Facts, Settings
 from mipkd_plugin.recipes.networks import attends, layers_of, trunk_size
 
 CPU = Facts(scale=2, blocks=(5, 5), width=16, teacher_width=64, layers=14, attends=False, unit=1, smallest=160,

@@ -84,6 +84,10 @@ CASES = [
     wrong('a method with losses that starts from a slice of a narrower teacher', 'compare.methods.slice', {
         'init': 'teacher_slice', 'losses': LOGITS}, at='compare.methods.slice.init',
           entries={'network_g.num_feat': 99}),
+    wrong('two methods that start from a slice of a narrower teacher', 'compare.methods.slice', {
+        'init': 'teacher_slice'},
+          at='compare.methods.slice.init', entries={'network_g.num_feat': 99, 'compare.methods.logits_slice': {
+              'init': 'teacher_slice', 'losses': [LOGITS]}}),
     wrong('no seeds', 'compare.seeds', REMOVE),
     wrong('seeds that are a number', 'compare.seeds', 3),
     wrong('seeds below 0', 'compare.seeds', [-1]),
