@@ -38,8 +38,9 @@ def load_teacher(ctx: Context) -> nn.Module | None:
     path = ctx.path(weights)
     if 'param_key' not in options and not is_safetensors(path):
         key = 'params'
-    content = read_file(ctx, 'teacher.weights', path, 'fix the path, or put the teacher there; the first '
-                        'lines of options/train_MiPKD_*.yml say where to get published weights', read=read_weights)
+    content = read_file(ctx, 'teacher.weights', path, 'fix the path, or put the teacher there; '
+                        'experiments/pretrained_models/README.md in the repository says where published ones come from',
+                        read=read_weights)
     state = None if content is None else select_state(
         ctx, 'teacher.weights', 'teacher.param_key', path, content, key)
     if net is not None and state is not None:
