@@ -33,7 +33,11 @@ GO_ON = 'Go on with: basicsr train -opt x.yml --auto_resume'
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
+    """Also of tests that run under ``nohup`` or in the background of a shell, where a signal is ignored."""
     before = {signum: signal.getsignal(signum) for signum in EXIT_CODES}
+    for signum, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
