@@ -41,8 +41,8 @@ CASES = [
          '-> write this option of DCKDLoss\n', taps=6),
     dckd('DCKD with the codebook of another encoder', 'codebook_weight', 'goes with encoder: vqgan alone, and the '
          'encoder is teacher', '-> remove it\n', remedy=True, codebook_weight=1.0),
-    dckd('DCKD with an empty list of s', 'history_every', '): must have 1 or more entries, not 0, got []\n', remedy=True,
-         history_every=[]),
+    dckd('DCKD with an empty list of s', 'history_every', '): must have 1 or more entries, not 0, got []\n',
+         remedy=True, history_every=[]),
     dckd('DCKD with VQGAN and taps', 'taps', 'goes with encoder: teacher alone, and the encoder is vqgan',
          encoder='vqgan', weights='last.ckpt'),
     dckd('DCKD with VQGAN and no weights', 'weights', 'is missing: encoder: vqgan needs the file of its weights',
