@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -29,6 +30,7 @@ PLAIN = {'model_type': 'SRModel', 'teacher': REMOVE, 'train.distill_opt': REMOVE
 def _experiments(entries: tuple[tuple[str, Any], ...]) -> Path:
     """The experiments of a tiny run that saved at iterations 2 and 4, trained once for all cases."""
     folder = Path(tempfile.mkdtemp(prefix='mipkd_resume_'))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     opt = remedied(tiny_options(write_image_pairs(folder)), {
         'val': REMOVE, 'logger.use_tb_logger': False, **dict(entries)})
     before = Path.cwd()
