@@ -42,10 +42,12 @@ def test_attention_runs_on_the_coefficients_of_each_window_and_channel() -> None
 
 
 # --------------------------------------------------------------------------------------------- the seam of the shift
-def shifted_block(window: int = 8, dim: int = 4) -> SwinTransformerBlock:
+def shifted_block() -> SwinTransformerBlock:
+    """The second block of an aggregator: windows of 8, shifted by 4."""
     torch.manual_seed(3)
-    block = SwinTransformerBlock(dim, (2 * window, 2 * window), 2, window_size=window, shift_size=window // 2)
-    block.attn = DCTWindowAttention(dim, (window, window), 2)
+    net = KnowledgeAggregator(num_teachers=2, upscale=2, embed_dim=4, depths=[2], num_heads=2, window_size=8)
+    block: SwinTransformerBlock = net.eval().layers[0].residual_group.blocks[1]
+    assert block.shift_size == 4
     for parameter in block.attn.parameters():
         torch.nn.init.normal_(parameter)
     return block
@@ -151,6 +153,18 @@ def test_the_papers_size() -> None:
     assert {block.attn.num_heads for layer in net.layers for block in layer.residual_group.blocks} == {6}
     assert net.layers[0].residual_group.blocks[0].mlp.fc1.weight.shape == (192, 96)
     assert [block.shift_size for block in net.layers[1].residual_group.blocks] == [0, 4, 0, 4]
+
+
+def test_golden_value() -> None:
+    """Numbers of the whole network, with seams in its second blocks: a change of them changes trained aggregators."""
+    torch.manual_seed(0)
+    net = KnowledgeAggregator(**SMALL).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad():
+        out = net(torch.rand(1, 6, 24, 40))
+    found = [out.mean().item(), out.std().item(), out[0, 1, 5, 7].item()]
+    assert found == pytest.approx([5.01600, 26.89860, 24.54079], rel=1e-4)
 
 
 def test_an_image_skip_starts_from_the_mean_of_the_teachers() -> None:

@@ -102,14 +102,15 @@ def shrunk(images: NDArray[Any], scale: int) -> NDArray[Any]:
 def test_the_blend_by_hand(train_options: Make, tmp_path: Path, mode: str, losses: Any) -> None:
     """Iterations 1, 3 and 5 of 10, which end at 0.75 · 10: a = 2/15, 6/15, 10/15."""
     model, _ = model_of(options(train_options, losses, {'end_ratio': 0.75, 'mode': mode}), tmp_path)
-    steps, seen, compared = [], [], []
+    steps, seen, compared, looked_at = [], [], [], []
+    model.cri_perceptual = lambda output, gt: (looked_at.append(gt), (output.mean() * 0, None))[1]
     model.net_g.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     for loss in model.losses:
         loss.register_forward_pre_hook(lambda module, args: steps.append(args[0]))
     model.teacher.register_forward_hook(lambda module, args, output: (output - 0.45) * 12 + 0.5)  # leaves [0, 1]
     model.cri_pix.register_forward_pre_hook(lambda module, args: compared.append(args[1]))
     for iteration in (1, 3, 5):
-        for found in (steps, seen, compared):
+        for found in (steps, seen, compared, looked_at):
             found.clear()
         lq, gt = batch('EDSR', seed=iteration, samples=3)
         model.feed_data({'lq': lq, 'gt': gt})
@@ -122,6 +123,7 @@ def test_the_blend_by_hand(train_options: Make, tmp_path: Path, mode: str, losse
         smaller = (1 - a) * shrunk(image, 2) + a * lq.numpy() if mode == 'full' else lq.numpy()
         assert np.abs(compared[-1].numpy() - by_hand).max() < 1e-6
         assert np.abs(seen[-1].numpy() - smaller).max() < 1e-6
+        assert torch.equal(looked_at[-1], compared[-1]), 'the perceptual loss sees the blended images too'
         assert model.get_current_log()['eco_a'] == pytest.approx(a)
         for step in steps:
             assert torch.equal(step.gt, compared[-1])

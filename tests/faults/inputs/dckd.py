@@ -69,6 +69,8 @@ CASES = [
             train__distill_opt__history_every=1),
     resumed('another α on resume', f'{OPT}.history_decay', 'is 0.5, and ', 'was saved with 0.1',
             train__distill_opt__history_decay=0.5),
+    resumed('another period of s on resume', f'{OPT}.history_period', 'is 50, and ', 'was saved with 100000',
+            'write history_period: 100000', train__distill_opt__history_period=50),
     resumed('another s in an exact resume', f'{OPT}.history_every', exact=True, train__distill_opt__history_every=1),
     resumed('another width of the student on resume', '--auto_resume', 'net_g_4.pth', 'does not fit EDSR', remedy=False,
             network_g__num_feat=10),
