@@ -326,7 +326,9 @@ def test_gains_in_the_text_are_those_of_the_results(pair: str, over: str, testse
     ('depth', 'mipkd_slice', 'mipkd'), ('depth', 'mipkd_slice', 'none (equal time)'), ('compound', 'dckd', 'none'),
     ('compound', 'eco', 'none'), ('depth', 'none_slice', 'none'), ('depth', 'none_slice', 'mipkd'),
     ('compound', 'mipkd_slice', 'none_slice'), ('compound', 'mipkd_slice', 'mipkd'),
-    ('depth', 'mipkd_eco', 'mipkd'), ('depth', 'eco', 'none'), ('depth', 'dckd', 'none')])
+    ('depth', 'mipkd_eco', 'mipkd'), ('depth', 'eco', 'none'), ('depth', 'dckd', 'none'), ('small', 'wavelet', 'none'),
+    ('small', 'mtkd', 'wavelet'), ('small', 'augment', 'none'), ('small', 'dukd', 'augment'),
+    ('small', 'mipkd_shared', 'mipkd'), ('depth', 'mipkd_shared', 'mipkd')])
 def test_gains_of_the_newest_methods_in_the_text_are_those_of_the_results(pair: str, method: str, over: str) -> None:
     found = gain(rows_of(pair), method, over, 'Kodak24')
     assert f'{abs(found.mean):.3f} ± {found.error:.3f}' in prose('5,000 iterations')
@@ -358,7 +360,7 @@ def test_mipkd_is_the_best_method(pair: str, testset: str) -> None:
     """By more than two standard errors, seed by seed, over each method that is not MiPKD itself, and no control."""
     rows = rows_of(pair)
     controls = {'none', 'none (equal time)', *(['none_slice'] if pair != 'small' else [])}
-    for method in {row.method for row in rows} - {'mipkd', 'mipkd_eco', 'mipkd_slice', *controls}:
+    for method in {row.method for row in rows} - {'mipkd', 'mipkd_eco', 'mipkd_slice', 'mipkd_shared', *controls}:
         found = gain(rows, 'mipkd', method, testset)
         assert found.count == 3, method
         least = 1.9 if (pair, testset, method) == ('compound', 'Set5', 'logits') else 2
