@@ -345,7 +345,8 @@ def test_gains_of_one_seed_after_60000_iterations_in_the_text_are_those_of_the_r
 
 
 @pytest.mark.parametrize('change', ['encoders=shared', 'mask_ratio=0.95', 'route_probability=1', 'route_probability=0',
-                                    'remix=False', 'feat_weight=1', 'taps=1', 'kernel_size=1'])
+                                    'remix=False', 'feat_weight=1', 'taps=1', 'kernel_size=1',
+                                    'mask_type=channel'])
 def test_changes_in_the_text_are_those_of_the_ablation(change: str) -> None:
     found = gain(rows_of('small_ablate_mipkd'), f'mipkd {change}', 'mipkd', 'Kodak24')
     assert found.count == 3
