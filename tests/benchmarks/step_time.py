@@ -6,9 +6,9 @@
     python tests/benchmarks/step_time.py --eco options/train_MiPKD_EDSR_x2_small.yml
 
 The third form measures four methods on the pair of each file, over plain training; the teacher's weights are random.
-The last one measures ECO on such a pair, over logits-KD, while it blends. It also takes the batched bicubic and the loop
-over imresize. It and the second form add what a process needs in memory for the steps, over what it had before, where
-there is no GPU.
+The last one measures ECO on such a pair, over logits-KD, while it blends. It also takes the batched bicubic and the
+loop over imresize. It and the second form add what a process needs in memory for the steps, over what it had before,
+where there is no GPU.
 For the methods of a comparison there is a command: mipkd compare -opt options/compare_EDSR_x2_small.yml --times
 """
 
