@@ -352,18 +352,6 @@ def test_gains_after_60000_iterations_in_the_text_are_those_of_the_results(metho
     assert f'{found.mean:.3f} ± {found.error:.3f}' in prose('Width, 60,000 iterations')
 
 
-def test_gains_in_the_readme_are_those_of_the_results() -> None:
-    """All of them, in the order of its text."""
-    text, = re.findall(r'\*\*Result\.\*\*(.*?)All \[results\]', PAGES['README.md'], flags=re.S)
-    found = [gain(rows_of(pair), method, over, 'Kodak24') for pair, method, over in (
-        ('small_60k', 'mipkd_early', 'none'), ('depth', 'mipkd', 'none (equal time)'),
-        ('depth_recipe', 'mipkd_cheap', 'none (equal time)'), ('small_recipe', 'mipkd_cheap', 'none (equal time)'),
-        ('small', 'none_slice', 'none'), ('depth', 'none_slice', 'none'), ('small', 'mipkd_slice', 'none_slice'),
-        ('depth', 'mipkd_slice', 'none_slice'))]
-    assert re.findall(r'-?\d\.\d{3} ± \d\.\d{3}', text) == [f'{one.mean:.3f} ± {one.error:.3f}' for one in found]
-    assert f'{gain(rows_of("depth_60k"), "mipkd", "none", "Kodak24").mean:.3f}, one seed' in text
-
-
 @pytest.mark.parametrize('change', ['encoders=shared', 'mask_ratio=0.95', 'route_probability=1', 'route_probability=0',
                                     'remix=False', 'feat_weight=1', 'taps=1', 'kernel_size=1',
                                     'mask_type=channel'])
